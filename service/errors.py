@@ -1,0 +1,207 @@
+"""Every error that Baton raises on purpose, as one tree; each leaf is one code with one HTTP status.
+
+    BatonError
+    ├── StartupError                    ends start-up; never reaches a client
+    │   ├── ManifestError               a model directory that may not be served (file, field, what would be right)
+    │   ├── SettingsError               a setting that is misspelt or impossible
+    │   └── DeviceUnavailable           the device that was asked for is not there
+    └── RequestError                    answered to the client as {"error": {...}}
+        ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
+        ├── MalformedJson · InvalidRequest · WrongTask
+        ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
+        ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
+        │                               HorizonTooLong · QuantileUnavailable · NotFinite
+        ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone
+        └── Unavailable                 Overloaded · NotReady · Draining · DeadlineExceeded · InternalError
+
+It knows no HTTP library and no other module of the service.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+class BatonError(Exception):
+    """The root: everything that Baton raises on purpose."""
+
+
+class StartupError(BatonError):
+    """The service cannot start, or a model cannot be published, as things stand."""
+
+
+class ManifestError(StartupError):
+    """A model directory breaks the contract: names the file, the field and what would be right."""
+
+    def __init__(self, file: Path | str, field: str, message: str) -> None:
+        super().__init__(f"{file}: {field}: {message}")
+        self.file, self.field, self.message = str(file), field, message
+
+
+class SettingsError(StartupError):
+    """A setting is unknown, or its value cannot be used."""
+
+
+class DeviceUnavailable(StartupError):
+    """The requested device has no execution provider here; the message names those that exist."""
+
+
+class RequestError(BatonError):
+    """What a client is told: `code`, `message`, and where they apply `field`, `limit` and `retry_after_ms`.
+
+    Units: retry_after_ms in milliseconds.
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        limit: float | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.field, self.limit, self.retry_after_ms = message, field, limit, retry_after_ms
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as the API shows it, without the members that do not apply."""
+        shown = {
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+            "limit": self.limit,
+            "retry_after_ms": self.retry_after_ms,
+        }
+        return {name: value for name, value in shown.items() if value is not None}
+
+
+class MalformedJson(RequestError):
+    code, status = "malformed_json", 400
+
+
+class Unauthorized(RequestError):
+    code, status = "unauthorized", 401
+
+
+class NotFound(RequestError):
+    code, status = "not_found", 404
+
+
+class UnknownModel(RequestError):
+    code, status = "unknown_model", 404
+
+
+class MethodNotAllowed(RequestError):
+    code, status = "method_not_allowed", 405
+
+
+class UnsupportedMediaType(RequestError):
+    code, status = "unsupported_media_type", 415
+
+
+class InvalidRequest(RequestError):
+    code, status = "invalid_request", 422
+
+
+class WrongTask(RequestError):
+    code, status = "wrong_task", 422
+
+
+class TooLarge(RequestError):
+    status = 413
+
+
+class BodyTooLarge(TooLarge):
+    code = "body_too_large"
+
+
+class BatchTooLarge(TooLarge):
+    code = "batch_too_large"
+
+
+class ItemTooLarge(TooLarge):
+    code = "item_too_large"
+
+
+class InputError(RequestError):
+    status = 422
+
+
+class EmptyInput(InputError):
+    code = "empty_input"
+
+
+class RaggedInputs(InputError):
+    code = "ragged_inputs"
+
+
+class MissingValues(InputError):
+    code = "missing_values"
+
+
+class HistoryTooShort(InputError):
+    code = "history_too_short"
+
+
+class HorizonTooLong(InputError):
+    code = "horizon_too_long"
+
+
+class QuantileUnavailable(InputError):
+    code = "quantile_unavailable"
+
+
+class NotFinite(InputError):
+    code = "not_finite"
+
+
+class StateError(RequestError):
+    """A state token that cannot be used. `reason` is for the log and the metric label, never for the client."""
+
+    def __init__(self, message: str, *, reason: str, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.reason = reason
+
+
+class StateInvalid(StateError):
+    code, status = "state_invalid", 422
+
+
+class StateWrongModel(StateError):
+    code, status = "state_wrong_model", 409
+
+
+class StateExpired(StateError):
+    code, status = "state_expired", 410
+
+
+class StateModelGone(StateError):
+    code, status = "state_model_gone", 410
+
+
+class Unavailable(RequestError):
+    status = 503
+
+
+class Overloaded(Unavailable):
+    code, status = "overloaded", 429
+
+
+class NotReady(Unavailable):
+    code = "not_ready"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class DeadlineExceeded(Unavailable):
+    code, status = "deadline", 504
+
+
+class InternalError(Unavailable):
+    code, status = "internal", 500
