@@ -1,0 +1,94 @@
+"""The application: the only place that wires the parts together.
+
+Models are loaded and probed before the application exists, so a bad one ends start-up before a port is open. The
+lifespan starts their workers and drains them at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.auth import Authenticator
+from service.endpoints import forecast, health, models, sentiment, step
+from service.engine import Engine, Engines
+from service.http import RequestScope, Service, install_error_handlers
+from service.metrics import Metrics, ModelMetrics
+from service.probe import probe
+from service.repository import find_versions, load_model
+from service.settings import Settings
+from service.state.token import KeyRing, Sealer, load_or_create_key
+
+log = logging.getLogger("baton.app")
+
+DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
+so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
+
+
+def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
+    """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
+
+    Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
+    """
+    service = _build_service(settings, clock)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for engine in service.engines.all:
+            engine.batcher.start()
+        yield
+        await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
+        log.info("drained")
+
+    app = FastAPI(title="Baton", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(RequestScope)
+    install_error_handlers(app)
+    for endpoint in (sentiment, forecast, step, models, health):
+        app.include_router(endpoint.router)
+    return app
+
+
+def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:
+    metrics = Metrics()
+    for name, value in settings.limits().items():
+        metrics.limits.labels(name).set(value)
+    engines = Engines(_load_engines(settings, metrics))
+    return Service(settings, engines, _sealer(settings, clock), metrics, Authenticator(settings.api_keys))
+
+
+def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
+    engines = []
+    for directory in find_versions(settings.models_dir):
+        started = time.perf_counter()
+        model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)
+        manifest = model.manifest
+        engine = Engine(model, settings, ModelMetrics(metrics, manifest.name))
+        probe(engine)
+        metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(1)
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        where = model.session.device
+        log.info(
+            "loaded %s %s (%s) on %s in %.0f ms", manifest.name, manifest.version, manifest.task, where, elapsed_ms
+        )
+        engines.append(engine)
+    return engines
+
+
+def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:
+    keys = [key.get_secret_value() for key in settings.token_keys]
+    if not keys:
+        key, created = load_or_create_key(settings.state_dir)
+        keys = [key]
+        if created:
+            log.warning(
+                "no token key is configured: made one in %s; replicas must share it, or set BATON_TOKEN_KEYS",
+                settings.state_dir,
+            )
+    return Sealer(KeyRing(keys), ttl_s=settings.state_ttl_s, clock=clock)

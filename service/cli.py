@@ -1,0 +1,109 @@
+"""The `baton` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from service import __version__
+from service.app import create_app
+from service.errors import StartupError
+from service.repository import find_versions, read_verified
+from service.settings import load_settings
+
+app = typer.Typer(
+    help="Serve recurrent models over HTTP, their state a value that the client carries.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+TIMEOUT_S = 10.0
+
+
+@app.callback(invoke_without_command=True)
+def baton(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"baton {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [BATON_HOST, 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one [BATON_PORT, 8000].")] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option(help="Directory of <name>/<version>/ models [BATON_MODELS_DIR, models].")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where models run [BATON_DEVICE, auto].")
+    ] = None,
+) -> None:
+    """Load every model, check it, and serve it until SIGTERM or Ctrl-C.
+
+    Each option has an environment variable, shown with its default; more settings are environment variables only and
+    stand in docs/settings.md. A model that breaks its manifest, or an unknown BATON_ variable, ends start-up with the
+    reason.
+    """
+    settings = load_settings(host=host, port=port, models_dir=models_dir, device=device)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    logging.getLogger("uvicorn.access").disabled = True  # baton.access writes the one line of a request
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+
+
+@app.command()
+def models(
+    source: Annotated[str, typer.Argument(help="A models directory, or the URL of a running service.")] = "models",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    api_key: Annotated[str | None, typer.Option(help="API key, where the service asks for one.")] = None,
+) -> None:
+    """Show which models a directory holds, or a running service serves.
+
+    A directory's manifests and file hashes are verified on the way; nothing is loaded into a runtime.
+    """
+    lines = _from_service(source, api_key) if source.startswith(("http://", "https://")) else _from_directory(source)
+    if as_json:
+        typer.echo(json.dumps({"models": lines}, indent=2))
+        return
+    table = Table("name", "version", "task", "streamable", "description", box=None, pad_edge=False)
+    for line in lines:
+        streamable = "yes" if line["streamable"] else "no"
+        table.add_row(line["name"], line["version"], line["task"], streamable, line["description"])
+    Console().print(table)
+
+
+def _from_directory(path: str) -> list[dict[str, Any]]:
+    manifests = [read_verified(directory) for directory in find_versions(Path(path))]
+    fields = {"name", "version", "task", "streamable", "description"}
+    return [manifest.model_dump(include=fields) for manifest in manifests]
+
+
+def _from_service(url: str, api_key: str | None) -> list[dict[str, Any]]:
+    request = urllib.request.Request(f"{url.rstrip('/')}/v1/models")
+    if api_key:
+        request.add_header("Authorization", f"Bearer {api_key}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            lines: list[dict[str, Any]] = json.load(answer)["models"]
+    except (urllib.error.URLError, TimeoutError, ValueError, KeyError) as failure:
+        raise StartupError(f"{url} does not answer as a Baton service: {failure}") from failure
+    return lines
+
+
+def main() -> None:
+    """Run the command; a StartupError becomes one line on stderr and exit status 1."""
+    try:
+        app()
+    except StartupError as error:
+        sys.exit(f"baton: {error}")

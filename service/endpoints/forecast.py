@@ -1,0 +1,180 @@
+"""POST /v1/forecast: histories in, means and quantiles of the next values out."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from dateutil.relativedelta import relativedelta
+from fastapi import APIRouter, Request
+from pydantic import FailFast, Field
+
+from service.contract import Forecast as ForecastSpec
+from service.engine import Answer, Row
+from service.errors import (
+    HistoryTooShort,
+    HorizonTooLong,
+    InvalidRequest,
+    MissingValues,
+    NotFinite,
+    QuantileUnavailable,
+)
+from service.http import ERROR_RESPONSES, BodyRoute, Reply, service_of
+from service.items import Job, answer_items
+from service.runtime import Array
+from service.wire import BatchAnswer, BatchRequest, Result, Strict
+
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERROR_RESPONSES)
+
+FREQUENCY = re.compile(r"([1-9][0-9]{0,4})?(s|min|h|D|W|M|Q|Y)")
+UNITS = {
+    "s": {"seconds": 1},
+    "min": {"minutes": 1},
+    "h": {"hours": 1},
+    "D": {"days": 1},
+    "W": {"weeks": 1},
+    "M": {"months": 1},
+    "Q": {"months": 3},
+    "Y": {"years": 1},
+}
+LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as floats
+
+
+class Series(Strict):
+    id: str | None = Field(None, max_length=128, description="returned with the result")
+    values: Annotated[list[float | None], FailFast()] = Field(description="the history, oldest first; null = missing")
+    start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
+    freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
+
+
+class ForecastRequest(BatchRequest):
+    items_field: ClassVar[str] = "series"
+
+    series: list[Series] = Field(json_schema_extra={"minItems": 1})
+    horizon: int = Field(ge=1, description="how many values to forecast")
+    quantiles: list[float] | None = Field(None, description="probabilities, of those the model has; default: all")
+    levels: list[float] | None = Field(None, description="central intervals in percent: 80 gives quantiles 0.1 and 0.9")
+    missing: Literal["error", "ffill", "linear"] = Field(
+        "error",
+        description="what to do with null: refuse the series, repeat the value before, or interpolate",
+    )
+    model: str = Field("forecast", description="a model whose task is forecast")
+
+
+class Forecast(Result):
+    mean: list[float]
+    quantiles: dict[str, list[float]] = Field(description="one list of horizon values for each quantile")
+    timestamps: list[str] | None = Field(None, description="ISO 8601 times of the forecast, where start and freq came")
+    warnings: list[str]
+
+
+@router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
+async def forecast(request: Request, body: ForecastRequest) -> Reply:
+    """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
+    service = service_of(request)
+    engine = service.engines.for_task(body.model, "forecast")
+    spec = engine.manifest.forecast
+    assert spec is not None
+    if body.horizon > spec.horizon:
+        message = f"{body.horizon} values asked for; this model forecasts {spec.horizon}"
+        raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
+    columns = _columns(spec, body)
+
+    def prepare(series: Series) -> Job:
+        history, warnings = _history(series, spec, body.missing)
+        timestamps = _timestamps(series, body.horizon)
+        return Job(engine, Row(history), partial(_shown, body.horizon, columns, timestamps, warnings))
+
+    return await answer_items(request, body, engine, prepare)
+
+
+def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
+    """Return the quantiles to show, as text, with their places in the model's output."""
+    if body.quantiles is None and body.levels is None:
+        return {f"{level:g}": place for place, level in enumerate(spec.quantiles)}
+    asked = [("quantiles", level, level) for level in body.quantiles or []]
+    for level in body.levels or []:
+        asked += [("levels", level, (100 - level) / 200), ("levels", level, (100 + level) / 200)]
+    columns: dict[str, int] = {}
+    for field, given, probability in sorted(asked, key=lambda entry: entry[2]):
+        place = next((i for i, q in enumerate(spec.quantiles) if abs(q - probability) < LEVEL_MATCH), None)
+        if place is None:
+            has = ", ".join(f"{q:g}" for q in spec.quantiles)
+            raise QuantileUnavailable(f"{given:g} is not among the quantiles of this model: {has}", field=field)
+        columns[f"{spec.quantiles[place]:g}"] = place
+    return columns
+
+
+def _history(series: Series, spec: ForecastSpec, missing: str) -> tuple[Array, list[str]]:
+    values = np.array(series.values, np.float64)  # None becomes NaN, and nothing else can: NaN was refused
+    gaps = np.isnan(values)
+    warnings = []
+    if len(values) < spec.min_history:
+        raise HistoryTooShort(f"{len(values)} values given, {spec.min_history} needed", field="values")
+    if gaps.any():
+        values = _filled(values, gaps, missing)
+        warnings.append(f"{int(gaps.sum())} missing values filled ({missing})")
+    if len(values) > spec.max_history:
+        warnings.append(f"{len(values)} values given; the last {spec.max_history} are used")
+        values = values[-spec.max_history :]
+    with np.errstate(over="ignore"):
+        history = values.astype(np.float32)
+    if not np.isfinite(history).all():
+        raise NotFinite("a value is beyond the range of float32, 3.4e38", field="values")
+    return history, warnings
+
+
+def _filled(values: Array, gaps: Array, missing: str) -> Array:
+    first = int(np.argmax(gaps))
+    if missing == "error":
+        message = f'{int(gaps.sum())} values are null, the first at {first}; fill them, or ask for "missing": "linear"'
+        raise MissingValues(message, field=f"values[{first}]")
+    known = np.flatnonzero(~gaps)
+    if not known.size:
+        raise MissingValues("every value is null", field="values")
+    if gaps[0] and missing == "ffill":
+        raise MissingValues("there is no value before the first null to fill forward from", field="values[0]")
+    places = np.arange(len(values))
+    if missing == "linear":
+        return np.interp(places, known, values[known])
+    filled: Array = values[np.maximum.accumulate(np.where(gaps, 0, places))]
+    return filled
+
+
+def _timestamps(series: Series, horizon: int) -> list[str] | None:
+    if series.start is None and series.freq is None:
+        return None
+    if series.start is None or series.freq is None:
+        missing = "start" if series.start is None else "freq"
+        raise InvalidRequest("start and freq go together: give both or neither", field=missing)
+    match = FREQUENCY.fullmatch(series.freq)
+    if match is None:
+        raise InvalidRequest(
+            f"{series.freq!r} is no frequency; use {', '.join(UNITS)}, or 15min and so on", field="freq"
+        )
+    try:
+        start = datetime.fromisoformat(series.start)
+    except ValueError:
+        raise InvalidRequest(f"{series.start!r} is no ISO 8601 time, such as 2026-01-31T12:00", field="start") from None
+    step = relativedelta(**UNITS[match[2]]) * int(match[1] or 1)  # type: ignore[arg-type]
+    try:
+        return [(start + step * (len(series.values) + ahead)).isoformat() for ahead in range(horizon)]
+    except (OverflowError, ValueError):
+        raise InvalidRequest("the forecast would pass the year 9999", field="start") from None
+
+
+def _shown(
+    horizon: int, columns: dict[str, int], timestamps: list[str] | None, warnings: list[str], answer: Answer
+) -> dict[str, Any]:
+    quantiles = answer.outputs["quantiles"][:horizon]
+    result: dict[str, Any] = {
+        "mean": answer.outputs["mean"][:horizon].tolist(),
+        "quantiles": {name: quantiles[:, place].tolist() for name, place in columns.items()},
+        "warnings": warnings,
+    }
+    if timestamps is not None:
+        result["timestamps"] = timestamps
+    return result

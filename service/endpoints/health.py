@@ -1,0 +1,38 @@
+"""GET /healthz, /readyz and /metrics: for orchestrators and Prometheus, without an API key."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.errors import NotReady
+from service.http import service_of
+from service.wire import ErrorAnswer
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    status: str
+
+
+@router.get("/healthz", response_model=Health, summary="Alive?")
+async def healthz() -> dict[str, str]:
+    """Answer as long as the process does."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", response_model=Health, responses={503: {"model": ErrorAnswer}}, summary="Ready for work?")
+async def readyz(request: Request) -> dict[str, str]:
+    """Answer 200 while every model takes work; 503 names those whose worker stopped."""
+    stopped = [engine.manifest.name for engine in service_of(request).engines.all if not engine.batcher.alive]
+    if stopped:
+        raise NotReady(f"no worker for {', '.join(stopped)}", retry_after_ms=1000)
+    return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,94 @@
+"""GET /v1/models, /v1/models/{name} and /v1/info: what is served, and within which limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from service import __version__, runtime
+from service.contract import Forecast, Metric, Network, Provenance, State, Task, Tensor, Text
+from service.engine import Engine
+from service.http import ERROR_RESPONSES, require_tenant, service_of
+
+router = APIRouter(tags=["models"], responses=ERROR_RESPONSES, dependencies=[Depends(require_tenant)])
+
+
+class ModelLine(BaseModel):
+    name: str
+    version: str = Field(description="the newest, which answers new work")
+    versions: list[str] = Field(description="all that are loaded; older ones serve their own state tokens")
+    task: Task
+    streamable: bool
+    description: str
+    device: str
+
+
+class ModelList(BaseModel):
+    models: list[ModelLine]
+
+
+class ModelFacts(ModelLine):
+    """What the manifest says of the model. Units: state_bytes is one session's state, token_chars its sealed token."""
+
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    states: tuple[State, ...]
+    state_bytes: int
+    text: Text | None
+    forecast: Forecast | None
+    network: Network | None
+    metrics: tuple[Metric, ...]
+    provenance: Provenance | None
+
+
+class Info(BaseModel):
+    """Every limit, device and version of this service; limits have the names and units of their settings."""
+
+    version: str
+    versions: dict[str, str]
+    devices: dict[str, str]
+    limits: dict[str, int]
+
+
+@router.get("/v1/models", response_model=ModelList, summary="List the models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """List each served model with its newest version."""
+    return {"models": [_line(request, engine) for engine in service_of(request).engines.newest]}
+
+
+@router.get("/v1/models/{name}", response_model=ModelFacts, summary="Describe a model")
+async def describe_model(request: Request, name: str) -> dict[str, Any]:
+    """Return a model's manifest facts, figures and provenance."""
+    engine = service_of(request).engines.get(name)
+    manifest = engine.manifest
+    metrics = manifest.provenance.metrics if manifest.provenance is not None else ()
+    return {**dict(manifest), **_line(request, engine), "state_bytes": manifest.state_bytes, "metrics": metrics}
+
+
+@router.get("/v1/info", response_model=Info, summary="Show limits, devices and versions")
+async def info(request: Request) -> dict[str, Any]:
+    """Return every limit, device and version of this service."""
+    service = service_of(request)
+    return {
+        "version": __version__,
+        "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
+        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.newest},
+        "limits": service.settings.limits(),
+    }
+
+
+def _line(request: Request, engine: Engine) -> dict[str, Any]:
+    manifest = engine.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "versions": service_of(request).engines.versions(manifest.name),
+        "task": manifest.task,
+        "streamable": manifest.streamable,
+        "description": manifest.description,
+        "device": engine.model.session.device,
+    }

@@ -1,0 +1,106 @@
+"""POST /v1/sentiment: texts in, labels with scores out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import Discriminator, Field, Tag
+
+from service.engine import Answer, Engine, Row
+from service.errors import EmptyInput, ItemTooLarge
+from service.http import ERROR_RESPONSES, BodyRoute, Reply, service_of
+from service.items import Job, answer_items
+from service.wire import BatchAnswer, BatchRequest, Result, Strict
+
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERROR_RESPONSES)
+
+
+class TextItem(Strict):
+    id: str | None = Field(None, max_length=128, description="returned with the result")
+    text: str
+
+
+def _form(item: object) -> str | None:
+    return "<text>" if isinstance(item, str) else "<object>" if isinstance(item, dict | TextItem) else None
+
+
+TextOrItem = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[TextItem, Tag("<object>")],
+    Discriminator(
+        _form,
+        custom_error_type="text_item",
+        custom_error_message='Input should be a text or an object {{"id": ..., "text": ...}}',
+    ),
+]
+
+
+class SentimentRequest(BatchRequest):
+    items_field: ClassVar[str] = "inputs"
+
+    inputs: list[TextOrItem] = Field(json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]])
+    model: str = Field("sentiment", description="a model whose task is sentiment")
+    scores: Literal["top", "all"] = Field("top", description="all adds the score of every label")
+    truncate: Literal["end", "error"] = Field("end", description="what to do with a text over the model's length")
+
+
+class Sentiment(Result):
+    label: str
+    score: float = Field(description="probability of the label")
+    polarity: float | None = Field(None, description="-1 to 1, for models that declare what their labels weigh")
+    scores: dict[str, float] | None = Field(None, description="probability of each label, where all were asked for")
+    tokens: int = Field(description="tokens read")
+    truncated: bool
+    unknown_ratio: float = Field(description="share of the tokens that the vocabulary does not know")
+
+
+@router.post("/v1/sentiment", response_model=BatchAnswer[Sentiment], summary="Score texts")
+async def sentiment(request: Request, body: SentimentRequest) -> Reply:
+    """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
+    service = service_of(request)
+    engine = service.engines.for_task(body.model, "sentiment")
+    unknown_metric = service.metrics.unknown.labels(engine.manifest.name)
+
+    def prepare(item: str | TextItem) -> Job:
+        text, field = (item, None) if isinstance(item, str) else (item.text, "text")
+        row, read = _read(engine, text, field, body.truncate, service.settings.max_text_chars)
+        unknown_metric.observe(read["unknown_ratio"])
+        return Job(engine, row, lambda answer: {**_labelled(engine, answer, body.scores), **read})
+
+    return await answer_items(request, body, engine, prepare)
+
+
+def _read(engine: Engine, text: str, field: str | None, truncate: str, most_chars: int) -> tuple[Row, dict[str, Any]]:
+    settings, vocabulary = engine.manifest.text, engine.model.vocabulary
+    assert settings is not None
+    assert vocabulary is not None
+    if len(text) > most_chars:
+        message = f"the text has {len(text)} characters; at most {most_chars}"
+        raise ItemTooLarge(message, field=field, limit=most_chars)
+    ids = vocabulary.tokenizer.encode(text).ids
+    if not ids:
+        raise EmptyInput("the text has no words; give at least one", field=field)
+    truncated = len(ids) > settings.max_length
+    if truncated and truncate == "error":
+        message = f"the text has {len(ids)} tokens; this model reads {settings.max_length}"
+        raise ItemTooLarge(message, field=field, limit=settings.max_length)
+    ids = ids[: settings.max_length]
+    unknown_ratio = round(vocabulary.unknown_ratio(ids), 4)
+    read = {"tokens": len(ids), "truncated": truncated, "unknown_ratio": unknown_ratio}
+    return Row(np.array(ids, engine.manifest.sequence.dtype)), read
+
+
+def _labelled(engine: Engine, answer: Answer, wanted: str) -> dict[str, Any]:
+    output = engine.manifest.outputs[0]
+    assert output.labels is not None
+    assert engine.manifest.text is not None
+    scores = [round(score, 6) for score in answer.outputs[output.name].tolist()]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    weights = engine.manifest.text.polarity
+    result: dict[str, Any] = {"label": output.labels[best], "score": scores[best]}
+    if weights is not None:
+        result["polarity"] = round(sum(w * s for w, s in zip(weights, scores, strict=True)), 6)
+    if wanted == "all":
+        result["scores"] = dict(zip(output.labels, scores, strict=True))
+    return result

@@ -1,0 +1,219 @@
+"""HTTP around the endpoints: request ids, bodies, errors, access log and request metrics.
+
+It knows ASGI and FastAPI, not models. Invariants: every answer carries `X-Request-Id`; every error has the same shape;
+every request leaves one line in the log and one count in the metrics; an exception that nobody expected becomes a 500
+with its cause in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import to_json
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth import Authenticator
+from service.batching import Timing
+from service.engine import Engines
+from service.errors import (
+    BodyTooLarge,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    UnsupportedMediaType,
+)
+from service.metrics import Metrics
+from service.settings import Settings
+from service.state.token import Sealer
+from service.wire import BatchRequest, ErrorAnswer, parse
+
+log = logging.getLogger("baton.http")
+access_log = logging.getLogger("baton.access")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+ERROR_STATUSES = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in ERROR_STATUSES}
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts that handlers work with; `create_app` puts them together."""
+
+    settings: Settings
+    engines: Engines
+    sealer: Sealer
+    metrics: Metrics
+    authenticator: Authenticator
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An endpoint's answer; `log` joins the request's line in the log."""
+
+    content: dict[str, Any]
+    status: int
+    timing: Timing
+    total_s: float
+    log: str = ""
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def require_tenant(request: Request) -> None:
+    """Name the caller's tenant in `request.state.tenant`.
+
+    Raises: Unauthorized.
+    """
+    request.state.tenant = service_of(request).authenticator.tenant(request.headers.get("authorization"))
+
+
+class BodyRoute(APIRoute):
+    """A route whose endpoint is `async (request, body) -> Reply`, `body` a `BatchRequest` of its own.
+
+    The body is validated straight from bytes and the answer dumped straight to bytes; FastAPI still draws the OpenAPI
+    page from the same models.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request, BatchRequest], Awaitable[Reply]] = self.endpoint
+        kind: type[BatchRequest] = get_type_hints(self.endpoint)["body"]
+
+        async def handle(request: Request) -> Response:
+            service = service_of(request)
+            await require_tenant(request)
+            body = parse(kind, await _read_json(request, service.settings.max_body_bytes))
+            reply = await endpoint(request, body)
+            request.state.log = reply.log
+            headers = {"server-timing": _server_timing(reply)}
+            return Response(to_json(reply.content), reply.status, headers, media_type="application/json")
+
+        return handle
+
+
+async def _read_json(request: Request, max_bytes: int) -> bytes:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"content type {media_type or '(none)'!r}; send application/json")
+    announced = request.headers.get("content-length", "")
+    error = BodyTooLarge(f"the body is larger than {max_bytes} bytes", limit=max_bytes)
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise error
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise error
+    return bytes(body)
+
+
+def _server_timing(reply: Reply) -> str:
+    timing = reply.timing
+    padding = timing.padded_cells / timing.cells if timing.cells else 1.0
+    return (
+        f"queue;dur={1e3 * timing.queue_s:.3f}, run;dur={1e3 * timing.run_s:.3f}, total;dur={1e3 * reply.total_s:.3f}, "
+        f'rows;desc="{timing.rows}", batch;desc="{timing.batch_rows}", padding;desc="{padding:.3f}"'
+    )
+
+
+def error_response(request: Request, error: RequestError) -> Response:
+    """Show `error` the way every error is shown, and count it."""
+    service_of(request).metrics.rejected.labels(error.code).inc()
+    request.state.log = f"code={error.code} message={str(error)!r}"
+    content = {"error": {**error.body(), "request_id": request.state.request_id}}
+    return Response(to_json(content), error.status, retry_header(error), media_type="application/json")
+
+
+def retry_header(error: RequestError) -> dict[str, str]:
+    if error.retry_after_ms is None:
+        return {}
+    return {"retry-after": str(math.ceil(error.retry_after_ms / 1000))}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every way of failing the same shape."""
+
+    async def on_request_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)
+        return error_response(request, error)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            answer = error_response(request, MethodNotAllowed(f"{request.method} is not for this path; use {allowed}"))
+            answer.headers["allow"] = allowed
+            return answer
+        if error.status_code == 404:
+            return error_response(request, NotFound(f"there is nothing at {request.url.path}; see /docs"))
+        raise error
+
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+
+
+class RequestScope:
+    """Middleware: the request's id, its line in the log, its count, and the answer to what nobody expected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request = Request(scope, receive)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.state.log = ""
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request.state.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:  # the last place that can still answer
+            log.exception("request %s failed", request.state.request_id)
+            if status:
+                raise
+            await error_response(request, InternalError("the service failed; the log has the cause"))(
+                scope, receive, send_with_id
+            )
+        finally:
+            self._record(request, status, time.perf_counter() - started)
+
+    def _record(self, request: Request, status: int, seconds: float) -> None:
+        route = request.scope.get("route")
+        endpoint = getattr(route, "path", "unmatched")
+        metrics = service_of(request).metrics
+        metrics.requests.labels(endpoint, status).inc()
+        metrics.request_s.labels(endpoint).observe(seconds)
+        access_log.info(
+            "%s %s %d %.1fms id=%s %s",
+            request.method,
+            request.url.path,
+            status,
+            1e3 * seconds,
+            request.state.request_id,
+            request.state.log,
+        )

@@ -1,0 +1,80 @@
+"""Every metric of the service, declared once, in a registry of its own.
+
+It knows numbers and label values, not where they come from. Names are `baton_*`; times are in seconds; a cell is one
+time step of one row in a run, padding included.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+CELLS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536)
+PADDING = (1.0, 1.05, 1.1, 1.15, 1.25, 1.5, 2, 4, 8)
+STEPS = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
+RATIO = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+class Metrics:
+    """The service's counters, gauges and histograms; one instance per application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered.", "endpoint", "status")
+        self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
+        self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
+        self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
+        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "model")
+        self.queue_s = self._histogram("queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model")
+        self.run_s = self._histogram("run_seconds", "Time of one run, collation included.", LATENCY_S, "model")
+        self.batch_rows = self._histogram("batch_rows", "Rows per run.", ROWS, "model")
+        self.batch_cells = self._histogram("batch_cells", "Padded cells per run.", CELLS, "model")
+        self.padding = self._histogram("padding_ratio", "Padded over real cells of a run.", PADDING, "model")
+        self.steps = self._counter("steps", "Real time steps run, padding left out.", "model")
+        self.unknown = self._histogram("unknown_token_ratio", "Out-of-vocabulary share of a text.", RATIO, "model")
+        self.tokens_issued = self._counter("tokens_issued", "State tokens sealed.", "model")
+        self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
+        self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
+        self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
+        self.model_info = self._gauge("model_info", "1 for each loaded model version.", "model", "version", "task")
+        self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "name")
+
+    def render(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"baton_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"baton_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"baton_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class ModelMetrics:
+    """What one model's batcher reports, with its label bound once."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._queue_rows = metrics.queue_rows.labels(model)
+        self._queue_s = metrics.queue_s.labels(model)
+        self._run_s = metrics.run_s.labels(model)
+        self._batch_rows = metrics.batch_rows.labels(model)
+        self._batch_cells = metrics.batch_cells.labels(model)
+        self._padding = metrics.padding.labels(model)
+        self._steps = metrics.steps.labels(model)
+
+    def queued(self, rows: int) -> None:
+        self._queue_rows.set(rows)
+
+    def waited(self, queue_s: float) -> None:
+        self._queue_s.observe(queue_s)
+
+    def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None:
+        self._run_s.observe(run_s)
+        self._batch_rows.observe(rows)
+        self._batch_cells.observe(padded_cells)
+        self._padding.observe(padded_cells / cells)
+        self._steps.inc(cells)

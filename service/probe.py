@@ -1,0 +1,106 @@
+"""What a model does, tried before the first request: the part of the contract that no declaration can prove.
+
+Two short rows are run together, alone, and in chunks with carried state. It warms the session on the way. Invariant: an
+engine that was probed gives a row the same answer in any company, and a streamable one the same answer in any chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.contract import Manifest
+from service.engine import Answer, Engine, Row
+from service.errors import ManifestError
+from service.runtime import Array
+
+LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
+TOLERANCE = 1e-3  # relative; far above float rounding (1e-6), far below what a reverse direction or lost state does
+
+
+def probe(engine: Engine) -> None:
+    """Run the engine on small rows.
+
+    Raises: ManifestError when it fails, when its outputs are not shaped as declared, when padding or neighbours change
+    an answer, or when a streamable model's chunks do not add up to the whole.
+    """
+    manifest, file = engine.manifest, engine.model.file
+    lengths = LENGTHS if manifest.forecast is None else tuple(manifest.forecast.min_history + n for n in LENGTHS)
+    if manifest.lengths is None:
+        lengths = lengths[:1] * 2
+    rows = [Row(steps) for steps in _steps(manifest, lengths)]
+    together = _answers(engine, rows)
+    for row, answer in zip(rows, together, strict=True):
+        _check_shapes(engine, row, answer)
+    alone = [_answers(engine, [row])[0] for row in rows]
+    if (gap := _gap(together, alone)) > TOLERANCE:
+        raise ManifestError(
+            file,
+            "lengths",
+            f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; the graph must stop "
+            "each row at its own length, or declare no lengths",
+        )
+    if manifest.streamable and (gap := _gap(together, [_chunked(engine, row) for row in rows])) > TOLERANCE:
+        raise ManifestError(
+            file,
+            "streamable",
+            f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence, so the states do not "
+            "carry everything: a reverse direction, or a state that is missing or paired wrongly; "
+            "name every state, and use one direction only",
+        )
+    if manifest.task == "sentiment" and abs(sum(_only(together[0].outputs)) - 1) > TOLERANCE:
+        raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
+
+
+def _steps(manifest: Manifest, lengths: Sequence[int]) -> list[Array]:
+    rng = np.random.default_rng(0)
+    features = () if manifest.features is None else (manifest.features,)
+    if manifest.sequence.dtype == "float32":
+        return [rng.normal(size=(length, *features)).astype(np.float32) for length in lengths]
+    return [rng.integers(0, 2, size=(length, *features)).astype(manifest.sequence.dtype) for length in lengths]
+
+
+def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
+    answers = engine.run(rows)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            cause = answer.__cause__ or answer
+            raise ManifestError(engine.model.file, "file", f"the model fails on a short probe: {cause}")
+    return [answer for answer in answers if isinstance(answer, Answer)]
+
+
+def _chunked(engine: Engine, row: Row) -> Answer:
+    first = _answers(engine, [Row(row.steps[:1])])[0]
+    rest = _answers(engine, [Row(row.steps[1:], first.states)])[0]
+    outputs = {name: np.concatenate([value, rest.outputs[name]]) for name, value in first.outputs.items()}
+    return Answer(outputs, rest.states)
+
+
+def _check_shapes(engine: Engine, row: Row, answer: Answer) -> None:
+    manifest = engine.manifest
+    made = {f"outputs[{i}]": answer.outputs[tensor.name].shape for i, tensor in enumerate(manifest.outputs)}
+    due = {
+        f"outputs[{i}]": tuple(len(row.steps) if axis == "time" else axis for axis in tensor.shape[1:])
+        for i, tensor in enumerate(manifest.outputs)
+    }
+    made |= {f"states[{i}]": state.shape for i, state in enumerate(answer.states)}
+    due |= {f"states[{i}]": state.row_shape for i, state in enumerate(manifest.states)}
+    for field, shape in due.items():
+        if made[field] != shape:
+            message = f"a row of {len(row.steps)} steps gives shape {list(made[field])}, declared {list(shape)}"
+            raise ManifestError(engine.model.file, field, message)
+
+
+def _gap(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
+    """Return the largest difference between two lists of answers, relative to the size of the values."""
+    largest = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        for a, b in zip([*one.outputs.values(), *one.states], [*other.outputs.values(), *other.states], strict=True):
+            largest = max(largest, float(np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0)))
+    return largest
+
+
+def _only(outputs: dict[str, Array]) -> Array:
+    (value,) = outputs.values()
+    return value

@@ -1,0 +1,96 @@
+"""Every setting of the service, read from `BATON_*` environment variables, and from nowhere else.
+
+It knows what may be set and within which bounds, not what the values are used for. Invariant: a `Settings` that exists
+holds usable values, and no `BATON_*` variable was ignored on the way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "BATON_"
+READ_ELSEWHERE = {"BATON_DATA_DIR"}  # where training finds its data sets; the service has no use for it
+LIMITS = (
+    "batch_cells",
+    "queue_rows",
+    "timeout_ms",
+    "max_body_bytes",
+    "max_items",
+    "max_steps",
+    "max_text_chars",
+    "state_ttl_s",
+)
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Units are in the names: `_s` seconds, `_ms` milliseconds, `_bytes` bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models_dir: Path = Field(Path("models"), description="Directory of models, <name>/<version>/ each.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where models run; auto takes CUDA where it works and falls back to the CPU."
+    )
+    intra_op_threads: int = Field(1, ge=1, le=256, description="Threads that one run of one model may use.")
+    batch_cells: int = Field(
+        16_384, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
+    )
+    queue_rows: int = Field(4096, ge=1, description="Most rows that wait for one model; past it, 429.")
+    timeout_ms: int = Field(10_000, ge=1, description="Time a request may wait for its run; past it, 504.")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
+    max_items: int = Field(1024, ge=1, description="Most items in one request; at most queue_rows.")
+    max_steps: int = Field(4096, ge=1, description="Most time steps in one item.")
+    max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
+    state_ttl_s: int = Field(86_400, ge=1, description="How long a state token can be used after it was issued.")
+    state_dir: Path = Field(
+        Path.home() / ".local" / "state" / "baton",
+        description="Where the token key is made and kept when token_keys is empty.",
+    )
+    token_keys: tuple[SecretStr, ...] = Field(
+        (), description='JSON list of base64url 32-byte keys, ["new", "old"]: the first seals, all open.'
+    )
+    api_keys: dict[str, SecretStr] = Field(
+        {}, description='JSON object {"tenant": "key"}; when set, /v1 asks for "Authorization: Bearer key".'
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @model_validator(mode="after")
+    def _items_fit_queue(self) -> Self:
+        if self.max_items > self.queue_rows:
+            raise ValueError(f"max_items {self.max_items} is above queue_rows {self.queue_rows}: never admitted")
+        return self
+
+    def limits(self) -> dict[str, int]:
+        """Return the numbers that bound a request, by the names of their settings."""
+        return {name: getattr(self, name) for name in LIMITS}
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` that are not None win over it.
+
+    Raises: SettingsError for an unknown BATON_* variable (with the nearest known one) or an unusable value.
+    """
+    known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
+    for variable in os.environ:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in {*known, *READ_ELSEWHERE}:
+            near = difflib.get_close_matches(variable.upper(), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"{variable} is no setting; {hint}")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as failure:
+        problems = (
+            f"{PREFIX}{'_'.join(map(str, error['loc']))}".upper() + f": {error['msg']}"
+            for error in failure.errors(include_url=False, include_input=False)
+        )
+        raise SettingsError("; ".join(problems)) from None

@@ -1,0 +1,160 @@
+"""The JSON forms that all endpoints share: how a body is read, how an answer and an error are shown.
+
+It knows pydantic and the error tree, not models or tasks. Invariant: a body is validated once, straight from bytes; an
+item that is wrong is refused alone, with its place in the request, and its neighbours stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from service.contract import field_path
+from service.errors import InvalidRequest, ItemTooLarge, MalformedJson, NotFinite, RequestError
+
+UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch into an error's location
+
+
+class Strict(BaseModel):
+    """A part of a request: unknown members refused, nothing converted, NaN and infinity refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that is refused before it is prepared; `id` is the client's, where it could be read."""
+
+    error: RequestError
+    id: str | None
+
+
+class BatchRequest(Strict):
+    """A request that carries a list of items in the member that `items_field` names."""
+
+    items_field: ClassVar[str]
+    _rejected: dict[int, Rejected] = PrivateAttr(default_factory=dict)
+
+    def slots(self) -> list[Any]:
+        """Return the items in the request's order, a `Rejected` standing where an item was refused."""
+        items = list(getattr(self, self.items_field))
+        for index in sorted(self._rejected):
+            items.insert(index, self._rejected[index])
+        return items
+
+
+B = TypeVar("B", bound=BatchRequest)
+
+
+def parse(kind: type[B], body: bytes) -> B:
+    """Read a request body.
+
+    Raises: MalformedJson when it is not JSON; InvalidRequest and its kin when the request as a whole is wrong.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as failure:
+        errors = failure.errors(include_url=False, include_context=True)
+    if errors[0]["type"] == "json_invalid":
+        message = "the body is empty; send a JSON object" if not body.strip() else errors[0]["msg"]
+        raise MalformedJson(message)
+    by_item: dict[int, ErrorDetails] = {}
+    for error in errors:
+        location = error["loc"]
+        if len(location) < 2 or location[0] != kind.items_field or not isinstance(location[1], int):
+            raise _explain(error)
+        by_item.setdefault(location[1], error)
+    raw = from_json(body)
+    items = raw[kind.items_field]
+    raw[kind.items_field] = [item for index, item in enumerate(items) if index not in by_item]
+    request = kind.model_validate(raw)
+    request._rejected = {index: Rejected(_explain(error), _id_of(items[index])) for index, error in by_item.items()}
+    return request
+
+
+def _explain(error: ErrorDetails) -> RequestError:
+    field = field_path(tuple(part for part in error["loc"] if part not in UNION_TAGS)) or None
+    if error["type"] == "finite_number":
+        return NotFinite(f"{field} is not a finite number", field=field)
+    if error["type"] in {"string_too_long", "too_long"}:
+        return ItemTooLarge(error["msg"], field=field, limit=error["ctx"]["max_length"])
+    if error["type"] == "extra_forbidden":
+        return InvalidRequest(f"{field} is no member of this request", field=field)
+    if error["type"] == "missing":
+        return InvalidRequest(f"{field} is missing", field=field)
+    return InvalidRequest(error["msg"], field=field)
+
+
+def _id_of(item: object) -> str | None:
+    given = item.get("id") if isinstance(item, dict) else None
+    return given if isinstance(given, str) else None
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, where, and what would be right. Units: retry_after_ms in milliseconds."""
+
+    code: str
+    message: str
+    field: str | None = None
+    limit: float | None = None
+    retry_after_ms: int | None = None
+    request_id: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorBody
+
+
+class FailedItem(BaseModel):
+    """An item that could not be answered; its neighbours were."""
+
+    index: int
+    id: str | None
+    error: ErrorBody
+
+
+class Result(BaseModel):
+    """What every answered item begins with; `index` is its place in the request."""
+
+    index: int
+    id: str | None = Field(description="the id that the request gave it")
+
+
+class Summary(BaseModel):
+    ok: int
+    failed: int
+
+
+class Usage(BaseModel):
+    """What the answer cost: rows run, their time steps, those steps with padding, the largest batch they shared."""
+
+    rows: int
+    steps: int
+    padded_steps: int
+    batch_rows: int
+
+
+class TimingMs(BaseModel):
+    """Where the time went, in milliseconds: waiting for a run, in runs, and all of it."""
+
+    queue: float
+    run: float
+    total: float
+
+
+ResultT = TypeVar("ResultT", bound=Result)
+
+
+class BatchAnswer(BaseModel, Generic[ResultT]):
+    """Results in the order of the request's items; `error` repeats the first failure when every item failed."""
+
+    model: str
+    version: str
+    results: list[ResultT | FailedItem]
+    summary: Summary
+    usage: Usage
+    timing_ms: TimingMs
+    error: ErrorBody | None = None
