@@ -1,0 +1,115 @@
+"""Real servers for the tests: `python -m service serve` as a process of its own, on a free loopback port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny
+
+ROOT = Path(__file__).parent.parent
+STARTED = re.compile(r"Uvicorn running on (http://\S+)")
+START_LIMIT_S = 60
+
+
+class Server:
+    """A running service; `client` speaks to it, `lines` is its log so far."""
+
+    def __init__(self, models_dir: Path, state_dir: Path, **settings: str) -> None:
+        self._models_dir, self._state_dir, self._settings = models_dir, state_dir, settings
+        self.lines: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the process (again) and wait until it listens."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
+        own = {"BATON_MODELS_DIR": str(self._models_dir), "BATON_STATE_DIR": str(self._state_dir), "BATON_PORT": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            env={**inherited, **own, **self._settings},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(self.process, listening), daemon=True)
+        self._reader.start()
+        assert listening.wait(START_LIMIT_S), "\n".join(self.lines)
+        assert self.url is not None, "\n".join(self.lines)
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+
+    def _read(self, process: subprocess.Popen[str], listening: threading.Event) -> None:
+        self.url: str | None = None
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.lines.append(line.rstrip())
+            if match := STARTED.search(line):
+                self.url = match[1]
+                listening.set()
+        listening.set()
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the process as an orchestrator would; it must drain."""
+        self._end(signal.SIGTERM)
+        assert any(line.endswith("baton.app drained") for line in self.lines), "\n".join(self.lines)
+
+    def _end(self, how: signal.Signals) -> None:
+        self.client.close()
+        self.process.send_signal(how)
+        self.process.wait(timeout=30)
+        self._reader.join(timeout=30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def post(self, path: str, body: object, **options: object) -> httpx.Response:
+        return self.client.post(path, json=body, **options)
+
+    def metric(self, name: str, label: str | None = None, value: str | None = None) -> float:
+        """Return one metric's value; 0 where it has not been counted yet."""
+        pair = f'{label}="{value}"' if label else ""
+        for line in self.client.get("/metrics").text.splitlines():
+            match = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
+            if match and pair in (match[1] or ""):
+                return float(match[2])
+        return 0.0
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.all_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over the tiny models, shared by tests that leave nothing behind."""
+    running = Server(tiny_models, tmp_path_factory.mktemp("state"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; CI always has it."""
+    named = os.environ.get("BATON_DATA_DIR")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        assert "CI" not in os.environ, f"no data in {folder}, and under CI that may not be skipped"
+        pytest.skip(f"no data in {folder}; set BATON_DATA_DIR")
+    return folder

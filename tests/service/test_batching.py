@@ -1,0 +1,215 @@
+"""The batcher's promises, with plain numbers as rows: size is the number, a run doubles it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from service.batching import Batcher
+from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded
+
+pytestmark = pytest.mark.anyio
+
+
+class Silent:
+    def queued(self, rows: int) -> None: ...
+    def waited(self, queue_s: float) -> None: ...
+    def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
+
+
+class Gate:
+    """A run that waits until it is let go, so that tests decide what queues meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, rows: list[int]) -> Sequence[int]:
+        self.batches.append(rows)
+        self.entered.release()
+        self.open.acquire()
+        return [2 * row for row in rows]
+
+    async def wait_entered(self) -> None:
+        await asyncio.to_thread(self.entered.acquire)
+
+    def let_go(self, runs: int) -> None:
+        for _ in range(runs):
+            self.open.release()
+
+
+def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
+    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "size": lambda row: row, **options}
+    batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
+    batcher.start()
+    return batcher
+
+
+def double(rows: list[int]) -> list[int]:
+    return [2 * row for row in rows]
+
+
+async def test_rows_come_back_in_order_whatever_order_they_ran_in() -> None:
+    batcher = make(double, batch_cells=10)
+    served = await batcher.submit([7, 1, 9, 2, 3], timeout_s=10)
+    assert served.outcomes == [14, 2, 18, 4, 6]
+    await batcher.drain()
+
+
+async def test_what_queues_during_a_run_is_the_next_batch() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    later = [asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4)]
+    await asyncio.sleep(0)
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (first, *later)] == [[2], [4], [6], [8]]
+    assert gate.batches == [[1], [2, 3, 4]]
+    await batcher.drain()
+
+
+async def test_a_batch_stays_within_its_padded_cells_and_takes_like_lengths_together() -> None:
+    gate = Gate()
+    batcher = make(gate.run, batch_cells=60)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    rest = asyncio.create_task(batcher.submit([20, 3, 19, 4, 300, 18], timeout_s=10))
+    await asyncio.sleep(0)
+    gate.let_go(10)
+    await asyncio.gather(first, rest)
+    assert [sorted(batch) for batch in gate.batches] == [[1], [18, 19, 20], [3, 4], [300]]
+    await batcher.drain()
+
+
+async def test_rows_of_unequal_size_never_share_a_run_when_they_may_not() -> None:
+    gate = Gate()
+    batcher = make(gate.run, same_size=True)
+    gate.let_go(10)
+    await batcher.submit([3, 5, 3, 5, 5], timeout_s=10)
+    assert all(len(set(batch)) == 1 for batch in gate.batches)
+    await batcher.drain()
+
+
+async def test_a_cancelled_caller_strands_nobody_and_is_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    before, leaver, after = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (first, before, after)] == [[2], [4], [8]]
+    assert gate.batches == [[1], [2, 4]]
+    await batcher.drain()
+
+
+async def test_a_caller_cancelled_while_its_row_runs_strands_nobody() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    leaver.cancel()
+    other = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    gate.let_go(2)
+    assert (await other).outcomes == [4]
+    await batcher.drain()
+
+
+async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_return() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=3)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(batcher.submit([1, 2], timeout_s=10))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit([3, 4], timeout_s=10)
+    assert refused.value.retry_after_ms is not None
+    assert refused.value.limit == 3
+    gate.let_go(2)
+    assert (await waiting).outcomes == [2, 4]
+    await running
+    assert gate.batches == [[1], [1, 2]]
+    await batcher.drain()
+
+
+async def test_a_row_past_its_deadline_is_answered_so_and_never_run() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, clock=lambda: now[0])
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    late = asyncio.create_task(batcher.submit([2], timeout_s=5))
+    patient = asyncio.create_task(batcher.submit([3], timeout_s=50))
+    await asyncio.sleep(0)
+    now[0] = 6.0
+    gate.let_go(2)
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert (await patient).outcomes == [6]
+    await first
+    assert gate.batches == [[1], [3]]
+    await batcher.drain()
+
+
+@pytest.mark.parametrize("answers", [[], [1, 2, 3]])
+async def test_a_run_with_the_wrong_number_of_answers_fails_its_own_rows_only(
+    answers: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    batcher = make(lambda rows: answers if rows == [7, 7] else double(rows))
+    (one, other) = (await batcher.submit([7, 7], timeout_s=10)).outcomes
+    assert isinstance(one, InternalError)
+    assert isinstance(other, InternalError)
+    assert "2 rows" in caplog.text
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    await batcher.drain()
+
+
+async def test_a_failing_run_fails_its_own_rows_and_the_loop_goes_on() -> None:
+    def run(rows: list[int]) -> list[int]:
+        if 13 in rows:
+            raise ArithmeticError("thirteen")
+        return double(rows)
+
+    batcher = make(run)
+    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    assert batcher.alive
+    await batcher.drain()
+
+
+async def test_the_worker_s_death_is_visible_and_answers_everyone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Silent):
+        def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None:
+            raise RuntimeError("the observer broke")
+
+    batcher = make(double, observer=Broken())
+    with pytest.raises(InternalError):
+        await batcher.submit([1], timeout_s=10)
+    assert not batcher.alive
+    assert "the worker died" in caplog.text
+    with pytest.raises(NotReady):
+        await batcher.submit([1], timeout_s=10)
+    await batcher.drain()
+
+
+async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        await batcher.submit([3], timeout_s=10)
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (running, waiting)] == [[2], [4]]
+    await draining
+    assert not batcher.alive

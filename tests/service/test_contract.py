@@ -1,0 +1,168 @@
+"""A model directory that breaks the contract is refused with file, field and what would be right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from service.app import create_app
+from service.errors import DeviceUnavailable, ManifestError
+from service.settings import Settings
+
+Change = Callable[[dict], object]
+
+
+def load(models_dir: Path, **settings: object) -> None:
+    create_app(Settings(models_dir=models_dir, state_dir=models_dir / ".state", **settings))  # type: ignore[arg-type]
+
+
+def rewrite(directory: Path, change: Change) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    change(manifest)
+    tiny.write_manifest(directory, manifest)
+
+
+BROKEN_STEPPER: list[tuple[Change, str, str]] = [
+    (lambda m: m.update(schema_version=9), "schema_version", "reads schema version 1"),
+    (lambda m: m.pop("schema_version"), "schema_version", "Field required"),
+    (lambda m: m.update(sha256="0" * 64), "sha256", "hashes to"),
+    (lambda m: m.update(file="other.onnx"), "file", "other.onnx is missing"),
+    (lambda m: m.update(file="../model.onnx"), "file", "match pattern"),
+    (lambda m: m.update(name="walker"), "name", "directory is named 'stepper'"),
+    (lambda m: m.update(version="2"), "version", "directory is named '1'"),
+    (lambda m: m.update(flavour="plum"), "flavour", "Extra inputs are not permitted"),
+    (lambda m: m["inputs"][0].update(name="z"), "inputs[0]", "the graph has no input 'z'; it has x, lengths, h, c"),
+    (lambda m: m["inputs"][0].update(dtype="int64"), "inputs[0]", "declared int64, but the graph has float32"),
+    (
+        lambda m: m["inputs"][0].update(shape=["batch", "time", 5]),
+        "inputs[0]",
+        "but the graph has ['batch', 'time', 2]",
+    ),
+    (lambda m: m["inputs"][0].update(shape=["time", "batch", 2]), "inputs[0].shape", "must be [batch, time]"),
+    (lambda m: m["outputs"][0].update(name="z"), "outputs[0]", "the graph has no output 'z'"),
+    (lambda m: m["outputs"][0].update(shape=["batch", "time", 4]), "outputs[0]", "the graph has ['batch', 'time', 3]"),
+    (lambda m: m["outputs"][0].update(shape=["batch", 3]), "outputs[0].shape", "must begin with batch, time"),
+    (lambda m: m["outputs"][0].update(labels=["a"]), "outputs[0]", "1 labels do not fit"),
+    (lambda m: m["states"][0].update(input="hh"), "states[0].input", "the graph has no input 'hh'"),
+    (lambda m: m["states"][1].update(output="cc"), "states[1].output", "the graph has no output 'cc'"),
+    (lambda m: m["states"][0].update(shape=[1, "batch", 5]), "states[0].input", "the graph has [1, 'batch', 4]"),
+    (lambda m: m["states"][0].update(shape=[1, 4]), "states[0]", "'batch' exactly once"),
+    (lambda m: m["states"][0].update(dtype="float64"), "states[0].dtype", "'float32', 'int32' or 'int64'"),
+    (lambda m: m["states"].pop(), "inputs", "the graph also needs c"),
+    (lambda m: m.update(states=[]), "states", "must name the states"),
+    (lambda m: m.update(streamable=False), "streamable", "must be true for task 'step'"),
+    (lambda m: m.update(lengths=None), "inputs", "the graph also needs lengths"),
+    (lambda m: m.update(lengths="x"), "inputs", "x is named more than once"),
+    (lambda m: m.update(constants={"rate": 8000}), "constants.rate", "the graph has no such input"),
+    (
+        lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
+        "streamable",
+        "must be false for a bidirectional network",
+    ),
+    (
+        lambda m: [s.update(output=o) for s, o in zip(m["states"], ("c_out", "h_out"), strict=True)],
+        "streamable",
+        "chunks with carried state differ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "message"), BROKEN_STEPPER)
+def test_a_broken_step_model_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
+    directory = tiny.stepper(tmp_path)
+    rewrite(directory, change)
+    with pytest.raises(ManifestError) as refused:
+        load(tmp_path)
+    assert refused.value.field == field
+    assert message in refused.value.message
+    assert refused.value.file == str(directory / "manifest.json")
+
+
+def test_a_bidirectional_stream_is_refused_even_where_the_manifest_does_not_say_so(tmp_path: Path) -> None:
+    tiny.stepper(tmp_path, direction="bidirectional")
+    with pytest.raises(ManifestError, match="reverse direction") as refused:
+        load(tmp_path)
+    assert refused.value.field == "streamable"
+
+
+BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
+    (lambda m: m.update(text=None), "text", "needs a tokenizer"),
+    (lambda m: m["text"].update(tokenizer="none.json"), "text.tokenizer", "none.json is missing"),
+    (lambda m: m["text"].update(sha256="0" * 64), "text.sha256", "hashes to"),
+    (lambda m: m["text"].update(unknown_token="<oov>"), "text.unknown_token", "not in the vocabulary"),
+    (lambda m: m["text"].update(polarity=[1]), "text.polarity", "1 weights for 2 labels"),
+    (lambda m: m["outputs"][0].pop("labels"), "outputs", "names its labels"),
+    (lambda m: m["inputs"][0].update(dtype="float32"), "inputs[0].dtype", "int32 or int64 ids"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "message"), BROKEN_SENTIMENT)
+def test_a_broken_text_model_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
+    rewrite(tiny.sentiment(tmp_path), change)
+    with pytest.raises(ManifestError) as refused:
+        load(tmp_path)
+    assert refused.value.field == field
+    assert message in refused.value.message
+
+
+BROKEN_FORECAST: list[tuple[Change, str, str]] = [
+    (lambda m: m.update(forecast=None), "forecast", "needs history, horizon and quantiles"),
+    (lambda m: m["forecast"].update(quantiles=[0.5, 0.1, 0.9]), "forecast", "must rise strictly"),
+    (lambda m: m["forecast"].update(min_history=99), "forecast", "above max_history"),
+    (lambda m: m["forecast"].update(horizon=5), "outputs", "mean ['batch', 5]"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "message"), BROKEN_FORECAST)
+def test_a_broken_forecaster_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
+    rewrite(tiny.forecast(tmp_path), change)
+    with pytest.raises(ManifestError) as refused:
+        load(tmp_path)
+    assert refused.value.field == field
+    assert message in refused.value.message
+
+
+def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:
+    directory = tiny.sentiment(tmp_path)
+    (directory / "model.onnx").write_bytes(b"no graph")
+    rewrite(directory, lambda m: m.update(sha256=tiny.sha256(directory / "model.onnx")))
+    with pytest.raises(ManifestError, match="ONNX Runtime cannot load it"):
+        load(tmp_path)
+    (directory / "tokenizer.json").write_text("{}")
+    rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
+    with pytest.raises(ManifestError, match=r"text\.tokenizer"):
+        load(tmp_path)
+    (directory / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="Invalid JSON"):
+        load(tmp_path)
+    (directory / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="is missing; every model version needs one"):
+        load(tmp_path)
+
+
+def test_a_models_directory_that_is_empty_or_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="holds no"):
+        load(tmp_path)
+    with pytest.raises(ManifestError, match="BATON_MODELS_DIR"):
+        load(tmp_path / "nowhere")
+
+
+def test_cuda_where_there_is_none_ends_start_up_and_names_the_providers_that_exist(tmp_path: Path) -> None:
+    tiny.stepper(tmp_path)
+    with pytest.raises(DeviceUnavailable, match="CPUExecutionProvider"):
+        load(tmp_path, device="cuda")
+
+
+def test_a_refused_model_is_one_line_on_stderr_and_exit_status_one(tmp_path: Path) -> None:
+    rewrite(tiny.stepper(tmp_path), lambda m: m.update(schema_version=9))
+    command = [sys.executable, "-m", "service", "serve", "--models-dir", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"baton: {tmp_path}/stepper/1/manifest.json: schema_version: 9")
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,193 @@
+"""What holds for every call: ids, errors, limits, log, metrics, information."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Server
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.app import create_app
+from service.settings import Settings
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "code"),
+    [
+        ("POST", "/v1/sentiment", b"", JSON, 400, "malformed_json"),
+        ("POST", "/v1/sentiment", b"{", JSON, 400, "malformed_json"),
+        ("POST", "/v1/sentiment", b"\xff\xfe", JSON, 400, "malformed_json"),
+        ("POST", "/v1/sentiment", b"hello", JSON, 400, "malformed_json"),
+        ("POST", "/v1/sentiment", b"[" * 5000, JSON, 400, "malformed_json"),
+        ("POST", "/v1/sentiment", b"[]", JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b"null", JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b"{}", JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b'{"inputs": []}', JSON, 422, "empty_input"),
+        ("POST", "/v1/sentiment", b'{"inputs": "good"}', JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"], "score": "all"}', JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"], "scores": "some"}', JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"], "model": "nope"}', JSON, 404, "unknown_model"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"], "model": "stepper"}', JSON, 422, "wrong_task"),
+        ("POST", "/v1/forecast", b'{"series": [], "horizon": 1}', JSON, 422, "empty_input"),
+        ("POST", "/v1/step", b'{"model": "stepper", "items": []}', JSON, 422, "empty_input"),
+        ("POST", "/v1/step", b'{"items": [{"values": [1]}]}', JSON, 422, "invalid_request"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"]}', {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        ("POST", "/v1/sentiment", b'{"inputs": ["a"]}', {}, 415, "unsupported_media_type"),
+        ("GET", "/v1/sentiment", b"", {}, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", b"", {}, 405, "method_not_allowed"),
+        ("GET", "/v1/nowhere", b"", {}, 404, "not_found"),
+        ("GET", "/v1/models/nope", b"", {}, 404, "unknown_model"),
+    ],
+)
+def test_a_bad_request_gets_its_code_and_one_line_in_the_log(
+    server: Server, method: str, path: str, content: bytes, headers: dict, status: int, code: str
+) -> None:
+    request_id = f"bad-{abs(hash((method, path, content, str(headers))))}"
+    before = server.metric("baton_rejected_total", "cause", code)
+    answer = server.client.request(method, path, content=content, headers={**headers, "x-request-id": request_id})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert error["request_id"] == answer.headers["x-request-id"] == request_id
+    assert error["message"]
+    assert server.metric("baton_rejected_total", "cause", code) == before + 1
+    (line,) = [line for line in server.lines if request_id in line]
+    assert f"code={code}" in line
+    assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_a_misspelt_member_is_named(server: Server) -> None:
+    error = server.post("/v1/sentiment", {"inputs": ["a"], "truncated": "end"}).json()["error"]
+    assert error["field"] == "truncated"
+
+
+def test_an_unknown_model_is_told_which_exist(server: Server) -> None:
+    error = server.post("/v1/step", {"model": "nope", "items": [{"values": [1]}]}).json()["error"]
+    assert error["field"] == "model"
+    assert all(name in error["message"] for name in ("sentiment", "forecast", "stepper", "reader", "numbers"))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_ten_megabyte_text_is_refused_with_the_limit(server: Server, chunked: bool) -> None:
+    content = json.dumps({"inputs": ["x" * 10_000_000]}).encode()
+    pieces = (content[start : start + 65_536] for start in range(0, len(content), 65_536))
+    answer = httpx.post(f"{server.url}/v1/sentiment", content=pieces if chunked else content, headers=JSON)
+    assert answer.status_code == 413
+    error = answer.json()["error"]
+    assert (error["code"], error["limit"]) == ("body_too_large", 4 * 2**20)
+    assert server.post("/v1/sentiment", {"inputs": ["good"]}).status_code == 200
+
+
+def test_too_many_items_are_refused_with_the_limit(server: Server) -> None:
+    answer = server.post("/v1/sentiment", {"inputs": ["good"] * 1025})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"], error["limit"]) == (
+        413,
+        "batch_too_large",
+        "inputs",
+        1024,
+    )
+
+
+def test_a_request_id_is_taken_or_made(server: Server) -> None:
+    assert server.client.get("/healthz", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    made = {
+        server.client.get("/healthz", headers={"x-request-id": bad}).headers["x-request-id"]
+        for bad in ("", "a b", "x" * 200)
+    }
+    assert len(made) == 3
+    assert all(len(request_id) == 32 for request_id in made)
+
+
+def test_timing_is_in_the_header_and_the_body_alike(server: Server) -> None:
+    answer = server.post("/v1/sentiment", {"inputs": ["good", "a good film"]})
+    header = dict(part.strip().split(";", 1) for part in answer.headers["server-timing"].split(","))
+    assert {"queue", "run", "total", "rows", "batch", "padding"} == set(header)
+    assert header["rows"] == 'desc="2"'
+    timing = answer.json()["timing_ms"]
+    for name in ("queue", "run", "total"):
+        assert float(header[name].removeprefix("dur=")) == pytest.approx(timing[name], abs=0.002)
+    assert 0 <= timing["queue"] + timing["run"] <= timing["total"]
+
+
+def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path) -> None:
+    server = Server(tiny_models, tmp_path)
+    for _ in range(5):
+        server.post("/v1/sentiment", {"inputs": ["good", "a very good film", ""]})
+    state = None
+    for _ in range(4):
+        (result,) = server.post("/v1/step", {"model": "numbers", "items": [{"values": [1, 2], "state": state}]}).json()[
+            "results"
+        ]
+        state = result["state"]
+    server.post("/v1/step", {"model": "numbers", "items": [{"values": [1], "state": ""}]})
+    expected = {
+        ("baton_requests_total", "endpoint", "/v1/sentiment"): 5,
+        ("baton_request_seconds_count", "endpoint", "/v1/sentiment"): 5,
+        ("baton_item_errors_total", "cause", "empty_input"): 5,
+        ("baton_batch_rows_count", "model", "sentiment"): 5,
+        ("baton_batch_rows_sum", "model", "sentiment"): 10,
+        ("baton_batch_cells_sum", "model", "sentiment"): 40,
+        ("baton_steps_total", "model", "sentiment"): 25,
+        ("baton_padding_ratio_sum", "model", "sentiment"): 8,
+        ("baton_queue_rows", "model", "sentiment"): 0,
+        ("baton_tokens_issued_total", "model", "numbers"): 4,
+        ("baton_tokens_opened_total", "model", "numbers"): 3,
+        ("baton_tokens_rejected_total", "reason", "too_short"): 1,
+        ("baton_limit", "name", "max_items"): 1024,
+        ("baton_model_info", "model", "reader"): 1,
+    }
+    assert {key: server.metric(*key) for key in expected} == expected
+    assert server.metric("baton_session_steps_sum") == 2 + 4 + 6 + 8
+    families = list(text_string_to_metric_families(server.client.get("/metrics").text))
+    assert all(family.name.startswith("baton_") for family in families)
+    server.stop()
+
+
+def test_a_running_service_is_alive_and_ready(server: Server) -> None:
+    assert server.client.get("/healthz").json() == {"status": "alive"}
+    assert server.client.get("/readyz").json() == {"status": "ready"}
+
+
+@pytest.mark.anyio
+async def test_a_service_without_workers_is_alive_but_not_ready(tiny_models: Path, tmp_path: Path) -> None:
+    app = create_app(Settings(models_dir=tiny_models, state_dir=tmp_path))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton") as client:
+        assert (await client.get("/healthz")).status_code == 200
+        for answer in (await client.get("/readyz"), await client.post("/v1/sentiment", json={"inputs": ["good"]})):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+            assert answer.headers["retry-after"] == "1"
+
+
+def test_models_and_limits_can_be_looked_up(server: Server) -> None:
+    lines = {line["name"]: line for line in server.client.get("/v1/models").json()["models"]}
+    assert {name: (line["task"], line["streamable"]) for name, line in lines.items()} == {
+        "sentiment": ("sentiment", False),
+        "forecast": ("forecast", False),
+        "stepper": ("step", True),
+        "numbers": ("step", True),
+        "reader": ("step", True),
+    }
+    facts = server.client.get("/v1/models/stepper").json()
+    assert (facts["state_bytes"], facts["inputs"][0]["shape"]) == (32, ["batch", "time", 2])
+    info = server.client.get("/v1/info").json()
+    assert info["devices"]["stepper"] == "cpu"
+    assert info["limits"]["max_body_bytes"] == 4 * 2**20
+
+
+def test_openapi_describes_every_call_from_the_models_that_validate(server: Server) -> None:
+    document = server.client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        *("/v1/sentiment", "/v1/forecast", "/v1/step", "/v1/models", "/v1/models/{name}", "/v1/info"),
+        *("/healthz", "/readyz", "/metrics"),
+    }
+    body = document["paths"]["/v1/step"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].endswith("/StepRequest")
+    step = document["components"]["schemas"]["StepRequest"]
+    assert step["additionalProperties"] is False
+    assert "return" in step["properties"]
+    assert server.client.get("/docs").status_code == 200

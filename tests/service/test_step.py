@@ -1,0 +1,230 @@
+"""POST /v1/step through a real server: state is a value."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from conftest import Server
+
+CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
+ROWS = np.random.default_rng(11).normal(size=(12, 2)).tolist()
+
+
+def step(server: Server, *items: dict, model: str = "stepper", **options: object) -> list[dict]:
+    return server.post("/v1/step", {"model": model, "items": list(items), **options}).json()["results"]
+
+
+def whole(server: Server, rows: list) -> np.ndarray:
+    (result,) = step(server, {"inputs": rows}, **{"return": "all"})
+    return np.array(result["outputs"]["y"])
+
+
+def test_an_answer_has_the_documented_members(server: Server) -> None:
+    (result,) = step(server, {"id": "a", "inputs": ROWS[:3]})
+    assert (result["index"], result["id"], result["version"], result["step"]) == (0, "a", "1", 3)
+    assert np.array(result["outputs"]["y"]).shape == (3,)
+    assert result["expires_at"].endswith("Z")
+    (every,) = step(server, {"inputs": ROWS[:3]}, **{"return": "all"})
+    assert np.array(every["outputs"]["y"]).shape == (3, 3)
+    assert every["outputs"]["y"][-1] == pytest.approx(result["outputs"]["y"], abs=CLOSE)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 12, [5, 7], [2, 1, 6, 3]])
+def test_chunks_with_carried_state_equal_the_whole(server: Server, cuts: list[int]) -> None:
+    state, made, done = None, [], 0
+    for cut in cuts:
+        (result,) = step(server, {"state": state, "inputs": ROWS[done : done + cut]}, **{"return": "all"})
+        made += result["outputs"]["y"]
+        state, done = result["state"], done + cut
+        assert result["step"] == done
+    np.testing.assert_allclose(made, whole(server, ROWS), atol=CLOSE)
+
+
+def test_many_sessions_of_unequal_length_share_a_request_and_never_mix(server: Server) -> None:
+    rng = np.random.default_rng(3)
+    sequences = [rng.normal(size=(length, 2)).tolist() for length in (1, 9, 4, 4, 12, 2)]
+    items = [{"id": str(n), "inputs": rows} for n, rows in enumerate(sequences)]
+    for _ in range(2):
+        for item, result in zip(items, step(server, *items, **{"return": "all"}), strict=True):
+            assert result["id"] == item["id"]
+            np.testing.assert_allclose(result["outputs"]["y"], whole(server, item["inputs"]), atol=CLOSE)
+        items.reverse()
+
+
+def test_concurrent_sessions_never_mix_their_states(server: Server) -> None:
+    def run_session(seed: int) -> None:
+        rows = np.random.default_rng(seed).normal(size=(8, 2)).tolist()
+        state, made = None, []
+        for row in rows:
+            (result,) = step(server, {"state": state, "inputs": [row]})
+            state = result["state"]
+            made.append(result["outputs"]["y"])
+        np.testing.assert_allclose(made, whole(server, rows), atol=CLOSE)
+
+    with ThreadPoolExecutor(16) as clients:
+        list(clients.map(run_session, range(48)))
+
+
+def test_retry_rewind_and_fork_are_the_same_token_used_again(server: Server) -> None:
+    (parent,) = step(server, {"inputs": ROWS[:4]})
+    once, again = (step(server, {"state": parent["state"], "inputs": ROWS[4:6]})[0] for _ in range(2))
+    assert once["outputs"] == again["outputs"]
+    step(server, {"state": once["state"], "inputs": ROWS[6:]})
+    (rewound,) = step(server, {"state": parent["state"], "inputs": ROWS[4:6]})
+    assert rewound["outputs"] == once["outputs"]
+    branches = [[*ROWS[:4], [n, -n]] for n in range(8)]
+    forks = step(server, *({"state": parent["state"], "inputs": rows[4:]} for rows in branches))
+    for rows, fork in zip(branches, forks, strict=True):
+        assert fork["outputs"]["y"] == pytest.approx(whole(server, rows)[-1], abs=CLOSE)
+
+
+def test_a_session_goes_on_after_the_server_was_killed(tiny_models: Path, tmp_path: Path) -> None:
+    server = Server(tiny_models, tmp_path)
+    expected = whole(server, ROWS)
+    (before,) = step(server, {"inputs": ROWS[:7]})
+    server.kill()
+    server.start()
+    (after,) = step(server, {"state": before["state"], "inputs": ROWS[7:]}, **{"return": "all"})
+    np.testing.assert_allclose(after["outputs"]["y"], expected[7:], atol=CLOSE)
+    assert after["step"] == 12
+    server.stop()
+
+
+def test_a_replica_with_the_same_key_takes_the_next_step(tiny_models: Path, tmp_path: Path) -> None:
+    keys = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
+    one, other = (Server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=keys) for name in "ab")
+    state, made = None, []
+    for index, row in enumerate(ROWS):
+        (result,) = step((one, other)[index % 2], {"state": state, "inputs": [row]})
+        state = result["state"]
+        made.append(result["outputs"]["y"])
+    np.testing.assert_allclose(made, whole(one, ROWS), atol=CLOSE)
+    for server in (one, other):
+        server.stop()
+    assert list((tmp_path).iterdir()) == []
+
+
+def test_text_is_read_word_by_word(server: Server) -> None:
+    (whole_text,) = step(server, {"text": "a very good film !"}, model="reader", **{"return": "all"})
+    assert whole_text["tokens"] == ["a", "very", "good", "film", "!"]
+    assert np.array(whole_text["outputs"]["scores"]).shape == (5, 2)
+    state, scores = None, []
+    for words in ("a very", "good", "film !"):
+        (part,) = step(server, {"state": state, "text": words}, model="reader", **{"return": "all"})
+        state = part["state"]
+        scores += part["outputs"]["scores"]
+    np.testing.assert_allclose(scores, whole_text["outputs"]["scores"], atol=CLOSE)
+
+
+def test_a_one_number_model_takes_values(server: Server) -> None:
+    (result,) = step(server, {"values": [1, 2, 3]}, model="numbers", **{"return": "all"})
+    assert result["outputs"]["total"] == [[1.0], [4.0], [11.0]]
+
+
+def bad_items() -> list[tuple[str, dict, str, str]]:
+    return [
+        ("stepper", {"inputs": []}, "empty_input", "inputs"),
+        ("stepper", {"inputs": [[1, 2], [3]]}, "ragged_inputs", "inputs[1]"),
+        ("stepper", {"inputs": [[]]}, "ragged_inputs", "inputs[0]"),
+        ("stepper", {"inputs": [1, 2]}, "invalid_request", "inputs[0]"),
+        ("stepper", {"inputs": [["1", 2]]}, "invalid_request", "inputs[0][0]"),
+        ("stepper", {"inputs": [[1e39, 2]]}, "not_finite", "inputs"),
+        ("stepper", {"inputs": [[1, 2]] * 4097}, "item_too_large", "inputs"),
+        ("stepper", {}, "invalid_request", "inputs"),
+        ("stepper", {"values": [1]}, "invalid_request", "inputs"),
+        ("stepper", {"text": "good"}, "invalid_request", "inputs"),
+        ("stepper", {"inputs": [[1, 2]], "values": [1]}, "invalid_request", "inputs"),
+        ("stepper", {"inputs": [[1, 2]], "state": ""}, "state_invalid", "state"),
+        ("stepper", {"inputs": [[1, 2]], "state": 5}, "invalid_request", "state"),
+        ("numbers", {"values": []}, "empty_input", "values"),
+        ("numbers", {"values": [1, None]}, "invalid_request", "values[1]"),
+        ("numbers", {"values": [3e38, 3e38]}, "not_finite", ""),
+        ("reader", {"text": ""}, "empty_input", "text"),
+        ("reader", {"values": [1]}, "invalid_request", "text"),
+        ("reader", {"text": "x" * 100_001}, "item_too_large", "text"),
+    ]
+
+
+@pytest.mark.parametrize(("model", "item", "code", "field"), bad_items())
+def test_a_bad_item_fails_alone(server: Server, model: str, item: dict, code: str, field: str) -> None:
+    good = {"stepper": {"inputs": [[1, 2]]}, "numbers": {"values": [1]}, "reader": {"text": "good"}}[model]
+    first, bad, last = step(server, good, {"id": "bad", **item}, good, model=model)
+    assert (bad["id"], bad["error"]["code"], bad["error"]["field"]) == ("bad", code, f"items[1].{field}".rstrip("."))
+    assert first["outputs"] == last["outputs"]
+
+
+def test_foreign_damaged_and_expired_states_have_their_codes(tiny_models: Path, tmp_path: Path) -> None:
+    models = shutil.copytree(tiny_models, tmp_path / "models")
+    tiny.stepper(models, name="cousin")
+    tiny.stepper(models, name="doomed", seed=8)
+    server = Server(models, tmp_path / "state")
+    one_step = {"inputs": [[1, 2]]}
+    (mine,), (doomed,) = (step(server, one_step, model=model) for model in ("stepper", "doomed"))
+    for state, model, status, code in (
+        (mine["state"], "cousin", 409, "state_wrong_model"),
+        (mine["state"][: len(mine["state"]) // 2], "stepper", 422, "state_invalid"),
+        (mine["state"][:-1], "stepper", 422, "state_invalid"),
+        ("A" * 10_000, "stepper", 422, "state_invalid"),
+    ):
+        answer = server.post("/v1/step", {"model": model, "items": [{**one_step, "state": state}]})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert answer.json()["error"]["field"] == "items[0].state"
+        both = step(server, {**one_step, "state": state}, one_step, model=model)
+        assert both[1]["step"] == 1
+    server.stop()
+    shutil.rmtree(models / "doomed")
+    tiny.stepper(models, name="doomed", seed=9)
+    server.start()
+    answer = server.post("/v1/step", {"model": "doomed", "items": [{**one_step, "state": doomed["state"]}]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "state_model_gone")
+    assert server.metric("baton_tokens_rejected_total", "reason", "model_gone") == 1
+    server.stop()
+    brief = Server(models, tmp_path / "state", BATON_STATE_TTL_S="1")
+    (short_lived,) = step(brief, one_step)
+    deadline_passed = False
+    while not deadline_passed:
+        answer = brief.post("/v1/step", {"model": "stepper", "items": [{**one_step, "state": short_lived["state"]}]})
+        deadline_passed = answer.status_code != 200
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "state_expired")
+    brief.stop()
+
+
+def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path) -> None:
+    server = Server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-a", "bolt": "key-b"}')
+    acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-a", "key-b"))
+    body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
+    state = server.post("/v1/step", body, headers=acme).json()["results"][0]["state"]
+    body["items"][0]["state"] = state
+    assert server.post("/v1/step", body, headers=acme).status_code == 200
+    stolen = server.post("/v1/step", body, headers=bolt)
+    assert (stolen.status_code, stolen.json()["error"]["code"]) == (422, "state_invalid")
+    for headers in ({}, {"authorization": "Bearer nope"}, {"authorization": "Basic key-a"}):
+        refused = server.post("/v1/step", body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")
+        assert server.client.get("/v1/models", headers=headers).status_code == 401
+    assert server.client.get("/readyz").status_code == 200
+    server.stop()
+
+
+def test_two_versions_answer_their_own_states_and_the_newest_answers_new_work(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    tiny.stepper(models, seed=1)
+    server = Server(models, tmp_path / "state")
+    expected = whole(server, ROWS)
+    (old,) = step(server, {"inputs": ROWS[:5]})
+    server.stop()
+    tiny.stepper(models, version="2", seed=2)
+    server.start()
+    fresh, continued = step(server, {"inputs": ROWS}, {"state": old["state"], "inputs": ROWS[5:]}, **{"return": "all"})
+    assert (fresh["version"], continued["version"]) == ("2", "1")
+    np.testing.assert_allclose(continued["outputs"]["y"], expected[5:], atol=CLOSE)
+    assert not np.allclose(fresh["outputs"]["y"], expected, atol=0.01)
+    (line,) = server.client.get("/v1/models").json()["models"]
+    assert (line["version"], line["versions"]) == ("2", ["1", "2"])
+    server.stop()

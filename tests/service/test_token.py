@@ -1,0 +1,137 @@
+"""State tokens: what was sealed opens, and nothing else does."""
+
+from __future__ import annotations
+
+import base64
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import SettingsError, StateError, StateExpired, StateInvalid
+from service.state.token import KeyRing, Sealer, load_or_create_key, token_chars
+
+KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
+OTHER_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+MODEL = b"m" * 16
+NOW = 1_700_000_000.0
+
+
+def sealer(*keys: str, now: float = NOW) -> Sealer:
+    return Sealer(KeyRing(keys or (KEY,)), ttl_s=60, clock=lambda: now)
+
+
+def seal(with_sealer: Sealer, state: bytes = b"state", tenant: str = "") -> str:
+    token, _ = with_sealer.seal(state, session_id=b"s" * 16, step=7, fingerprint=MODEL, tenant=tenant)
+    return token
+
+
+def open_(with_sealer: Sealer, token: str, tenant: str = "", longest: int = 5) -> bytes:
+    return with_sealer.open(with_sealer.decode(token, longest_state_bytes=longest), tenant=tenant).state
+
+
+@given(state=st.binary(max_size=200), session_id=st.binary(min_size=16, max_size=16), step=st.integers(0, 2**64 - 1))
+def test_what_was_sealed_opens_exactly(state: bytes, session_id: bytes, step: int) -> None:
+    ours = sealer()
+    token, expires_ms = ours.seal(state, session_id=session_id, step=step, fingerprint=MODEL, tenant="acme")
+    assert len(token) == token_chars(len(state))
+    envelope = ours.decode(token, longest_state_bytes=len(state))
+    session = ours.open(envelope, tenant="acme")
+    assert (session.state, session.id, session.step) == (state, session_id, step)
+    assert envelope.fingerprint == MODEL
+    assert session.expires_ms == expires_ms == int(NOW * 1000) + 60_000
+
+
+def test_two_tokens_of_one_state_differ() -> None:
+    ours = sealer()
+    assert seal(ours) != seal(ours)
+
+
+def test_every_changed_character_is_refused() -> None:
+    ours = sealer()
+    token = seal(ours)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    for place, character in enumerate(token):
+        for other in (alphabet[(alphabet.index(character) + 1) % 64], "=", "\u00e9"):
+            with pytest.raises(StateInvalid):
+                open_(ours, token[:place] + other + token[place + 1 :])
+
+
+def test_every_truncation_and_extension_is_refused() -> None:
+    ours = sealer()
+    token = seal(ours)
+    for length in range(len(token)):
+        with pytest.raises(StateInvalid):
+            open_(ours, token[:length])
+    for longer in (token + "A", token + "=", token * 2, " " + token):
+        with pytest.raises(StateInvalid):
+            open_(ours, longer, longest=10_000)
+
+
+def test_an_oversized_token_is_refused_by_its_length_alone() -> None:
+    with pytest.raises(StateInvalid) as refused:
+        open_(sealer(), "A" * (token_chars(5) + 1))
+    assert refused.value.reason == "too_long"
+
+
+def test_another_tenant_s_token_is_refused() -> None:
+    ours = sealer()
+    token = seal(ours, tenant="acme")
+    assert open_(ours, token, tenant="acme") == b"state"
+    for tenant in ("", "acm", "acme ", "other"):
+        with pytest.raises(StateInvalid):
+            open_(ours, token, tenant=tenant)
+
+
+def test_a_token_expires_at_its_time_and_not_before() -> None:
+    token = seal(sealer(now=NOW))
+    assert open_(sealer(now=NOW + 59.999), token) == b"state"
+    with pytest.raises(StateExpired):
+        open_(sealer(now=NOW + 60), token)
+
+
+def test_the_first_key_seals_and_every_key_opens() -> None:
+    old = seal(sealer(KEY))
+    rotated = sealer(OTHER_KEY, KEY)
+    assert open_(rotated, old) == b"state"
+    with pytest.raises(StateInvalid) as refused:
+        open_(sealer(KEY), seal(rotated))
+    assert refused.value.reason == "unknown_key"
+
+
+def test_a_client_is_never_told_why_a_token_is_invalid() -> None:
+    ours = sealer()
+    token = seal(ours)
+    messages = set()
+    for wrong in (token[:-4], token[:-1] + "!", "B" + token[1:], token[:8] + "AAAA" + token[12:], ""):
+        with pytest.raises(StateError) as refused:
+            open_(ours, wrong)
+        messages.add(str(refused.value))
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("key", ["", "short", "!" * 43, KEY[:-2]])
+def test_a_key_that_is_no_key_is_refused(key: str) -> None:
+    with pytest.raises(SettingsError, match="token key 1 of 1"):
+        KeyRing([key])
+
+
+def test_the_key_file_is_private_and_the_same_for_all_workers(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    with ThreadPoolExecutor(8) as workers:
+        found = list(workers.map(lambda _: load_or_create_key(directory), range(32)))
+    assert len({key for key, _ in found}) == 1
+    assert sum(created for _, created in found) == 1
+    assert [file.name for file in directory.iterdir()] == ["token.key"]
+    assert stat.S_IMODE((directory / "token.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    KeyRing([found[0][0]])
+
+
+def test_a_state_directory_that_cannot_be_used_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="BATON_STATE_DIR"):
+        load_or_create_key(tmp_path / "file")
