@@ -208,12 +208,5 @@ class RequestScope:
         metrics = service_of(request).metrics
         metrics.requests.labels(endpoint, status).inc()
         metrics.request_s.labels(endpoint).observe(seconds)
-        access_log.info(
-            "%s %s %d %.1fms id=%s %s",
-            request.method,
-            request.url.path,
-            status,
-            1e3 * seconds,
-            request.state.request_id,
-            request.state.log,
-        )
+        line = f"{request.method} {request.url.path} {status} {1e3 * seconds:.1f}ms id={request.state.request_id}"
+        access_log.info("%s", f"{line} {request.state.log}".rstrip())

@@ -53,6 +53,7 @@ async def answer_items(request: Request, body: BatchRequest, engine: Engine, pre
             results.append({**head, **job.show(outcome)})
         else:
             error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
+            error.field = error.field or f"{body.items_field}[{index}]"
             errors.append(error)
             results.append({**head, "error": error.body()})
     total_s = time.perf_counter() - started

@@ -26,7 +26,7 @@ VERSION: str = ort.__version__
 
 
 def choose_providers(device: str) -> list[str]:
-    """Return the execution providers for `device`, auto, cpu or cuda.
+    """Return the execution providers for `device` (auto, cpu or cuda), the preferred first.
 
     Raises: DeviceUnavailable when cuda is asked for and this build of ONNX Runtime has no CUDA provider.
     """
@@ -38,9 +38,8 @@ def choose_providers(device: str) -> list[str]:
     if device == "cuda":
         raise DeviceUnavailable(
             f"device 'cuda' needs {CUDA}, but this ONNX Runtime has {', '.join(there)}; "
-            "install the extra 'gpu' (onnxruntime-gpu), or set BATON_DEVICE to cpu or auto"
+            "install onnxruntime-gpu in place of onnxruntime (docs/deployment.md), or set BATON_DEVICE to cpu or auto"
         )
-    log.info("device auto: no %s here (there are %s), so models run on the CPU", CUDA, ", ".join(there))
     return [CPU]
 
 
@@ -50,7 +49,7 @@ class Session:
     def __init__(self, file: Path, manifest: Manifest, *, device: str, intra_op_threads: int) -> None:
         """Load `file` and check it against `manifest`.
 
-        Raises: ManifestError naming file and field; DeviceUnavailable when device is cuda and CUDA does not start.
+        Raises: ManifestError naming file and field; DeviceUnavailable when `device` is cuda and cannot be had.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = intra_op_threads

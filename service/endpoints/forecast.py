@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from dateutil.relativedelta import relativedelta
 from fastapi import APIRouter, Request
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from service.contract import Forecast as ForecastSpec
 from service.engine import Answer, Row
@@ -45,7 +45,7 @@ LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as flo
 
 class Series(Strict):
     id: str | None = Field(None, max_length=128, description="returned with the result")
-    values: Annotated[list[float | None], FailFast()] = Field(description="the history, oldest first; null = missing")
+    values: Annotated[list[float | None], Field(fail_fast=True)] = Field(description="the history, oldest first; null = missing")
     start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
     freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
 

@@ -31,7 +31,7 @@ TextOrItem = Annotated[
     Discriminator(
         _form,
         custom_error_type="text_item",
-        custom_error_message='Input should be a text or an object {{"id": ..., "text": ...}}',
+        custom_error_message='Input should be a text, or an object with the member "text"',
     ),
 ]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from service.engine import Answer, Engine, Row
 from service.errors import (
@@ -37,10 +37,10 @@ router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=ERROR_RES
 class StepItem(Strict):
     id: str | None = Field(None, max_length=128, description="returned with the result")
     state: str | None = Field(None, description="the token of the last answer; none begins a new session")
-    inputs: Annotated[list[Annotated[list[float], FailFast()]], FailFast()] | None = Field(
+    inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
         None, description="k rows of features"
     )
-    values: Annotated[list[float], FailFast()] | None = Field(None, description="k numbers, for a one-number model")
+    values: Annotated[list[float], Field(fail_fast=True)] | None = Field(None, description="k numbers, for a one-number model")
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
 

@@ -1,0 +1,57 @@
+# Every command of the project. `make serve` and `make test` work on a fresh Debian with Python 3.11+ and make.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+DATA_BESIDE := $(wildcard ../shared/data)
+export BATON_DATA_DIR ?= $(abspath $(DATA_BESIDE))
+ifeq ($(BATON_DATA_DIR),)
+unexport BATON_DATA_DIR
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check fix bench clean
+
+help:  ## show the commands
+	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 16
+
+install: $(VENV)/.serving  ## make .venv with what serving needs, and nothing else
+
+serve: $(VENV)/.serving  ## serve models/ on port 8000 (BATON_PORT, and the other settings of docs/settings.md)
+	exec $(BIN)/baton serve
+
+test: $(VENV)/.development  ## run the tests
+	$(BIN)/pytest
+
+check: $(VENV)/.development  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.development  ## let ruff repair and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-%: $(VENV)/.development  ## train, verify and publish a model: sentiment, sentiment-live, forecast, forecast-live
+	$(BIN)/python -m training train $*
+
+bench: $(VENV)/.development  ## measure, and write docs/benchmarks.md and loadtests/results/
+	$(BIN)/python -m loadtests.bench
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "this Python has no ensurepip; installing Debian's python3-venv"; \
+	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.serving

@@ -1,0 +1,112 @@
+"""The forecaster's network: scaling inside, quantiles in order, rows on their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.forecast_network import HORIZON, SEGMENT, ForecastNetwork, cut, quadrature, rising
+
+# Rounding of float32 sums over a few hundred terms, at outputs of about ten.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def network() -> ForecastNetwork:
+    torch.manual_seed(0)
+    return ForecastNetwork(hidden=16, decoder=24).eval()
+
+
+@pytest.fixture(scope="module")
+def histories() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(6, 150, generator=generator).cumsum(1), torch.tensor([150, 8, 17, 100, 1, 32], dtype=torch.int32)
+
+
+def whole(values: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(values),), values.shape[1], dtype=torch.int32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("factor", "offset"), [(3.0, 7.0), (1e-6, 0.0), (1e6, 0.0), (1.0, -100.0)])
+def test_forecast_follows_scale_and_shift(network, histories, factor, offset):
+    """a*x + b in gives a*y + b out, also where a is far from one."""
+    for plain, moved in zip(network(*histories), network(factor * histories[0] + offset, histories[1]), strict=True):
+        torch.testing.assert_close((moved - offset) / factor, plain, rtol=TOLERANCE, atol=5 * TOLERANCE)
+
+
+@torch.no_grad()
+def test_forecast_of_a_row_ignores_neighbours_and_padding(network, histories):
+    """Ragged rows with NaN in the padding answer as each row alone."""
+    values, lengths = histories
+    values = values.masked_fill(torch.arange(values.shape[1]) >= lengths[:, None], torch.nan)
+    _, together = network(values, lengths)
+    for row, length in enumerate(lengths):
+        _, alone = network(values[row : row + 1, :length], lengths[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_forecast_quantiles_never_cross(network, histories):
+    _, quantiles = network(*histories)
+    assert quantiles.shape == (6, HORIZON, 13)
+    assert (quantiles.diff(dim=-1) >= 0).all()
+
+
+@torch.no_grad()
+def test_forecast_mean_lies_within_the_quantiles(network, histories):
+    mean, quantiles = network(*histories)
+    assert (mean >= quantiles[..., 0]).all()
+    assert (mean <= quantiles[..., -1]).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [0.0, 5.0, -1e9, 1e-6, 1e30])
+def test_forecast_of_a_constant_stays_there(network, value):
+    """A history that never moved gives quantiles within a few float32 steps of its value."""
+    values = torch.full((1, 40), value)
+    _, quantiles = network(values, whole(values))
+    torch.testing.assert_close(quantiles, torch.full_like(quantiles, value), rtol=1e-4, atol=1e-20)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 8, SEGMENT, SEGMENT + 1, 600])
+def test_forecast_is_finite_for_any_length(network, length):
+    values = torch.randn(2, length, generator=torch.Generator().manual_seed(length))
+    for answer in network(values, whole(values)):
+        assert torch.isfinite(answer).all()
+
+
+@torch.no_grad()
+def test_forecast_from_an_anchor_is_the_forecast_of_its_history(network, histories):
+    """Training from inside a window sees what service would see: the anchor's history and no more."""
+    values, lengths = histories[0][:1], histories[1][:1]
+    anchors = torch.tensor([[2, 5]])
+    scaled, level, scale = network.at(values, lengths, anchors)
+    for place, anchor in enumerate(anchors[0]):
+        history = values[:, : 150 - (9 - int(anchor)) * SEGMENT]
+        _, alone = network(history, whole(history))
+        torch.testing.assert_close(level[0, place] + scale[0, place] * scaled[0, place], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_cut_aligns_at_the_end():
+    """The first segment is the partly empty one, and the last cell is the row's last value."""
+    values = torch.arange(1.0, 41).repeat(2, 1)
+    cells, real, steps, counted = cut(values, torch.tensor([SEGMENT + 3, 40], dtype=torch.int32))
+    assert real[0, 0].sum() == 3
+    assert counted[0, 0].sum() == 2
+    assert cells[0, 1, -1] == SEGMENT + 3
+    assert (steps[counted == 1] == 1).all()
+
+
+def test_rising_orders_any_numbers():
+    raw = torch.randn(100, 13, generator=torch.Generator().manual_seed(0)) * 10
+    quantiles = rising(raw)
+    assert (quantiles.diff(dim=-1) >= 0).all()
+    assert torch.equal(quantiles[:, 6], raw[:, 6])
+
+
+def test_quadrature_is_exact_for_a_symmetric_spread():
+    weights = quadrature()
+    assert weights.sum() == pytest.approx(1)
+    assert torch.allclose(weights, weights.flip(0))
