@@ -1,0 +1,100 @@
+"""The forecasters' figures beside their floors, on data that training never saw.
+
+It knows test parts, measures and floors; how a forecast is made is the caller's: a function, in practice one that asks
+the running service.
+
+Invariant: a figure and its floor come from the same values in the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.contract import Metric
+from training.forecast_data import ETT_TEST, ETT_TRAIN
+from training.forecast_metrics import MEDIAN, constant_spread, coverage, mase, pinball, smape, spread_loss
+from training.forecast_network import HORIZON, MAX_HISTORY
+
+Values = npt.NDArray[np.float64]
+
+# From histories [time] and a horizon to quantiles [series, horizon, 13].
+Forecaster = Callable[[list[Values], int], Values]
+# From a stream [time] to the quantiles of each next observation [time, 13].
+Streamer = Callable[[Values], Values]
+
+DAY = 24
+LIVE_WARM_UP = 512
+
+
+def weekly_figures(histories: list[Values], futures: list[Values], forecast: Forecaster) -> tuple[Metric, ...]:
+    """Measure forecasts of M4 weekly's test steps.
+
+    Shapes: histories a list of [time]; futures a list of [13].
+    """
+    actual = np.stack(futures)
+    quantiles = forecast([history[-MAX_HISTORY:] for history in histories], actual.shape[1])
+    naive = np.stack([np.full(actual.shape[1], history[-1]) for history in histories])
+    rows = list(zip(histories, actual, quantiles[..., MEDIAN], naive, strict=True))
+    scaled = [mase(history, future, median) for history, future, median, _ in rows]
+    scaled_naive = [mase(history, future, last) for history, future, _, last in rows]
+    percent = [smape(future, median) for _, future, median, _ in rows]
+    percent_naive = [smape(future, last) for _, future, _, last in rows]
+    return (
+        _metric("m4_weekly_test_mase", np.mean(scaled), np.mean(scaled_naive), "last value"),
+        _metric("m4_weekly_test_smape", np.mean(percent), np.mean(percent_naive), "last value"),
+        _metric("m4_weekly_test_coverage_90", coverage(actual, quantiles, 0.05, 0.95)),
+    )
+
+
+def ett_figures(ett: Values, forecast: Forecaster) -> tuple[Metric, ...]:
+    """Measure forecasts of the next two days on ETTh1's test part, one start a day, every channel a series.
+
+    Shapes: ett [time, 7].
+    Units: the error in standard deviations of the training part.
+    """
+    unit = ett[ETT_TRAIN].std(axis=0)
+    starts = range(ETT_TEST.start, ETT_TEST.stop - HORIZON + 1, DAY)
+    places = [(channel, start) for channel in range(ett.shape[1]) for start in starts]
+    actual = np.stack([ett[start : start + HORIZON, channel] for channel, start in places])
+    quantiles = forecast([ett[start - MAX_HISTORY : start, channel] for channel, start in places], HORIZON)
+    yesterday = np.stack([ett[start - DAY + np.arange(HORIZON) % DAY, channel] for channel, start in places])
+    units = unit[[channel for channel, _ in places]]
+    error, floor = (
+        float(np.mean(np.abs(actual - guess) / units[:, None])) for guess in (quantiles[..., MEDIAN], yesterday)
+    )
+    return (
+        _metric("etth1_test_mae_48", error, floor, "the value 24 steps ago (seasonal naive)"),
+        _metric("etth1_test_coverage_90", coverage(actual, quantiles, 0.05, 0.95)),
+    )
+
+
+def live_figures(ett: Values, stream: Streamer) -> tuple[Metric, ...]:
+    """Measure one-step quantiles on ETTh1's test part, every channel a stream warmed up on the values before it.
+
+    Shapes: ett [time, 7].
+    Units: the loss in standard deviations of the training part.
+    """
+    losses, on_test, on_train, covered = [], [], [], []
+    for channel in ett.T:
+        unit = channel[ETT_TRAIN].std()
+        test = channel[ETT_TEST.start - 1 : ETT_TEST.stop]  # the value before the part is the first one's last value
+        quantiles = stream(channel[ETT_TEST.start - LIVE_WARM_UP : ETT_TEST.stop - 1])[LIVE_WARM_UP - 1 :]
+        losses.append(pinball(test[1:], quantiles).mean() / unit)
+        on_test.append(spread_loss(test, constant_spread(test)) / unit)
+        on_train.append(spread_loss(test, constant_spread(channel[ETT_TRAIN])) / unit)
+        covered.append(coverage(test[1:], quantiles, 0.05, 0.95))
+    loss, spread = np.mean(losses), "last value with the best constant spread per channel and level, fitted on "
+    return (
+        _metric("etth1_test_pinball", loss, np.mean(on_test), spread + "the test part itself"),
+        _metric("etth1_test_pinball_vs_training_fit", loss, np.mean(on_train), spread + "the training part"),
+        _metric("etth1_test_coverage_90", np.mean(covered)),
+    )
+
+
+def _metric(name: str, value: Any, floor: Any = None, floor_method: str | None = None) -> Metric:
+    shown = None if floor is None else round(float(floor), 5)
+    return Metric(name=name, value=round(float(value), 5), floor=shown, floor_method=floor_method)

@@ -1,0 +1,168 @@
+"""The forecaster's network: any history in, quantiles of the next `HORIZON` values out, the scaling inside.
+
+The history is cut into segments of `SEGMENT` values, aligned at its end. Each segment is written relative to its own
+last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. A decoder turns that
+layer's output after a segment, and the latest values themselves, into quantiles of what follows the segment. In
+training every segment can be such an anchor; in service the last one is. It knows neither data nor training.
+
+Invariants: a*x + b in, a*y + b out for a > 0 (up to float32); quantiles never cross; whatever stands beyond a row's
+length, and whichever rows share the batch, the row's answer is the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.forecast_metrics import LEVELS, MEDIAN
+from training.recurrent import Recurrent
+
+HORIZON = 48
+MIN_HISTORY, MAX_HISTORY = 8, 512
+SEGMENT = 16
+CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
+
+# The step between neighbouring float32 numbers, relative to their size: smaller differences are rounding.
+FLOAT_STEP = 2.0**-23
+# Keeps a history of zeros from dividing by zero, and is still a normal float32 after the multiplications that follow.
+SMALLEST_SCALE = 1e-30
+
+
+def rising(raw: Tensor) -> Tensor:
+    """Make free numbers into quantiles that never cross: the median, and positive steps away from it.
+
+    Shapes: raw [..., 13]; returns [..., 13].
+    """
+    median = raw[..., MEDIAN : MEDIAN + 1]
+    below, above = functional.softplus(raw[..., :MEDIAN]), functional.softplus(raw[..., MEDIAN + 1 :])
+    below = below.flip(-1).cumsum(-1).flip(-1)
+    return torch.cat([median - below, median, median + above.cumsum(-1)], -1)
+
+
+def quadrature() -> Tensor:
+    """Return the weights that make a mean of the quantiles: the trapezoidal rule, the outermost levels held constant.
+
+    Shapes: returns [13], summing to one.
+    """
+    levels = torch.tensor(LEVELS, dtype=torch.float64)
+    middles = (levels[1:] + levels[:-1]) / 2
+    edges = torch.cat([torch.zeros(1), middles, torch.ones(1)])
+    return edges.diff().float()
+
+
+class ForecastNetwork(nn.Module):
+    """Map histories to quantiles of what follows them."""
+
+    mean_weights: Tensor
+
+    def __init__(self, hidden: int = 192, layers: int = 2, decoder: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.embed = nn.Linear(2 * SEGMENT + 4, hidden)
+        self.recurrent = Recurrent("gru", hidden, hidden, layers=layers, dropout=dropout)
+        self.decode = nn.Sequential(
+            nn.Linear(hidden + CONTEXT + 3, decoder),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(decoder, HORIZON * len(LEVELS)),
+        )
+        self.register_buffer("mean_weights", quadrature(), persistent=False)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Forecast from each row's end.
+
+        Shapes: values [batch, time] float32; lengths [batch] int32; returns mean [batch, 48] and quantiles
+        [batch, 48, 13].
+        Units: those of the values.
+        """
+        last = segments(lengths)[:, None] - 1
+        scaled, level, scale = self.at(values, lengths, last)
+        quantiles = level[..., None] + scale[..., None] * scaled[:, 0]
+        return quantiles @ self.mean_weights, quantiles
+
+    def at(self, values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Forecast from the ends of the segments that `anchors` counts, each from the history up to there.
+
+        Shapes: values [batch, time] float32; lengths [batch] int32; anchors [batch, anchors] int64; returns scaled
+        quantiles [batch, anchors, 48, 13], level and scale [batch, anchors].
+        Units: quantiles in scales above the level.
+        """
+        cells, real, steps, counted = cut(values, lengths)
+        level = cells[:, :, -1]
+        moved, count = steps.abs().sum(2), counted.sum(2)
+        count_so_far = count.cumsum(1)
+        floor = level.abs() * FLOAT_STEP + SMALLEST_SCALE
+        scale = torch.maximum(moved.cumsum(1) / count_so_far.clamp(min=1), floor)
+        liveliness = torch.log(moved / count.clamp(min=1) / scale + 0.01)
+        age = torch.log1p(count_so_far) / 6  # about 1 at the longest history
+        features = torch.cat(
+            [
+                torch.asinh((cells - level[..., None]) / scale[..., None]) * real,
+                real,
+                torch.asinh((level - _before(level)) / scale)[..., None],
+                liveliness[..., None],
+                torch.log(_before(scale) / scale).clamp(-5, 5)[..., None],
+                age[..., None],
+            ],
+            2,
+        )
+        read, _ = self.recurrent(functional.relu(self.embed(features)), segments(lengths), None)
+        level, scale = level.gather(1, anchors), scale.gather(1, anchors)
+        seen, share = _latest(cells, real, anchors, level, scale)
+        summary = torch.stack([age.gather(1, anchors), liveliness.gather(1, anchors), share], 2)
+        read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
+        raw = self.decode(torch.cat([read, seen, summary], 2))
+        return rising(raw.unflatten(2, (HORIZON, len(LEVELS)))), level, scale
+
+
+def segments(lengths: Tensor) -> Tensor:
+    """Count the segments of each row.
+
+    Shapes: lengths [batch]; returns [batch], of the same dtype.
+    """
+    return (lengths + (SEGMENT - 1)) // SEGMENT
+
+
+def cut(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cut each row into segments that end where the row ends; only the first may be partly empty.
+
+    Shapes: values [batch, time]; lengths [batch]; returns, each [batch, segments, SEGMENT], the values, 1 where a value
+    stands, each value's step from the one before it, and 1 where that step exists.
+    """
+    batch, time = values.shape
+    count = (time + SEGMENT - 1) // SEGMENT
+    length = lengths.long()[:, None]
+    position = torch.arange(count * SEGMENT, device=values.device)[None] + length - segments(length) * SEGMENT
+    inside = position < length
+    real, counted = (inside & (position >= 0)).float(), (inside & (position >= 1)).float()
+    position = torch.minimum(position, length - 1)
+    cells = values.gather(1, position.clamp(min=0))
+    before = values.gather(1, (position - 1).clamp(min=0))
+    shape = (batch, count, SEGMENT)
+    return (
+        cells.view(shape),
+        real.view(shape),
+        ((cells - before) * counted).view(shape),
+        counted.view(shape),
+    )
+
+
+def _before(per_segment: Tensor) -> Tensor:
+    """Shift by one segment; the first keeps its own.
+
+    Shapes: per_segment [batch, segments]; returns the same.
+    """
+    return torch.cat([per_segment[:, :1], per_segment[:, :-1]], 1)
+
+
+def _latest(cells: Tensor, real: Tensor, anchors: Tensor, level: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the last `CONTEXT` values up to each anchor, and the share of them that exists.
+
+    Shapes: cells and real [batch, segments, SEGMENT]; anchors, level and scale [batch, anchors]; returns
+    [batch, anchors, CONTEXT] and [batch, anchors].
+    """
+    place = (anchors[..., None] + 1) * SEGMENT - CONTEXT + torch.arange(CONTEXT, device=cells.device)
+    index = place.clamp(min=0).flatten(1)
+    exists = real.flatten(1).gather(1, index).view(place.shape) * (place >= 0)
+    seen = cells.flatten(1).gather(1, index).view(place.shape)
+    return torch.asinh((seen - level[..., None]) / scale[..., None]) * exists, exists.mean(2)

@@ -1,0 +1,214 @@
+"""The forecasters' losses and Lightning modules: what a batch is, what is minimised, how the learning rate runs.
+
+It knows networks, mixtures and Lightning, not files or publishing. Each epoch draws fresh windows by seed and epoch
+number, so that a resumed run sees what an uninterrupted one would have seen.
+
+Invariant: a loss is free of the series' unit, and a value beyond a row's length never enters it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from training.forecast_data import Mixture, Values, pad
+from training.forecast_live_network import LiveNetwork
+from training.forecast_metrics import LEVELS
+from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
+
+ROWS = 64  # per batch
+WARM_UP_STEPS = 100
+ANCHORS = 12  # per window and step
+CHUNK = 128  # observations between two steps of the live forecaster's optimiser
+LIVE_WIDTH = 1536  # observations of a live window: twelve chunks, six times the longest span of the running scale
+OUTLYING = 10.0  # scales beyond which a window's, or a step's, loss counts less than in proportion
+
+
+def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
+    """Average the pinball loss over `LEVELS`; the tensor twin of `forecast_metrics.pinball`.
+
+    Shapes: actual [...]; quantiles [..., 13]; returns [...].
+    """
+    levels = torch.tensor(LEVELS, device=actual.device)
+    error = actual[..., None] - quantiles
+    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+
+
+def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor) -> Tensor:
+    """Average the scaled pinball loss over what is known of each anchor's future.
+
+    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less.
+
+    Shapes: future and known (1 where a value stands) [batch, anchors, 48]; the rest as `ForecastNetwork.at` returns.
+    Units: scales.
+    """
+    actual = (future - level[..., None]) / scale[..., None]
+    distance = (actual.abs() * known).sum(2) / known.sum(2).clamp(min=1)
+    weight = known / (1 + distance / OUTLYING)[..., None]
+    return (pinball_loss(actual, scaled) * weight).sum() / known.sum().clamp(min=1)
+
+
+def draw_anchors(lengths: Tensor) -> Tensor:
+    """Draw segments to forecast from, with at least one more segment behind them where the row has two.
+
+    Shapes: lengths [batch]; returns [batch, ANCHORS] int64.
+    """
+    count = (segments(lengths.long()) - 1).clamp(min=1)[:, None]
+    return (torch.rand(len(lengths), ANCHORS, device=lengths.device) * count).long()
+
+
+def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Look up what follows each anchor, and where it is known; after less than `MIN_HISTORY` values nothing is.
+
+    Shapes: values [batch, time]; lengths [batch]; anchors [batch, anchors]; returns two of [batch, anchors, 48].
+    """
+    length = lengths.long()[:, None]
+    history = length - (segments(length) - 1 - anchors) * SEGMENT
+    place = history[..., None] + torch.arange(HORIZON, device=values.device)
+    known = (place < length[..., None]) & (history >= MIN_HISTORY)[..., None]
+    future = values.gather(1, torch.minimum(place, length[..., None] - 1).flatten(1)).view(place.shape)
+    return future, known.float()
+
+
+class ForecasterModule(lightning.LightningModule):
+    """What both forecasters share: AdamW under a warm-up and a cosine, fresh windows every epoch."""
+
+    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int, learning_rate: float) -> None:
+        super().__init__()
+        self.mixture, self.seed, self.epochs, self.windows = mixture, seed, epochs, windows
+        self.learning_rate = learning_rate
+
+    def draw(self, width: int) -> tuple[Tensor, Tensor]:
+        """Draw the current epoch's windows."""
+        return self.mixture.draw(1_000_000 * self.seed + self.current_epoch, self.windows, width)
+
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.windows / ROWS)
+
+    def configure_optimizers(self) -> Any:
+        total = self.epochs * self.steps_per_epoch()
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate)
+
+        def share(step: int) -> float:
+            warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+            return warm * (0.005 + 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ForecastModule(ForecasterModule):
+    """Train `ForecastNetwork` on many anchors of each window; validate on futures held out."""
+
+    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int) -> None:
+        super().__init__(mixture, seed, epochs, windows, learning_rate=2e-3)
+        self.network = ForecastNetwork()
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        values, lengths = batch
+        anchors = draw_anchors(lengths)
+        loss = future_loss(*futures(values, lengths, anchors), *self.network.at(values, lengths, anchors))
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], index: int) -> None:
+        values, lengths, future, known = batch
+        last = segments(lengths.long())[:, None] - 1
+        loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
+
+
+class Chunks(IterableDataset[tuple[Tensor, ...]]):
+    """Cut windows into consecutive chunks, `ROWS` windows at a time, for training with carried state.
+
+    Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real, each row's
+    unit [rows], and whether the chunk is its windows' first.
+    """
+
+    def __init__(self, values: Tensor, lengths: Tensor) -> None:
+        self.values, self.lengths, self.units = values, lengths, step_units(values, lengths)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        time = torch.arange(self.values.shape[1])
+        for first in range(0, len(self.values), ROWS):
+            rows = slice(first, first + ROWS)
+            values, real = self.values[rows], (time < self.lengths[rows, None]).float()
+            for start in range(0, values.shape[1] - 1, CHUNK):
+                now, after = slice(start, start + CHUNK), slice(start + 1, start + CHUNK + 1)
+                yield values[:, now], values[:, after], real[:, after], self.units[rows], torch.tensor(start == 0)
+
+
+def step_units(values: Tensor, lengths: Tensor) -> Tensor:
+    """Return each row's mean absolute step, or one where nothing moves.
+
+    Shapes: values [rows, time]; lengths [rows]; returns [rows].
+    """
+    counted = torch.arange(1, values.shape[1]) < lengths[:, None]
+    unit = (values.diff(dim=1).abs() * counted).sum(1) / counted.sum(1).clamp(min=1)
+    return torch.where(unit > 0, unit, torch.ones_like(unit))
+
+
+def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> Tensor:
+    """Average the pinball loss of the next observations, its excess over `OUTLYING` units counted by its logarithm.
+
+    Shapes: after and real [rows, time]; unit [rows]; quantiles [rows, time, 13].
+    Units: the rows' own.
+    """
+    loss = pinball_loss(after, quantiles) / unit[:, None]
+    loss = torch.where(loss > OUTLYING, OUTLYING * (1 + torch.log(loss.clamp(min=OUTLYING) / OUTLYING)), loss)
+    return (loss * real).sum() / real.sum().clamp(min=1)
+
+
+class LiveModule(ForecasterModule):
+    """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
+
+    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int) -> None:
+        super().__init__(mixture, seed, epochs, windows, learning_rate=3e-3)
+        self.network = LiveNetwork()
+        self.carried: tuple[Tensor, ...] = ()
+
+    def steps_per_epoch(self) -> int:
+        return super().steps_per_epoch() * math.ceil((LIVE_WIDTH - 1) / CHUNK)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(Chunks(*self.draw(LIVE_WIDTH)), batch_size=None)
+
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train_loss", loss, prog_bar=True, batch_size=ROWS)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=ROWS)
+
+    def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        values, after, real, unit, first = batch
+        states = self.network.zero_states(len(values)) if first else self.carried
+        time = after.shape[1]
+        lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
+        quantiles, *states = self.network(values, lengths, *states)
+        self.carried = tuple(state.detach() for state in states)
+        return next_loss(after, real, unit, quantiles[:, :time])
+
+
+def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:
+    """Stack histories and the futures that training does not see.
+
+    Shapes: rows a list of a history [time] and its future [up to 48].
+    """
+    values, lengths = pad([history[-MAX_HISTORY:] for history, _ in rows])
+    future, known = torch.zeros(len(rows), HORIZON), torch.zeros(len(rows), HORIZON)
+    for place, (_, after) in enumerate(rows):
+        future[place, : len(after)] = torch.from_numpy(after)
+        known[place, : len(after)] = 1
+    return TensorDataset(values, lengths, future, known)
