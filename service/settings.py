@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSource
 
 from service.errors import SettingsError
 
@@ -80,11 +81,12 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises: SettingsError for an unknown BATON_* variable (with the nearest known one) or an unusable value.
     """
-    known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
-    for variable in os.environ:
-        if variable.upper().startswith(PREFIX) and variable.upper() not in {*known, *READ_ELSEWHERE}:
-            near = difflib.get_close_matches(variable.upper(), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in sorted(set(os.environ) - READ_ELSEWHERE):
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known: {PREFIX}{f', {PREFIX}'.join(known)}"
             raise SettingsError(f"{variable} is no setting; {hint}")
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
@@ -94,3 +96,5 @@ def load_settings(**overrides: Any) -> Settings:
             for error in failure.errors(include_url=False, include_input=False)
         )
         raise SettingsError("; ".join(problems)) from None
+    except UnreadableSource as failure:
+        raise SettingsError(f"{failure}: {failure.__cause__}") from None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from service.contract import field_path
-from service.errors import InvalidRequest, ItemTooLarge, MalformedJson, NotFinite, RequestError
+from service.errors import InvalidRequest, MalformedJson, NotFinite, RequestError
 
 UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch into an error's location
 
@@ -79,8 +79,8 @@ def _explain(error: ErrorDetails) -> RequestError:
     field = field_path(tuple(part for part in error["loc"] if part not in UNION_TAGS)) or None
     if error["type"] == "finite_number":
         return NotFinite(f"{field} is not a finite number", field=field)
-    if error["type"] in {"string_too_long", "too_long"}:
-        return ItemTooLarge(error["msg"], field=field, limit=error["ctx"]["max_length"])
+    if error["type"] == "string_too_long":
+        return InvalidRequest(error["msg"], field=field, limit=error["ctx"]["max_length"])
     if error["type"] == "extra_forbidden":
         return InvalidRequest(f"{field} is no member of this request", field=field)
     if error["type"] == "missing":

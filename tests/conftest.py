@@ -23,8 +23,16 @@ START_LIMIT_S = 60
 class Server:
     """A running service; `client` speaks to it, `lines` is its log so far."""
 
-    def __init__(self, models_dir: Path, state_dir: Path, **settings: str) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        state_dir: Path,
+        command: tuple[str, ...] = (sys.executable, "-m", "service"),
+        cwd: Path = ROOT,
+        **settings: str,
+    ) -> None:
         self._models_dir, self._state_dir, self._settings = models_dir, state_dir, settings
+        self._command, self._cwd = command, cwd
         self.lines: list[str] = []
         self.start()
 
@@ -33,9 +41,9 @@ class Server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
         own = {"BATON_MODELS_DIR": str(self._models_dir), "BATON_STATE_DIR": str(self._state_dir), "BATON_PORT": "0"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve"],
+            [*self._command, "serve"],
             env={**inherited, **own, **self._settings},
-            cwd=ROOT,
+            cwd=self._cwd,
             stderr=subprocess.PIPE,
             text=True,
         )

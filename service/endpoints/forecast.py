@@ -45,7 +45,9 @@ LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as flo
 
 class Series(Strict):
     id: str | None = Field(None, max_length=128, description="returned with the result")
-    values: Annotated[list[float | None], Field(fail_fast=True)] = Field(description="the history, oldest first; null = missing")
+    values: Annotated[list[float | None], Field(fail_fast=True)] = Field(
+        description="the history, oldest first; null = missing"
+    )
     start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
     freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
 

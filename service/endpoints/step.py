@@ -40,7 +40,9 @@ class StepItem(Strict):
     inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
         None, description="k rows of features"
     )
-    values: Annotated[list[float], Field(fail_fast=True)] | None = Field(None, description="k numbers, for a one-number model")
+    values: Annotated[list[float], Field(fail_fast=True)] | None = Field(
+        None, description="k numbers, for a one-number model"
+    )
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
 

@@ -77,7 +77,7 @@ def test_a_long_text_is_cut_or_refused_as_asked(server: Server) -> None:
         ({"id": "x"}, "invalid_request", "inputs[1].text"),
         ({"text": 5}, "invalid_request", "inputs[1].text"),
         ({"text": "good", "txt": "bad"}, "invalid_request", "inputs[1].txt"),
-        ({"text": "good", "id": "x" * 129}, "item_too_large", "inputs[1].id"),
+        ({"text": "good", "id": "x" * 129}, "invalid_request", "inputs[1].id"),
         ("x" * 100_001, "item_too_large", "inputs[1]"),
     ],
 )

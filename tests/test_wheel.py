@@ -1,0 +1,54 @@
+"""The wheel installs and serves in an environment that has none of training's packages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Server
+
+FOREIGN = ("torch", "onnx", "onnxscript", "lightning", "torchmetrics", "matplotlib", "pytest", "httpx")
+
+
+@pytest.fixture(scope="module")
+def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment with the wheel and what it requires, at the pinned versions."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("service", "training"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    pip = ["-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.check_call([sys.executable, *pip, "wheel", "--no-deps", "-w", folder, source])
+    subprocess.check_call([sys.executable, "-m", "venv", folder / "venv"])
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.check_call([python, *pip, "install", "-c", ROOT / "constraints.txt", wheel])
+    return python
+
+
+def test_the_wheel_s_environment_has_none_of_training_s_packages(wheel_python: Path) -> None:
+    script = f"import importlib.util as u; print([n for n in {FOREIGN} if u.find_spec(n)])"
+    found = subprocess.run([wheel_python, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path) -> None:
+    server = Server(tiny_models, tmp_path / "state", command=(str(wheel_python), "-P", "-m", "service"), cwd=tmp_path)
+    body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
+    assert server.post("/v1/step", body).json()["results"][0]["step"] == 1
+    server.stop()
+
+
+def test_the_baton_command_is_installed(wheel_python: Path, tiny_models: Path) -> None:
+    command = [wheel_python.with_name("baton"), "models", str(tiny_models)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == [
+        *("forecast", "numbers", "reader", "sentiment", "stepper")
+    ]
