@@ -1,0 +1,82 @@
+"""The documents say what the code does: their tables are compared with it row by row."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from service import errors
+from service.errors import RequestError
+from service.metrics import Metrics
+from service.settings import PREFIX, Settings
+
+
+def leaves(kind: type[RequestError]) -> list[type[RequestError]]:
+    below = [leaf for child in kind.__subclasses__() for leaf in leaves(child)]
+    return below or [kind]
+
+
+def error_rows() -> list[str]:
+    return [
+        f"| `{leaf.code}` | {leaf.status} |" for leaf in sorted(leaves(RequestError), key=lambda e: (e.status, e.code))
+    ]
+
+
+def settings_rows() -> list[str]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = str(field.default).replace(str(Path.home()), "~")
+        if isinstance(field.default, tuple | dict):
+            default = json.dumps(field.default) if field.default else "none"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return rows
+
+
+def metric_rows() -> list[str]:
+    rows = []
+    for collector in vars(Metrics()).values():
+        if hasattr(collector, "_documentation"):
+            name = collector._name + ("_total" if collector._type == "counter" else "")
+            labels = ", ".join(f"`{label}`" for label in collector._labelnames)
+            rows.append(f"| `{name}` | {labels} | {collector._documentation} |")
+    return rows
+
+
+def table(document: str, header: str) -> list[str]:
+    lines = (ROOT / "docs" / document).read_text().splitlines()
+    start = lines.index(header) + 2
+    return [line for line in lines[start : start + 100] if line.startswith("| `")]
+
+
+@pytest.mark.parametrize(
+    ("document", "header", "rows"),
+    [
+        ("api.md", "| code | status |", error_rows()),
+        ("settings.md", "| variable | default | what |", settings_rows()),
+        ("metrics.md", "| name | labels | what |", metric_rows()),
+    ],
+)
+def test_a_table_is_in_step_with_the_code(document: str, header: str, rows: list[str]) -> None:
+    assert table(document, header) == rows
+
+
+def test_the_error_tree_s_drawing_names_every_leaf() -> None:
+    assert errors.__doc__ is not None
+    assert all(leaf.__name__ in errors.__doc__ for leaf in leaves(RequestError))
+
+
+def test_every_make_target_that_documents_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {word for file in documents for word in re.findall(r"`make ([a-z-]+)`", file.read_text())}
+    assert {re.sub(r"^train-.*", "train-%", word) for word in named} <= targets
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"
