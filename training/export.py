@@ -1,0 +1,139 @@
+"""Export: a trained network becomes one ONNX graph, exact on ragged batches.
+
+It knows graphs and their signatures, not tasks, data or directories. Invariant: a graph that `export` returned passes
+ONNX's checker and holds exactly one recurrent node per layer, each with constant weights and `sequence_lens`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import nn
+
+from service import contract
+from service.errors import StartupError
+from training.recurrent import OPSET, Recurrent
+
+Array = npt.NDArray[Any]
+RECURRENT_NODES = {"RNN", "LSTM", "GRU"}
+LENGTHS = "lengths"
+
+
+class ExportError(StartupError):
+    """The exported graph is not what Baton serves; the message says in which respect."""
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A network with what its graph takes and gives.
+
+    `network(sequence, lengths, *states)` returns its outputs, then its states, in the order declared here. `draw(rng,
+    length)` makes one plausible row of the sequence, [length] or [length, features], for the example and for parity;
+    `row_lengths` are the lengths worth trying.
+    """
+
+    network: nn.Module
+    sequence: contract.Tensor
+    outputs: tuple[contract.Tensor, ...]
+    draw: Callable[[np.random.Generator, int], Array]
+    states: tuple[contract.State, ...] = ()
+    streamable: bool = False
+    row_lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21)
+
+    @property
+    def input_names(self) -> list[str]:
+        return [self.sequence.name, LENGTHS, *(state.input for state in self.states)]
+
+    @property
+    def output_names(self) -> list[str]:
+        return [*(tensor.name for tensor in self.outputs), *(state.output for state in self.states)]
+
+    def collate(self, rows: list[Array], width: int | None = None) -> tuple[Array, Array]:
+        """Stack rows. Shapes: returns [batch, width or longest, ...], zero beyond each length, and lengths [batch]."""
+        width = width or max(len(row) for row in rows)
+        steps = np.zeros((len(rows), width, *rows[0].shape[1:]), self.sequence.dtype)
+        for place, row in zip(steps, rows, strict=True):
+            place[: len(row)] = row
+        return steps, np.array([len(row) for row in rows], np.int32)
+
+    def zero_states(self, batch: int) -> list[Array]:
+        """Return the states of new sessions, in manifest order."""
+        return [
+            np.expand_dims(np.zeros(state.row_shape, state.dtype), state.batch_axis).repeat(batch, state.batch_axis)
+            for state in self.states
+        ]
+
+
+def export(servable: Servable) -> bytes:
+    """Return the network as ONNX bytes with dynamic batch and time.
+
+    Raises: ExportError when the graph breaks this module's invariant.
+    """
+    network = _Flat(copy.deepcopy(servable.network)).cpu().eval()
+    stacks = [module for module in network.modules() if isinstance(module, Recurrent)]
+    for stack in stacks:
+        stack.prepare_export()
+    rng = np.random.default_rng(0)
+    rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
+    example = [*servable.collate(rows), *servable.zero_states(len(rows))]
+    state_axes = tuple({state.batch_axis: "batch"} for state in servable.states)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is not there
+    with warnings.catch_warnings():
+        # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        program = torch.onnx.export(
+            network,
+            tuple(torch.from_numpy(array) for array in example),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=servable.input_names,
+            output_names=servable.output_names,
+            dynamic_shapes=(({0: "batch", 1: "time"}, {0: "batch"}, *state_axes),),
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    check_graph(graph, layers=sum(len(stack.layers) for stack in stacks))
+    return bytes(graph.SerializeToString())
+
+
+class _Flat(nn.Module):
+    """Give every network the same signature, so that one declaration of dynamic axes fits all."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.network(*tensors)
+
+
+def check_graph(graph: onnx.ModelProto, layers: int) -> None:
+    """Check that `graph` is valid and holds `layers` recurrent nodes with constant weights and `sequence_lens`.
+
+    Raises: ExportError.
+    """
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as failure:
+        raise ExportError(f"ONNX's checker refuses the graph: {failure}") from failure
+    nodes = [node for node in graph.graph.node if node.op_type in RECURRENT_NODES]
+    if len(nodes) != layers:
+        raise ExportError(f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each layer must be one")
+    constant = {initializer.name for initializer in graph.graph.initializer}
+    for node in nodes:
+        weights, lengths = node.input[1:4], node.input[4:5]
+        if not constant.issuperset(weights):
+            computed = ", ".join(sorted(set(weights) - constant))
+            raise ExportError(f"{node.name} computes its weights {computed} in the graph; they must be initializers")
+        if not any(lengths):
+            raise ExportError(f"{node.name} has no sequence_lens, so padding would change its states")
