@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -94,6 +95,9 @@ class Server:
         return 0.0
 
 
+ServerFactory = Callable[..., Server]
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -110,6 +114,21 @@ def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     running = Server(tiny_models, tmp_path_factory.mktemp("state"))
     yield running
     running.stop()
+
+
+@pytest.fixture
+def start_server() -> Iterator[ServerFactory]:
+    """Start servers of a test's own; those that still run at its end are killed."""
+    started: list[Server] = []
+
+    def start(*arguments: Any, **settings: Any) -> Server:
+        started.append(Server(*arguments, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Server
+from conftest import ROOT, ServerFactory
 
 FOREIGN = ("torch", "onnx", "onnxscript", "lightning", "torchmetrics", "matplotlib", "pytest", "httpx")
 
@@ -39,8 +39,10 @@ def test_the_wheel_s_environment_has_none_of_training_s_packages(wheel_python: P
     assert found.stdout.strip() == "[]"
 
 
-def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path) -> None:
-    server = Server(tiny_models, tmp_path / "state", command=(str(wheel_python), "-P", "-m", "service"), cwd=tmp_path)
+def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
+    server = start_server(
+        tiny_models, tmp_path / "state", command=(str(wheel_python), "-P", "-m", "service"), cwd=tmp_path
+    )
     body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     assert server.post("/v1/step", body).json()["results"][0]["step"] == 1
     server.stop()

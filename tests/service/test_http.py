@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Server
+from conftest import Server, ServerFactory
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
@@ -114,8 +114,8 @@ def test_timing_is_in_the_header_and_the_body_alike(server: Server) -> None:
     assert 0 <= timing["queue"] + timing["run"] <= timing["total"]
 
 
-def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path) -> None:
-    server = Server(tiny_models, tmp_path)
+def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
+    server = start_server(tiny_models, tmp_path)
     for _ in range(5):
         server.post("/v1/sentiment", {"inputs": ["good", "a very good film", ""]})
     state = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from conftest import Server
+from conftest import Server, ServerFactory
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(11).normal(size=(12, 2)).tolist()
@@ -84,8 +84,10 @@ def test_retry_rewind_and_fork_are_the_same_token_used_again(server: Server) -> 
         assert fork["outputs"]["y"] == pytest.approx(whole(server, rows)[-1], abs=CLOSE)
 
 
-def test_a_session_goes_on_after_the_server_was_killed(tiny_models: Path, tmp_path: Path) -> None:
-    server = Server(tiny_models, tmp_path)
+def test_a_session_goes_on_after_the_server_was_killed(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, tmp_path)
     expected = whole(server, ROWS)
     (before,) = step(server, {"inputs": ROWS[:7]})
     server.kill()
@@ -96,9 +98,11 @@ def test_a_session_goes_on_after_the_server_was_killed(tiny_models: Path, tmp_pa
     server.stop()
 
 
-def test_a_replica_with_the_same_key_takes_the_next_step(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_replica_with_the_same_key_takes_the_next_step(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
     keys = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
-    one, other = (Server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=keys) for name in "ab")
+    one, other = (start_server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=keys) for name in "ab")
     state, made = None, []
     for index, row in enumerate(ROWS):
         (result,) = step((one, other)[index % 2], {"state": state, "inputs": [row]})
@@ -159,11 +163,13 @@ def test_a_bad_item_fails_alone(server: Server, model: str, item: dict, code: st
     assert first["outputs"] == last["outputs"]
 
 
-def test_foreign_damaged_and_expired_states_have_their_codes(tiny_models: Path, tmp_path: Path) -> None:
+def test_foreign_damaged_and_expired_states_have_their_codes(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
     models = shutil.copytree(tiny_models, tmp_path / "models")
     tiny.stepper(models, name="cousin")
     tiny.stepper(models, name="doomed", seed=8)
-    server = Server(models, tmp_path / "state")
+    server = start_server(models, tmp_path / "state")
     one_step = {"inputs": [[1, 2]]}
     (mine,), (doomed,) = (step(server, one_step, model=model) for model in ("stepper", "doomed"))
     for state, model, status, code in (
@@ -185,7 +191,7 @@ def test_foreign_damaged_and_expired_states_have_their_codes(tiny_models: Path, 
     assert (answer.status_code, answer.json()["error"]["code"]) == (410, "state_model_gone")
     assert server.metric("baton_tokens_rejected_total", "reason", "model_gone") == 1
     server.stop()
-    brief = Server(models, tmp_path / "state", BATON_STATE_TTL_S="1")
+    brief = start_server(models, tmp_path / "state", BATON_STATE_TTL_S="1")
     (short_lived,) = step(brief, one_step)
     deadline_passed = False
     while not deadline_passed:
@@ -195,8 +201,8 @@ def test_foreign_damaged_and_expired_states_have_their_codes(tiny_models: Path, 
     brief.stop()
 
 
-def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path) -> None:
-    server = Server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-a", "bolt": "key-b"}')
+def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-a", "bolt": "key-b"}')
     acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-a", "key-b"))
     body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     state = server.post("/v1/step", body, headers=acme).json()["results"][0]["state"]
@@ -212,10 +218,12 @@ def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path) 
     server.stop()
 
 
-def test_two_versions_answer_their_own_states_and_the_newest_answers_new_work(tmp_path: Path) -> None:
+def test_two_versions_answer_their_own_states_and_the_newest_answers_new_work(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
     models = tmp_path / "models"
     tiny.stepper(models, seed=1)
-    server = Server(models, tmp_path / "state")
+    server = start_server(models, tmp_path / "state")
     expected = whole(server, ROWS)
     (old,) = step(server, {"inputs": ROWS[:5]})
     server.stop()
