@@ -1,7 +1,6 @@
 """The forecasters' figures beside their floors, on data that training never saw.
 
-It knows test parts, measures and floors; how a forecast is made is the caller's: a function, in practice one that asks
-the running service.
+It knows test parts, measures, floors, and how to ask a running service for forecasts; what serves there it does not.
 
 Invariant: a figure and its floor come from the same values in the same run.
 """
@@ -11,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 
 from service.contract import Metric
 from training.forecast_data import ETT_TEST, ETT_TRAIN
-from training.forecast_metrics import MEDIAN, constant_spread, coverage, mase, pinball, smape, spread_loss
+from training.forecast_metrics import LEVELS, MEDIAN, constant_spread, coverage, mase, pinball, smape, spread_loss
 from training.forecast_network import HORIZON, MAX_HISTORY
 
 Values = npt.NDArray[np.float64]
@@ -26,8 +26,41 @@ Forecaster = Callable[[list[Values], int], Values]
 # From a stream [time] to the quantiles of each next observation [time, 13].
 Streamer = Callable[[Values], Values]
 
+SERIES_PER_CALL = 100
+STEPS_PER_CALL = 250
 DAY = 24
 LIVE_WARM_UP = 512
+
+
+def ask_forecast(client: httpx.Client) -> Forecaster:
+    """Forecast by `POST /v1/forecast`."""
+
+    def forecast(histories: list[Values], horizon: int) -> Values:
+        quantiles: list[list[list[float]]] = []
+        for start in range(0, len(histories), SERIES_PER_CALL):
+            series = [{"values": history.tolist()} for history in histories[start : start + SERIES_PER_CALL]]
+            answer = client.post("/v1/forecast", json={"series": series, "horizon": horizon}).raise_for_status().json()
+            quantiles += [[result["quantiles"][f"{level:g}"] for level in LEVELS] for result in answer["results"]]
+        return np.array(quantiles).transpose(0, 2, 1)
+
+    return forecast
+
+
+def ask_stream(client: httpx.Client) -> Streamer:
+    """Step through a stream by `POST /v1/step`, the state going back and forth as a token."""
+
+    def stream(values: Values) -> Values:
+        quantiles: list[list[float]] = []
+        carried: dict[str, str] = {}
+        for start in range(0, len(values), STEPS_PER_CALL):
+            item = {"values": values[start : start + STEPS_PER_CALL].tolist(), **carried}
+            body = {"model": "forecast-live", "items": [item], "return": "all"}
+            (result,) = client.post("/v1/step", json=body).raise_for_status().json()["results"]
+            quantiles += result["outputs"]["quantiles"]
+            carried = {"state": result["state"]}
+        return np.array(quantiles)
+
+    return stream
 
 
 def weekly_figures(histories: list[Values], futures: list[Values], forecast: Forecaster) -> tuple[Metric, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from service.contract import Shape, State
 from training.forecast_metrics import LEVELS
 from training.forecast_network import FLOAT_STEP, SMALLEST_SCALE, rising
 from training.recurrent import Recurrent
@@ -44,6 +45,14 @@ class LiveNetwork(nn.Module):
         self.running = running_means()
         self.recurrent = Recurrent("lstm", features, hidden, layers=layers)
         self.head = nn.Linear(hidden + features, len(LEVELS))
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The states in the order of `forward`, as the manifest declares them."""
+        (means,) = self.running.states
+        shapes: dict[str, Shape] = {"window": ("batch", WINDOW), "count": ("batch", 1), "running": means.shape}
+        declared = (State(input=n, output=f"{n}_out", dtype="float32", shape=shape) for n, shape in shapes.items())
+        return *declared, *self.recurrent.states
 
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
         """Return the states of new sessions: window, count, running means, then h and c of each layer."""

@@ -165,4 +165,4 @@ def _latest(cells: Tensor, real: Tensor, anchors: Tensor, level: Tensor, scale: 
     index = place.clamp(min=0).flatten(1)
     exists = real.flatten(1).gather(1, index).view(place.shape) * (place >= 0)
     seen = cells.flatten(1).gather(1, index).view(place.shape)
-    return torch.asinh((seen - level[..., None]) / scale[..., None]) * exists, exists.mean(2)
+    return torch.asinh((seen - level[..., None]) / scale[..., None]) * exists, exists.sum(2) / CONTEXT
