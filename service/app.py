@@ -22,7 +22,6 @@ from service.http import RequestScope, Service, install_error_handlers
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.repository import find_versions, load_model
-from service.runtime import choose_providers
 from service.settings import Settings
 from service.state.token import KeyRing, Sealer, load_or_create_key
 
@@ -66,7 +65,6 @@ def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:
 
 def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
     engines = []
-    log.info("device %s: execution providers %s", settings.device, ", ".join(choose_providers(settings.device)))
     for directory in find_versions(settings.models_dir):
         started = time.perf_counter()
         model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)

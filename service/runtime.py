@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int
 VERSION: str = ort.__version__
 
 
+@cache
 def choose_providers(device: str) -> list[str]:
     """Return the execution providers for `device` (auto, cpu or cuda), the preferred first.
 
@@ -40,6 +42,7 @@ def choose_providers(device: str) -> list[str]:
             f"device 'cuda' needs {CUDA}, but this ONNX Runtime has {', '.join(there)}; "
             "install onnxruntime-gpu in place of onnxruntime (docs/deployment.md), or set BATON_DEVICE to cpu or auto"
         )
+    log.info("device auto: no %s here (there are %s), so models run on the CPU", CUDA, ", ".join(there))
     return [CPU]
 
 

@@ -1,0 +1,114 @@
+"""The models under models/, through a real server: what their manifests claim holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Server
+
+MODELS = ROOT / "models"
+VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
+PARITY = 1e-5  # max abs, the bound that a model is published under
+MOST_BYTES = 12_000_000
+TEXTS = [
+    "A gorgeous, witty, seductive movie.",
+    "It's not that I didn't like it; I loathed every minute of it!",
+    "fine",
+    "the acting is good but the story goes nowhere and takes for ever to get there",
+]
+RNG = np.random.default_rng(5)
+SERIES = [np.cumsum(RNG.normal(size=length)).round(4).tolist() for length in (16, 40, 200, 512)]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(MODELS, tmp_path_factory.mktemp("state"))
+    yield server
+    server.stop()
+
+
+def ask(server: Server, path: str, **body: object) -> list[dict]:
+    answer = server.post(path, body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def test_the_four_models_of_the_first_release_are_there() -> None:
+    assert {directory.parent.name for directory in VERSIONS} >= {
+        "sentiment",
+        "sentiment-live",
+        "forecast",
+        "forecast-live",
+    }
+
+
+@pytest.mark.parametrize("directory", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_committed_model_is_small_and_says_where_it_comes_from(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    provenance = manifest["provenance"]
+    assert (directory / manifest["file"]).stat().st_size < MOST_BYTES
+    assert provenance["parity_max_abs"] <= PARITY
+    assert provenance["command"].startswith("make train-") or "python -m training" in provenance["command"]
+    assert provenance["data"]
+    assert all(source["sha256"] for source in provenance["data"] if not source["name"].startswith("generated"))
+    assert any(metric["floor"] is not None for metric in provenance["metrics"])
+    card = (directory / "card.md").read_text()
+    assert all(f"{metric['value']:.3f}"[:5] in card for metric in provenance["metrics"])
+
+
+def test_texts_score_in_a_batch_as_alone(served: Server) -> None:
+    together = ask(served, "/v1/sentiment", inputs=TEXTS, scores="all")
+    for text, result in zip(TEXTS, together, strict=True):
+        (alone,) = ask(served, "/v1/sentiment", inputs=[text], scores="all")
+        assert alone["scores"] == pytest.approx(result["scores"], abs=PARITY)
+    assert [result["label"] for result in together[:2]] == ["positive", "negative"]
+
+
+def test_series_forecast_in_a_batch_as_alone(served: Server) -> None:
+    together = ask(served, "/v1/forecast", series=[{"values": values} for values in SERIES], horizon=48)
+    for values, result in zip(SERIES, together, strict=True):
+        (alone,) = ask(served, "/v1/forecast", series=[{"values": values}], horizon=48)
+        assert alone["mean"] == pytest.approx(result["mean"], abs=PARITY)
+        for level, quantile in alone["quantiles"].items():
+            assert quantile == pytest.approx(result["quantiles"][level], abs=PARITY)
+        bands = np.array(list(result["quantiles"].values()))
+        assert (np.diff(bands, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "chunks"),
+    [
+        ("sentiment-live", "scores", [{"text": text} for text in ("A gorgeous , witty", "but", "not a good movie .")]),
+        ("forecast-live", "quantiles", [{"values": SERIES[2][a:b]} for a, b in ((0, 1), (1, 60), (60, 61), (61, 200))]),
+    ],
+)
+def test_a_stream_through_tokens_equals_the_whole(served: Server, model: str, output: str, chunks: list[dict]) -> None:
+    kind = next(iter(chunks[0]))
+    parts = [chunk[kind] for chunk in chunks]
+    joined = " ".join(parts) if kind == "text" else [value for part in parts for value in part]
+    options = {"model": model, "return": "all"}
+    (whole,) = ask(served, "/v1/step", items=[{kind: joined}], **options)
+    state, made = None, []
+    for chunk in chunks:
+        (result,) = ask(served, "/v1/step", items=[{"state": state, **chunk}], **options)
+        state = result["state"]
+        made += result["outputs"][output]
+    assert result["step"] == whole["step"]
+    np.testing.assert_allclose(made, whole["outputs"][output], rtol=0, atol=PARITY)
+
+
+def test_streams_of_unequal_length_step_together_as_alone(served: Server) -> None:
+    options = {"model": "forecast-live", "return": "all"}
+    together = ask(served, "/v1/step", items=[{"values": values} for values in SERIES], **options)
+    for values, result in zip(SERIES, together, strict=True):
+        (alone,) = ask(served, "/v1/step", items=[{"values": values}], **options)
+        np.testing.assert_allclose(alone["outputs"]["quantiles"], result["outputs"]["quantiles"], rtol=0, atol=PARITY)
+
+
+def test_text_typed_by_people_reads_as_the_training_data_s_tokens(served: Server) -> None:
+    typed, split = ask(served, "/v1/sentiment", inputs=["I DON'T think it's bad.", "i do n't think it 's bad ."])
+    assert typed == {**split, "index": 0}
