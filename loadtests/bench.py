@@ -175,7 +175,7 @@ def measure_calls() -> list[dict[str, Any]]:
             engine = Engine(
                 load_model(newest(model), device="cpu", intra_op_threads=1),
                 settings,
-                ModelMetrics(Metrics(), model),
+                ModelMetrics(Metrics(), model, "bench"),
             )
             sent = with_states(client, path, body) if "items" in body else body
             content = json.dumps(sent).encode()

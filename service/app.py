@@ -69,7 +69,7 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
         started = time.perf_counter()
         model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)
         manifest = model.manifest
-        engine = Engine(model, settings, ModelMetrics(metrics, manifest.name))
+        engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
         probe(engine)
         metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(1)
         elapsed_ms = 1e3 * (time.perf_counter() - started)

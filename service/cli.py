@@ -59,8 +59,9 @@ def serve(
     """
     settings = load_settings(host=host, port=port, models_dir=models_dir, device=device)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("uvicorn.access").disabled = True  # baton.access writes the one line of a request
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False)
+    uvicorn.run(  # baton.access writes the one line of a request; uvicorn's own access log would be a second
+        create_app(settings), host=settings.host, port=settings.port, workers=1, log_config=None, access_log=False
+    )
 
 
 @app.command()

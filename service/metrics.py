@@ -25,13 +25,17 @@ class Metrics:
         self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
         self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
         self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
-        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "model")
-        self.queue_s = self._histogram("queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model")
-        self.run_s = self._histogram("run_seconds", "Time of one run, collation included.", LATENCY_S, "model")
-        self.batch_rows = self._histogram("batch_rows", "Rows per run.", ROWS, "model")
-        self.batch_cells = self._histogram("batch_cells", "Padded cells per run.", CELLS, "model")
-        self.padding = self._histogram("padding_ratio", "Padded over real cells of a run.", PADDING, "model")
-        self.steps = self._counter("steps", "Real time steps run, padding left out.", "model")
+        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "model", "version")
+        self.queue_s = self._histogram(
+            "queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model", "version"
+        )
+        self.run_s = self._histogram(
+            "run_seconds", "Time of one run, collation included.", LATENCY_S, "model", "version"
+        )
+        self.batch_rows = self._histogram("batch_rows", "Rows per run.", ROWS, "model", "version")
+        self.batch_cells = self._histogram("batch_cells", "Padded cells per run.", CELLS, "model", "version")
+        self.padding = self._histogram("padding_ratio", "Padded over real cells of a run.", PADDING, "model", "version")
+        self.steps = self._counter("steps", "Real time steps run, padding left out.", "model", "version")
         self.unknown = self._histogram("unknown_token_ratio", "Out-of-vocabulary share of a text.", RATIO, "model")
         self.tokens_issued = self._counter("tokens_issued", "State tokens sealed.", "model")
         self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
@@ -55,16 +59,16 @@ class Metrics:
 
 
 class ModelMetrics:
-    """What one model's batcher reports, with its label bound once."""
+    """What one model version's batcher reports, with its labels bound once."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._queue_rows = metrics.queue_rows.labels(model)
-        self._queue_s = metrics.queue_s.labels(model)
-        self._run_s = metrics.run_s.labels(model)
-        self._batch_rows = metrics.batch_rows.labels(model)
-        self._batch_cells = metrics.batch_cells.labels(model)
-        self._padding = metrics.padding.labels(model)
-        self._steps = metrics.steps.labels(model)
+    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+        self._queue_rows = metrics.queue_rows.labels(model, version)
+        self._queue_s = metrics.queue_s.labels(model, version)
+        self._run_s = metrics.run_s.labels(model, version)
+        self._batch_rows = metrics.batch_rows.labels(model, version)
+        self._batch_cells = metrics.batch_cells.labels(model, version)
+        self._padding = metrics.padding.labels(model, version)
+        self._steps = metrics.steps.labels(model, version)
 
     def queued(self, rows: int) -> None:
         self._queue_rows.set(rows)

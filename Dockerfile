@@ -1,0 +1,54 @@
+# The serving image: the service, its dependencies and models/, run by a user without rights. See docs/deployment.md.
+#
+#   BASE    Debian or Ubuntu, Python 3.11+ in it or in its package archive
+#   DEVICE  cpu, or cuda: ONNX Runtime's GPU build, over a BASE that brings CUDA and cuDNN
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS python
+RUN command -v python3 >/dev/null || { \
+      apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3 \
+      && apt-get clean && rm -rf /var/lib/apt/lists/*; }
+
+# pip lives in an environment of its own, so that what it installs in /opt/baton is all there is to copy.
+FROM python AS dependencies
+ARG DEVICE=cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+RUN python3 -c 'import ensurepip' 2>/dev/null || { \
+      apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; }
+RUN python3 -m venv pip && python3 -m venv --without-pip /opt/baton
+COPY pyproject.toml constraints.txt ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+      > requirements.txt \
+    && pip/bin/pip --python /opt/baton/bin/python install -c constraints.txt -r requirements.txt
+# Both builds of ONNX Runtime install the package `onnxruntime`, so one has to go before the other comes.
+RUN case "${DEVICE}" in \
+      cpu) ;; \
+      cuda) pip/bin/pip --python /opt/baton/bin/python uninstall -y onnxruntime \
+            && pip/bin/pip --python /opt/baton/bin/python install --no-deps -c constraints.txt onnxruntime-gpu ;; \
+      *) echo "DEVICE is cpu or cuda, not ${DEVICE}" >&2; exit 1 ;; \
+    esac
+
+FROM dependencies AS code
+COPY service/ service/
+RUN pip/bin/pip --python /opt/baton/bin/python install --no-deps --prefix /code .
+
+FROM python
+RUN groupadd --gid 10001 baton \
+    && useradd --uid 10001 --gid baton --no-create-home --home-dir /var/lib/baton --shell /usr/sbin/nologin baton \
+    && install -d -o baton -g baton -m 0700 /var/lib/baton
+# What changes least comes first: a change of code leaves the large layer as it is.
+COPY --from=dependencies /opt/baton /opt/baton
+COPY --from=code /code /opt/baton
+COPY models/ /srv/baton/models/
+ENV PATH=/opt/baton/bin:${PATH} \
+    BATON_HOST=0.0.0.0 \
+    BATON_MODELS_DIR=/srv/baton/models \
+    BATON_STATE_DIR=/var/lib/baton
+USER 10001:10001
+VOLUME /var/lib/baton
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('BATON_PORT', 8000)), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["baton"]
+CMD ["serve"]
