@@ -1,0 +1,76 @@
+"""The card: what a person should know of a published model, written from its release and manifest.
+
+It knows no task. Invariant: every figure on the card is one of the manifest's, or of the parity suite's run.
+"""
+
+from __future__ import annotations
+
+from service.contract import Manifest
+from training.parity import BOUND, Parity
+from training.recipe import Release
+
+
+def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
+    """Return the card as Markdown."""
+    assert manifest.provenance is not None
+    network = release.network
+    directions = "both directions" if network.bidirectional else "one direction"
+    layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
+    sections = [
+        f"# {manifest.name} {manifest.version}",
+        release.description,
+        f"Network: {layers} of {network.hidden} units, {directions}; ONNX opset {manifest.provenance.opset}, each "
+        f"layer one node. {_streaming(manifest)}",
+        "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + _figures(manifest),
+        "## Data\n\n" + _data(manifest),
+        "## Parity\n\n" + _parity(parity),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in release.limits),
+        f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
+        f"Licence: {manifest.provenance.licence}.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _streaming(manifest: Manifest) -> str:
+    if not manifest.streamable:
+        return "It reads whole sequences and does not stream."
+    return f"It streams: a session's state is {manifest.state_bytes:,} bytes in {len(manifest.states)} tensors."
+
+
+def _figures(manifest: Manifest) -> str:
+    assert manifest.provenance is not None
+    rows = [
+        f"| {metric.name} | {metric.value:.4g} | {'' if metric.floor is None else f'{metric.floor:.4g}'} "
+        f"| {metric.floor_method or ''} |"
+        for metric in manifest.provenance.metrics
+    ]
+    return "\n".join(["| figure | value | floor | floor is |", "|---|---|---|---|", *rows])
+
+
+def _data(manifest: Manifest) -> str:
+    assert manifest.provenance is not None
+    return "\n".join(
+        f"- {source.name}: {source.part}" + (f" (sha256 `{source.sha256}`)" if source.sha256 else "")
+        for source in manifest.provenance.data
+    )
+
+
+def _parity(parity: Parity) -> str:
+    lines = [
+        f"Largest absolute differences on random ragged batches; publishing allows {BOUND:g}.\n",
+        f"- PyTorch against ONNX Runtime: {parity.torch_vs_onnx:.2g}",
+        f"- ragged batches against single rows: {parity.ragged_vs_single:.2g}",
+        f"- junk in the padding: {parity.junk_in_padding:.2g}",
+    ]
+    if parity.chunks_vs_whole is not None:
+        lines.append(f"- chunks with carried state against the whole: {parity.chunks_vs_whole:.2g}")
+    return "\n".join(lines)
+
+
+def _made(manifest: Manifest) -> str:
+    assert manifest.provenance is not None
+    tools = ", ".join(f"{name} {version}" for name, version in manifest.provenance.tools.items())
+    return (
+        f"Seed {manifest.provenance.seed}, {manifest.provenance.created.isoformat()}, with {tools}. Other versions or "
+        "processors give other roundings, and so slightly other weights."
+    )

@@ -1,0 +1,111 @@
+"""Data sets by name: found in `BATON_DATA_DIR`, else downloaded once from their public address, always verified.
+
+It knows names, hashes and addresses, not formats. Invariant: a path that `find` returned holds the bytes of `FILES`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import pooch  # type: ignore[import-untyped]
+import requests
+
+from service.contract import DataSource, sha256_of
+from service.errors import StartupError
+
+VARIABLE = "BATON_DATA_DIR"
+GITHUB = "https://raw.githubusercontent.com"
+
+
+class DataError(StartupError):
+    """A data file is missing, or is not the one that the figures were made with."""
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """What a data file must hash to, where it comes from, and the address of exactly these bytes, if there is one."""
+
+    sha256: str
+    origin: str
+    url: str | None = None
+
+
+STANFORD = "Stanford Sentiment Treebank, binary: nlp.stanford.edu/sentiment"
+FILES = {
+    "sst2/train.tsv": PublicFile("e981ceb4fe6c9acd1c79851d0d091b9e78103f1f2a399ca83dda27915d41c56c", STANFORD),
+    "sst2/dev.tsv": PublicFile("84207e6be5873fb18db798cc6faec86871f5a426554650ff64a1c34e87665f6f", STANFORD),
+    "sst2/test.tsv": PublicFile("fcd46f967b7b8efd8b5398481dadf873886298d092195167af907fd532e81e1c", STANFORD),
+    "sms_spam/sms.tsv": PublicFile(
+        "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+        "SMS Spam Collection: UCI Machine Learning Repository, data set 228",
+    ),
+    "ett/ETTh1.csv": PublicFile(
+        "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+        "Electricity transformer temperature: github.com/zhouhaoyi/ETDataset",
+        f"{GITHUB}/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+    ),
+    "m4_weekly/Weekly-train.csv": PublicFile(
+        "d478d3f6ed673e6ed3c2cb0fbed5425f72eedd51318ebebeb0b5ecfcefc37714",
+        "M4 competition: github.com/Mcompetitions/M4-methods",
+        f"{GITHUB}/Mcompetitions/M4-methods/master/Dataset/Train/Weekly-train.csv",
+    ),
+    "m4_weekly/Weekly-test.csv": PublicFile(
+        "3b2bc4be8e636e802260dcd843ca3c5da40536a1fbe1ecb3229a97dae4f44688",
+        "M4 competition: github.com/Mcompetitions/M4-methods",
+        f"{GITHUB}/Mcompetitions/M4-methods/master/Dataset/Test/Weekly-test.csv",
+    ),
+    "tiny_shakespeare/input.txt": PublicFile(
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        "github.com/karpathy/char-rnn",
+        f"{GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A verified data file."""
+
+    name: str
+    path: Path
+    sha256: str
+
+    def used_as(self, part: str) -> DataSource:
+        """Return the manifest's entry for this file; `part` says what it was used for."""
+        return DataSource(name=self.name, sha256=self.sha256, part=part)
+
+
+def find(name: str) -> Found:
+    """Return the data file `name`, as in "sst2/train.tsv", from `BATON_DATA_DIR` if set, else from its public address.
+
+    Raises: DataError for an unknown name, a missing file, a failed download, or bytes with another hash.
+    """
+    if name not in FILES:
+        raise DataError(f"no data file is called {name!r}; known are {', '.join(FILES)}")
+    known = FILES[name]
+    folder = os.environ.get(VARIABLE)
+    path = Path(folder, name) if folder else _download(name, known)
+    if not path.is_file():
+        raise DataError(f"{VARIABLE} is {folder}, which holds no {name}; it must have sha256 {known.sha256}")
+    if (found := sha256_of(path)) != known.sha256:
+        raise DataError(f"{path} has sha256 {found}, not {known.sha256}; the figures were made with another file")
+    return Found(name, path, known.sha256)
+
+
+def _download(name: str, known: PublicFile) -> Path:
+    if known.url is None:
+        raise DataError(
+            f"{name} cannot be downloaded as one file ({known.origin}): set {VARIABLE} to a folder that holds {name} "
+            f"with sha256 {known.sha256}"
+        )
+    folder = pooch.os_cache("baton")
+    try:
+        return Path(pooch.retrieve(known.url, f"sha256:{known.sha256}", fname=name.replace("/", "-"), path=folder))
+    except (requests.RequestException, URLError, ValueError, OSError) as failure:
+        raise DataError(
+            f"{known.url} does not give {name} ({failure}); set {VARIABLE} to a folder that holds it with sha256 "
+            f"{known.sha256}"
+        ) from failure

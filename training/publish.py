@@ -1,0 +1,147 @@
+"""Publishing: a release becomes `models/<name>/<version>/`, complete, measured through the service, and immutable.
+
+It knows the contract and directories, not tasks. Invariant: a version directory appears whole, by one rename, after
+parity held and the service served it; one that exists is never touched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from service.contract import (
+    MANIFEST_FILE,
+    Manifest,
+    Provenance,
+    Text,
+    read_manifest,
+    verify_files,
+)
+from service.errors import StartupError
+from training import parity
+from training.card import write_card
+from training.evaluate import serving
+from training.export import LENGTHS, export
+from training.recipe import Release, TextReader
+from training.recurrent import OPSET
+
+MODEL_FILE, TOKENIZER_FILE, CARD_FILE = "model.onnx", "tokenizer.json", "card.md"
+MAX_MODEL_BYTES = 12_000_000
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "lightning", "tokenizers")
+
+
+class PublishError(StartupError):
+    """The release may not be published; the message says why and what to do."""
+
+
+def publish(release: Release, models_dir: Path, *, command: str, seed: int) -> Path:
+    """Export, check, stage, serve, measure, and publish as the next version; return its directory.
+
+    Raises: ExportError, ParityError, ManifestError, EvaluationError or PublishError; nothing is then published.
+    """
+    graph = export(release.servable)
+    if len(graph) >= MAX_MODEL_BYTES:
+        raise PublishError(f"{release.name}: {len(graph):,} bytes; a model must stay under {MAX_MODEL_BYTES:,}")
+    measured = parity.measure(release.servable, graph)
+    measured.require()
+    models_dir.mkdir(parents=True, exist_ok=True)
+    version = next_version(models_dir / release.name)
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=models_dir) as staging:
+        directory = Path(staging, release.name, version)
+        files = _files(release, graph)
+        _write(directory, files)
+        provenance = _provenance(release, command=command, seed=seed, parity_max_abs=measured.max_abs)
+        _write_manifest(directory, _manifest(release, version, files, provenance))
+        with serving(Path(staging)) as url:
+            metrics = release.measure(url)
+        manifest = _manifest(release, version, files, provenance.model_copy(update={"metrics": metrics}))
+        _write_manifest(directory, manifest)
+        _write(directory, {CARD_FILE: write_card(release, manifest, measured).encode()})
+        return _move(directory, models_dir / release.name / version)
+
+
+def next_version(model_dir: Path) -> str:
+    """Return the version after the highest in `model_dir`, "1" where there is none."""
+    versions = [int(entry.name) for entry in model_dir.glob("[1-9]*") if entry.name.isdecimal()]
+    return str(max(versions, default=0) + 1)
+
+
+def _files(release: Release, graph: bytes) -> dict[str, bytes]:
+    files = {MODEL_FILE: graph}
+    if release.text is not None:
+        files[TOKENIZER_FILE] = release.text.tokenizer_json.encode()
+    return files
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+
+
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    _write(directory, {MANIFEST_FILE: text.encode()})
+    verify_files(directory, read_manifest(directory))
+
+
+def _manifest(release: Release, version: str, files: Mapping[str, bytes], provenance: Provenance) -> Manifest:
+    servable = release.servable
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Manifest(
+        schema_version=1,
+        name=release.name,
+        version=version,
+        task=release.task,
+        description=release.description,
+        file=MODEL_FILE,
+        sha256=hashes[MODEL_FILE],
+        inputs=(servable.sequence,),
+        outputs=servable.outputs,
+        lengths=LENGTHS,
+        states=servable.states,
+        streamable=servable.streamable,
+        text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
+        forecast=release.forecast,
+        network=release.network,
+        provenance=provenance,
+    )
+
+
+def _text(reader: TextReader, sha256: str) -> Text:
+    return Text(
+        tokenizer=TOKENIZER_FILE,
+        sha256=sha256,
+        max_length=reader.max_length,
+        unknown_token=reader.unknown_token,
+        polarity=reader.polarity,
+    )
+
+
+def _provenance(release: Release, *, command: str, seed: int, parity_max_abs: float) -> Provenance:
+    return Provenance(
+        command=command,
+        seed=seed,
+        data=release.data,
+        metrics=(),
+        parity_max_abs=parity_max_abs,
+        opset=OPSET,
+        licence=release.licence,
+        created=datetime.now(UTC).date(),
+        tools={"python": platform.python_version(), **{tool: version_of(tool) for tool in TOOLS}},
+    )
+
+
+def _move(staged: Path, target: Path) -> Path:
+    target.parent.mkdir(exist_ok=True)
+    try:
+        return staged.rename(target)
+    except OSError as failure:
+        raise PublishError(
+            f"{target} was published meanwhile, and versions are immutable; publish again to get the next version"
+        ) from failure
