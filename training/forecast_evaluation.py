@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
 from service.contract import Metric
+from training.evaluate import ask
 from training.forecast_data import ETT_TEST, ETT_TRAIN
 from training.forecast_metrics import LEVELS, MEDIAN, constant_spread, coverage, mase, pinball, smape, spread_loss
 from training.forecast_network import HORIZON, MAX_HISTORY
@@ -23,44 +23,36 @@ Values = npt.NDArray[np.float64]
 
 # From histories [time] and a horizon to quantiles [series, horizon, 13].
 Forecaster = Callable[[list[Values], int], Values]
-# From a stream [time] to the quantiles of each next observation [time, 13].
+# From streams [streams, time] to the quantiles of each next observation [streams, time, 13].
 Streamer = Callable[[Values], Values]
 
-SERIES_PER_CALL = 100
 STEPS_PER_CALL = 250
 DAY = 24
 LIVE_WARM_UP = 512
 
 
-def ask_forecast(client: httpx.Client) -> Forecaster:
-    """Forecast by `POST /v1/forecast`."""
-
-    def forecast(histories: list[Values], horizon: int) -> Values:
-        quantiles: list[list[list[float]]] = []
-        for start in range(0, len(histories), SERIES_PER_CALL):
-            series = [{"values": history.tolist()} for history in histories[start : start + SERIES_PER_CALL]]
-            answer = client.post("/v1/forecast", json={"series": series, "horizon": horizon}).raise_for_status().json()
-            quantiles += [[result["quantiles"][f"{level:g}"] for level in LEVELS] for result in answer["results"]]
-        return np.array(quantiles).transpose(0, 2, 1)
-
-    return forecast
+def ask_forecast(url: str, histories: list[Values], horizon: int) -> Values:
+    """Forecast by `POST /v1/forecast`. Shapes: as `Forecaster`."""
+    series = [{"values": history.tolist()} for history in histories]
+    results = ask(url, "/v1/forecast", "series", series, horizon=horizon)
+    by_level = [[result["quantiles"][f"{level:g}"] for level in LEVELS] for result in results]
+    return np.array(by_level).transpose(0, 2, 1)
 
 
-def ask_stream(client: httpx.Client) -> Streamer:
-    """Step through a stream by `POST /v1/step`, the state going back and forth as a token."""
+def ask_streams(url: str, streams: Values) -> Values:
+    """Go through streams by `POST /v1/step`, each one's state going back and forth as a token.
 
-    def stream(values: Values) -> Values:
-        quantiles: list[list[float]] = []
-        carried: dict[str, str] = {}
-        for start in range(0, len(values), STEPS_PER_CALL):
-            item = {"values": values[start : start + STEPS_PER_CALL].tolist(), **carried}
-            body = {"model": "forecast-live", "items": [item], "return": "all"}
-            (result,) = client.post("/v1/step", json=body).raise_for_status().json()["results"]
-            quantiles += result["outputs"]["quantiles"]
-            carried = {"state": result["state"]}
-        return np.array(quantiles)
-
-    return stream
+    Shapes: as `Streamer`.
+    """
+    quantiles: list[Values] = []
+    tokens: list[dict[str, str]] = [{} for _ in streams]
+    for start in range(0, streams.shape[1], STEPS_PER_CALL):
+        chunks = streams[:, start : start + STEPS_PER_CALL].tolist()
+        items = [{"values": chunk, **token} for chunk, token in zip(chunks, tokens, strict=True)]
+        results = ask(url, "/v1/step", "items", items, model="forecast-live", **{"return": "all"})
+        quantiles.append(np.array([result["outputs"]["quantiles"] for result in results]))
+        tokens = [{"state": result["state"]} for result in results]
+    return np.concatenate(quantiles, axis=1)
 
 
 def weekly_figures(histories: list[Values], futures: list[Values], forecast: Forecaster) -> tuple[Metric, ...]:
@@ -111,11 +103,11 @@ def live_figures(ett: Values, stream: Streamer) -> tuple[Metric, ...]:
     Shapes: ett [time, 7].
     Units: the loss in standard deviations of the training part.
     """
+    answers = stream(ett[ETT_TEST.start - LIVE_WARM_UP : ETT_TEST.stop - 1].T)[:, LIVE_WARM_UP - 1 :]
     losses, on_test, on_train, covered = [], [], [], []
-    for channel in ett.T:
+    for channel, quantiles in zip(ett.T, answers, strict=True):
         unit = channel[ETT_TRAIN].std()
         test = channel[ETT_TEST.start - 1 : ETT_TEST.stop]  # the value before the part is the first one's last value
-        quantiles = stream(channel[ETT_TEST.start - LIVE_WARM_UP : ETT_TEST.stop - 1])[LIVE_WARM_UP - 1 :]
         losses.append(pinball(test[1:], quantiles).mean() / unit)
         on_test.append(spread_loss(test, constant_spread(test)) / unit)
         on_train.append(spread_loss(test, constant_spread(channel[ETT_TRAIN])) / unit)

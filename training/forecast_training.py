@@ -9,13 +9,12 @@ Invariant: a loss is free of the series' unit, and a value beyond a row's length
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from training.forecast_data import Mixture, Values, pad
 from training.forecast_live_network import LiveNetwork
@@ -23,10 +22,10 @@ from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
 
 ROWS = 64  # per batch
-WARM_UP_STEPS = 100
 ANCHORS = 12  # per window and step
 CHUNK = 128  # observations between two steps of the live forecaster's optimiser
 LIVE_WIDTH = 1536  # observations of a live window: twelve chunks, six times the longest span of the running scale
+WARM_UP = 0.05  # of the run, to the highest learning rate
 OUTLYING = 10.0  # scales beyond which a window's, or a step's, loss counts less than in proportion
 
 
@@ -77,48 +76,49 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
 
 
 class ForecasterModule(lightning.LightningModule):
-    """What both forecasters share: AdamW under a warm-up and a cosine, fresh windows every epoch."""
+    """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
 
-    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int, learning_rate: float) -> None:
+    learning_rate: float
+
+    def __init__(self, mixture: Mixture, seed: int, windows: int) -> None:
+        """Draw `windows` windows an epoch from `mixture`."""
         super().__init__()
-        self.mixture, self.seed, self.epochs, self.windows = mixture, seed, epochs, windows
-        self.learning_rate = learning_rate
+        self.mixture, self.seed, self.windows = mixture, seed, windows
 
     def draw(self, width: int) -> tuple[Tensor, Tensor]:
         """Draw the current epoch's windows."""
-        return self.mixture.draw(1_000_000 * self.seed + self.current_epoch, self.windows, width)
-
-    def steps_per_epoch(self) -> int:
-        return math.ceil(self.windows / ROWS)
+        return self.mixture.draw(1_000_003 * self.seed + self.current_epoch, self.windows, width)
 
     def configure_optimizers(self) -> Any:
-        total = self.epochs * self.steps_per_epoch()
         trained = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate)
-
-        def share(step: int) -> float:
-            warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-            return warm * (0.005 + 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        optimizer = torch.optim.AdamW(trained)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps, pct_start=WARM_UP)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class ForecastModule(ForecasterModule):
     """Train `ForecastNetwork` on many anchors of each window; validate on futures held out."""
 
-    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int) -> None:
-        super().__init__(mixture, seed, epochs, windows, learning_rate=2e-3)
+    learning_rate = 2e-3
+
+    def __init__(self, mixture: Mixture, held_out: TensorDataset, seed: int, windows: int = 4096) -> None:
+        """Validate on `held_out`, as `held_out_futures` makes it."""
+        super().__init__(mixture, seed, windows)
+        self.held_out = held_out
         self.network = ForecastNetwork()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
 
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self.held_out, batch_size=ROWS)
+
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         values, lengths = batch
         anchors = draw_anchors(lengths)
         loss = future_loss(*futures(values, lengths, anchors), *self.network.at(values, lengths, anchors))
-        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(values))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], index: int) -> None:
@@ -128,24 +128,29 @@ class ForecastModule(ForecasterModule):
         self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
 
 
-class Chunks(IterableDataset[tuple[Tensor, ...]]):
-    """Cut windows into consecutive chunks, `ROWS` windows at a time, for training with carried state.
+class Chunks(Dataset[tuple[Tensor, ...]]):
+    """Windows cut into consecutive chunks, `ROWS` windows at a time, for training with carried state.
 
     Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real, each row's
     unit [rows], and whether the chunk is its windows' first.
     """
 
     def __init__(self, values: Tensor, lengths: Tensor) -> None:
-        self.values, self.lengths, self.units = values, lengths, step_units(values, lengths)
+        self.values, self.units = values, step_units(values, lengths)
+        self.real = (torch.arange(values.shape[1]) < lengths[:, None]).float()
+        self.per_window = math.ceil((values.shape[1] - 1) / CHUNK)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        time = torch.arange(self.values.shape[1])
-        for first in range(0, len(self.values), ROWS):
-            rows = slice(first, first + ROWS)
-            values, real = self.values[rows], (time < self.lengths[rows, None]).float()
-            for start in range(0, values.shape[1] - 1, CHUNK):
-                now, after = slice(start, start + CHUNK), slice(start + 1, start + CHUNK + 1)
-                yield values[:, now], values[:, after], real[:, after], self.units[rows], torch.tensor(start == 0)
+    def __len__(self) -> int:
+        return math.ceil(len(self.values) / ROWS) * self.per_window
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if index >= len(self):
+            raise IndexError(index)
+        group, chunk = divmod(index, self.per_window)
+        rows, start = slice(group * ROWS, (group + 1) * ROWS), chunk * CHUNK
+        now, after = slice(start, start + CHUNK), slice(start + 1, start + CHUNK + 1)
+        values, real = self.values[rows], self.real[rows, after]
+        return values[:, now], values[:, after], real, self.units[rows], torch.tensor(chunk == 0)
 
 
 def step_units(values: Tensor, lengths: Tensor) -> Tensor:
@@ -172,24 +177,28 @@ def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> T
 class LiveModule(ForecasterModule):
     """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
-    def __init__(self, mixture: Mixture, seed: int, epochs: int, windows: int) -> None:
-        super().__init__(mixture, seed, epochs, windows, learning_rate=3e-3)
+    learning_rate = 3e-3
+
+    def __init__(self, mixture: Mixture, held_out: Chunks, seed: int, windows: int = 512) -> None:
+        """Validate on the streams of `held_out`."""
+        super().__init__(mixture, seed, windows)
+        self.held_out = held_out
         self.network = LiveNetwork()
         self.carried: tuple[Tensor, ...] = ()
-
-    def steps_per_epoch(self) -> int:
-        return super().steps_per_epoch() * math.ceil((LIVE_WIDTH - 1) / CHUNK)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(Chunks(*self.draw(LIVE_WIDTH)), batch_size=None)
 
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self.held_out, batch_size=None)
+
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
-        self.log("train_loss", loss, prog_bar=True, batch_size=ROWS)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=ROWS)
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch

@@ -1,19 +1,16 @@
-"""The forecasters' figures, with forecasts made by hand, and the calls that ask a service for them."""
+"""The forecasters' figures, with forecasts made by hand."""
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from training.forecast_evaluation import (
     LIVE_WARM_UP,
-    SERIES_PER_CALL,
     STEPS_PER_CALL,
-    ask_forecast,
-    ask_stream,
+    ask_streams,
     ett_figures,
     live_figures,
     weekly_figures,
@@ -59,47 +56,34 @@ def test_the_best_constant_spread_reaches_its_own_floor(ett):
     """A stream that answers the last value with the spread fitted on the test part gives the floor exactly."""
     asked: list[np.ndarray] = []
 
-    def stream(values: np.ndarray) -> np.ndarray:
-        channel = len(asked)
-        asked.append(values)
-        return values[:, None] + constant_spread(ett[11519:14400, channel])
+    def stream(streams: np.ndarray) -> np.ndarray:
+        asked.append(streams)
+        spreads = [constant_spread(channel) for channel in ett[11519:14400].T]
+        return streams[..., None] + np.stack(spreads)[:, None]
 
     best, fitted_before, covered = live_figures(ett, stream)
     assert best.value == best.floor
     assert fitted_before.value <= fitted_before.floor
     assert covered.value == pytest.approx(0.9, abs=0.01)
-    assert np.array_equal(asked[0], ett[11520 - LIVE_WARM_UP : 14399, 0])
+    assert np.array_equal(asked[0], ett[11520 - LIVE_WARM_UP : 14399].T)
 
 
-def test_ask_forecast_keeps_the_order_over_calls():
-    """More series than one call takes come back in order, the levels on the last axis."""
+def test_ask_streams_carries_each_token(monkeypatch):
+    """Every call but the first brings the state that the one before it returned for the same stream."""
+    states: list[list[str | None]] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
-        results = [
-            {"quantiles": {f"{level:g}": [level + series["values"][-1]] * body["horizon"] for level in LEVELS}}
-            for series in body["series"]
+    def answer(url: str, path: str, field: str, items: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        assert options == {"model": "forecast-live", "return": "all"}
+        states.append([item.get("state") for item in items])
+        return [
+            {
+                "outputs": {"quantiles": [[value] * len(LEVELS) for value in item["values"]]},
+                "state": f"row {row} call {len(states)}",
+            }
+            for row, item in enumerate(items)
         ]
-        return httpx.Response(200, json={"results": results})
 
-    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service") as client:
-        count = SERIES_PER_CALL + 5
-        got = ask_forecast(client)([np.array([0.0, row]) for row in range(count)], 4)
-    np.testing.assert_allclose(got, np.arange(count)[:, None, None] + np.broadcast_to(LEVELS, (count, 4, 13)))
-
-
-def test_ask_stream_carries_the_token():
-    """Every call but the first brings the state that the one before it returned."""
-    states: list[str | None] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        (item,) = json.loads(request.content)["items"]
-        states.append(item.get("state"))
-        outputs = {"quantiles": [[value] * len(LEVELS) for value in item["values"]]}
-        return httpx.Response(200, json={"results": [{"outputs": outputs, "state": f"token{len(states)}"}]})
-
-    values = np.arange(2.0 * STEPS_PER_CALL + 1)
-    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service") as client:
-        got = ask_stream(client)(values)
-    assert states == [None, "token1", "token2"]
-    np.testing.assert_array_equal(got[:, 0], values)
+    monkeypatch.setattr("training.forecast_evaluation.ask", answer)
+    streams = np.arange(4.0 * STEPS_PER_CALL + 2).reshape(2, -1)
+    np.testing.assert_array_equal(ask_streams("http://service", streams)[..., 0], streams)
+    assert states == [[None, None], *([f"row {row} call {call}" for row in (0, 1)] for call in (1, 2))]

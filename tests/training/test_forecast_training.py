@@ -1,22 +1,19 @@
-"""The forecasters' losses, anchors and chunks, and both modules through a tiny training run."""
+"""The forecasters' losses, anchors and chunks."""
 
 from __future__ import annotations
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from training.forecast_data import Mixture
 from training.forecast_metrics import pinball
-from training.forecast_network import HORIZON, SEGMENT
+from training.forecast_network import HORIZON, MAX_HISTORY, SEGMENT
 from training.forecast_training import (
     CHUNK,
     LIVE_WIDTH,
     ROWS,
     Chunks,
-    ForecastModule,
     LiveModule,
     draw_anchors,
     future_loss,
@@ -35,48 +32,21 @@ def mixture() -> Mixture:
     return Mixture.of(weekly, rng.normal(size=(17420, 7)), weekly_share=0.4, ett_share=0.2)
 
 
-def fit(module: lightning.LightningModule, validation: DataLoader[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, val_dataloaders=validation)
-    return trainer.callback_metrics
-
-
-@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
-def test_forecast_module_trains(mixture):
-    """One epoch of a hundred windows changes the weights and reports both losses."""
-    module = ForecastModule(mixture, seed=0, epochs=1, windows=100)
-    before = module.network.embed.weight.detach().clone()
-    held_out = held_out_futures([(np.arange(40.0), np.arange(40.0, 53)), (np.sin(np.arange(600)), np.zeros(HORIZON))])
-    figures = fit(module, DataLoader(held_out, batch_size=2))
-    assert not torch.equal(module.network.embed.weight, before)
-    assert torch.isfinite(figures["train_loss"])
-    assert torch.isfinite(figures["val_loss"])
-
-
-@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
-def test_live_module_trains_and_leaves_the_running_scale_alone(mixture):
-    module = LiveModule(mixture, seed=0, epochs=1, windows=8)
-    head, running = module.network.head.weight.detach().clone(), list(module.network.running.parameters())
-    fixed = [weight.detach().clone() for weight in running]
-    held_out = Chunks(*mixture.draw(1, 4, 300))
-    figures = fit(module, DataLoader(held_out, batch_size=None))
-    assert not torch.equal(module.network.head.weight, head)
-    assert all(torch.equal(weight, was) for weight, was in zip(running, fixed, strict=True))
-    assert torch.isfinite(figures["val_loss"])
-
-
-def test_windows_differ_by_epoch_and_repeat_by_seed(mixture):
+def test_windows_of_an_epoch_repeat_by_seed(mixture):
     """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
-    first, again, other = (LiveModule(mixture, seed, 1, 4).draw(100)[0] for seed in (1, 1, 2))
+    held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
+    first, again, other = (LiveModule(mixture, held_out, seed, windows=4).draw(100)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_held_out_futures_keep_the_end_of_a_long_history():
+    history, future = np.arange(600.0), np.array([600.0, 601])
+    values, lengths, after, known = held_out_futures([(history, future), (history[:20], future)]).tensors
+    assert values[0, 0] == 600 - MAX_HISTORY
+    assert lengths.tolist() == [MAX_HISTORY, 20]
+    assert known.sum(1).tolist() == [2, 2]
+    assert after[:, :2].tolist() == [[600, 601]] * 2
 
 
 def test_pinball_loss_is_the_measure():
