@@ -26,6 +26,10 @@ from training.recurrent import OPSET, Recurrent
 Array = npt.NDArray[Any]
 RECURRENT_NODES = {"RNN", "LSTM", "GRU"}
 LENGTHS = "lengths"
+HARMLESS_WARNINGS = (
+    r"isinstance\(treespec, LeafSpec\)",  # PyTorch 2.13 copies its own objects in a way that it deprecates
+    "The axis name: batch will not be used, since it shares",  # every batch axis is the one batch axis
+)
 
 
 class ExportError(StartupError):
@@ -88,8 +92,8 @@ def export(servable: Servable) -> bytes:
     state_axes = tuple({state.batch_axis: "batch"} for state in servable.states)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is not there
     with warnings.catch_warnings():
-        # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        for harmless in HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", f".*{harmless}")
         program = torch.onnx.export(
             network,
             tuple(torch.from_numpy(array) for array in example),

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from service.contract import (
     MANIFEST_FILE,
     Manifest,
@@ -93,24 +95,27 @@ def _write_manifest(directory: Path, manifest: Manifest) -> None:
 def _manifest(release: Release, version: str, files: Mapping[str, bytes], provenance: Provenance) -> Manifest:
     servable = release.servable
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Manifest(
-        schema_version=1,
-        name=release.name,
-        version=version,
-        task=release.task,
-        description=release.description,
-        file=MODEL_FILE,
-        sha256=hashes[MODEL_FILE],
-        inputs=(servable.sequence,),
-        outputs=servable.outputs,
-        lengths=LENGTHS,
-        states=servable.states,
-        streamable=servable.streamable,
-        text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
-        forecast=release.forecast,
-        network=release.network,
-        provenance=provenance,
-    )
+    try:
+        return Manifest(
+            schema_version=1,
+            name=release.name,
+            version=version,
+            task=release.task,
+            description=release.description,
+            file=MODEL_FILE,
+            sha256=hashes[MODEL_FILE],
+            inputs=(servable.sequence,),
+            outputs=servable.outputs,
+            lengths=LENGTHS,
+            states=servable.states,
+            streamable=servable.streamable,
+            text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
+            forecast=release.forecast,
+            network=release.network,
+            provenance=provenance,
+        )
+    except ValidationError as failure:
+        raise PublishError(f"{release.name}: its manifest would break the contract: {failure}") from failure
 
 
 def _text(reader: TextReader, sha256: str) -> Text:

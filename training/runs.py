@@ -1,14 +1,16 @@
 """Training runs: Lightning fits a recipe's module, keeps its best checkpoint, and goes on after an interruption.
 
-It knows recipes and `runs/<name>/`, not tasks or publishing. Invariant: random numbers depend on seed and epoch alone,
-so a run that was interrupted and resumed ends where an uninterrupted one would have.
+It knows recipes and `runs/<name>/`, not tasks or publishing. Invariant: random numbers depend on seed, epoch and step
+alone, so a run that was interrupted and resumed ends where an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -19,6 +21,12 @@ from service.errors import StartupError
 from training.recipe import Recipe
 
 GRADIENT_NORM = 1.0
+HARMLESS_WARNINGS = (
+    "does not have many workers",  # the data is in memory; worker processes would only copy it
+    "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own checkpoints
+    "is smaller than the logging interval",  # a run of few batches logs by epoch alone
+    r"isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 uses PyTorch 2.13 in a way that PyTorch deprecates
+)
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
@@ -26,14 +34,16 @@ class ResumeError(StartupError):
     """There is no interrupted run to go on with."""
 
 
-class SeedEveryEpoch(Callback):
-    """Seed the random numbers of each epoch by seed and epoch."""
+class SeedEveryStep(Callback):
+    """Seed the random numbers of each step by seed and step."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        torch.manual_seed(1_000_003 * self.seed + trainer.current_epoch)
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(1_000_003 * self.seed + trainer.global_step)
 
 
 def fit(recipe: Recipe, *, seed: int, epochs: int, resume: bool, runs_dir: Path) -> lightning.LightningModule:
@@ -49,6 +59,7 @@ def fit(recipe: Recipe, *, seed: int, epochs: int, resume: bool, runs_dir: Path)
         raise ResumeError(f"{folder} holds no {LAST} to resume; train without --resume")
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(seed, verbose=False)
     module = recipe.prepare(seed, epochs)
     trainer = lightning.Trainer(
@@ -60,7 +71,7 @@ def fit(recipe: Recipe, *, seed: int, epochs: int, resume: bool, runs_dir: Path)
         num_sanity_val_steps=0,
         logger=CSVLogger(folder, name="log"),
         callbacks=[
-            SeedEveryEpoch(seed),
+            SeedEveryStep(seed),
             ModelCheckpoint(folder, Path(BEST).stem, recipe.monitor, mode=recipe.mode, save_last=True),
             EarlyStopping(recipe.monitor, mode=recipe.mode, patience=recipe.patience),
             RichProgressBar(),
@@ -68,9 +79,8 @@ def fit(recipe: Recipe, *, seed: int, epochs: int, resume: bool, runs_dir: Path)
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        # The data is in memory; worker processes would only copy it.
-        warnings.filterwarnings("ignore", ".*does not have many workers")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
+        for harmless in HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", f".*{harmless}")
         trainer.fit(module, ckpt_path=folder / LAST if resume else None)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])

@@ -31,8 +31,8 @@ from training.text import LABELS, POLARITY, UNKNOWN, Phrases, read_phrases, trai
 VOCABULARY = 16_000
 MAX_LENGTH = 256
 ROWS = 64
-LEARNING_RATE = 3e-3
-WEIGHT_DECAY = 0.05
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.1
 TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
 LICENCE = (
     "weights Apache-2.0; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
@@ -184,7 +184,7 @@ def release(
 SENTIMENT = Recipe(
     name="sentiment",
     summary="whole texts, positive or negative: a two-layer bidirectional LSTM on SST-2",
-    epochs=6,
+    epochs=4,
     monitor="dev_accuracy",
     mode="max",
     prepare=partial(prepare, SentimentNetwork),
@@ -199,7 +199,7 @@ SENTIMENT = Recipe(
 SENTIMENT_LIVE = Recipe(
     name="sentiment-live",
     summary="the score after each word of a text as it grows: a two-layer GRU on SST-2, state carried",
-    epochs=6,
+    epochs=4,
     monitor="dev_accuracy",
     mode="max",
     prepare=partial(prepare, LiveSentimentNetwork),

@@ -1,0 +1,128 @@
+"""Small things to publish: a bare recurrent stack, and a recipe that learns to repeat what it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from service import contract
+from training.evaluate import ask
+from training.export import Array, Servable
+from training.recipe import Recipe, Release
+from training.recurrent import Recurrent
+
+MODEL = "echo"
+ROWS, TIME = 32, 6
+
+
+class Stack(nn.Module):
+    """A recurrent stack with the signature of a servable network."""
+
+    def __init__(self, recurrent: Recurrent) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        y, carried = self.recurrent(x, lengths, states or None)
+        return y, *carried
+
+
+def draw_rows(features: int) -> Any:
+    def draw(rng: np.random.Generator, length: int) -> Array:
+        return rng.normal(size=(length, features)).astype(np.float32)
+
+    return draw
+
+
+def servable_stack(recurrent: Recurrent, features: int) -> Servable:
+    """The stack alone, streamable in one direction."""
+    width = recurrent.hidden_size * recurrent.directions
+    return Servable(
+        Stack(recurrent),
+        contract.Tensor(name="x", dtype="float32", shape=("batch", "time", features)),
+        (contract.Tensor(name="y", dtype="float32", shape=("batch", "time", width)),),
+        draw_rows(features),
+        states=recurrent.states,
+        streamable=not recurrent.bidirectional,
+    )
+
+
+class Echo(lightning.LightningModule):
+    """Learn to give each number back."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.network = Stack(Recurrent("gru", 1, 1, layers=2, dropout=0.2))
+
+    def _loader(self, seed: int) -> DataLoader[Any]:
+        numbers = torch.randn(ROWS, TIME, 1, generator=torch.Generator().manual_seed(seed))
+        return DataLoader(TensorDataset(numbers), batch_size=8)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.current_epoch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(10_000)
+
+    def _loss(self, numbers: Tensor) -> Tensor:
+        lengths = torch.full((len(numbers),), TIME, dtype=torch.int32)
+        return functional.mse_loss(self.network(numbers, lengths)[0], numbers)
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        loss = self._loss(batch[0])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        self.log("val_loss", self._loss(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.05)
+
+
+def measure(url: str) -> tuple[contract.Metric, ...]:
+    """The error of one number's echo, through the service, beside that of always answering zero."""
+    (result,) = ask(url, "/v1/step", "items", [{"inputs": [[0.5]]}], model=MODEL)
+    error = abs(result["outputs"]["y"][0] - 0.5)
+    return (contract.Metric(name="echo_error", value=error, floor=0.5, floor_method="always zero"),)
+
+
+def release(module: lightning.LightningModule, **changes: Any) -> Release:
+    """The trained echo as a release, `changes` in place of its own parts."""
+    network = module.network
+    assert isinstance(network, Stack)
+    parts: dict[str, Any] = {
+        "name": MODEL,
+        "task": "step",
+        "description": "Gives each number back.",
+        "servable": servable_stack(network.recurrent, 1),
+        "data": (contract.DataSource(name="normal numbers", part="drawn while training"),),
+        "licence": "Apache-2.0",
+        "limits": ("It is a test.",),
+        "measure": measure,
+        "network": network.recurrent.network,
+    }
+    return Release(**parts | changes)
+
+
+RECIPE = Recipe(
+    name=MODEL,
+    summary="gives each number back",
+    epochs=2,
+    monitor="val_loss",
+    mode="min",
+    prepare=lambda seed, epochs: Echo(seed),
+    release=release,
+)
+
+
+def files_below(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))

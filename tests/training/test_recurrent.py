@@ -1,0 +1,148 @@
+"""Recurrent stacks: the same answers as PyTorch's own packed sequences, and the same again as one ONNX node a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from echo import servable_stack
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from training import parity
+from training.export import ExportError, check_graph, export
+from training.recurrent import Recurrent
+
+CELLS = ["rnn", "lstm", "gru"]
+STOCK: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+FEATURES, HIDDEN = 3, 5
+LENGTHS = torch.tensor([4, 1, 6, 3], dtype=torch.int32)
+TOLERANCE = 1e-6  # float32 rounding of the same sums in another order
+
+
+def stock_like(stack: Recurrent) -> nn.RNNBase:
+    """PyTorch's own multi-layer module with the stack's weights."""
+    stock: nn.RNNBase = STOCK[stack.cell](
+        FEATURES, HIDDEN, len(stack.layers), batch_first=True, bidirectional=stack.bidirectional
+    )
+    for number, layer in enumerate(stack.layers):
+        for name, weight in layer.named_parameters():
+            getattr(stock, name.replace("_l0", f"_l{number}")).data.copy_(weight.data)
+    return stock
+
+
+def random_states(stack: Recurrent, batch: int) -> tuple[Tensor, ...]:
+    return tuple(torch.randn_like(state) for state in stack.zero_states(batch))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_stack_equals_pytorch_on_packed_sequences(cell: Any, layers: int, bidirectional: bool) -> None:
+    """Outputs and final states are those of nn.RNN, nn.LSTM or nn.GRU on packed sequences, from any initial state."""
+    torch.manual_seed(0)
+    stack = Recurrent(cell, FEATURES, HIDDEN, layers, bidirectional).eval()
+    x = torch.randn(len(LENGTHS), 6, FEATURES)
+    states = random_states(stack, len(LENGTHS))
+    kinds = 2 if cell == "lstm" else 1
+    initial = tuple(torch.cat(states[kind::kinds]) for kind in range(kinds))
+    packed = pack_padded_sequence(x, LENGTHS.long(), batch_first=True, enforce_sorted=False)
+    expected, final = stock_like(stack)(packed, initial if kinds > 1 else initial[0])
+    expected, _ = pad_packed_sequence(expected, batch_first=True, total_length=x.shape[1])
+
+    y, finals = stack(x, LENGTHS, states)
+
+    torch.testing.assert_close(y, expected, atol=TOLERANCE, rtol=0)
+    for kind, due in enumerate(final if kinds > 1 else (final,)):
+        torch.testing.assert_close(torch.cat(finals[kind::kinds]), due, atol=TOLERANCE, rtol=0)
+
+
+def test_outputs_beyond_a_rows_length_are_zero() -> None:
+    """A row's outputs stop at its own length, whatever stands in the padding."""
+    y, _ = Recurrent("gru", FEATURES, HIDDEN, bidirectional=True)(torch.randn(4, 9, FEATURES), LENGTHS)
+    for row, length in zip(y, LENGTHS, strict=True):
+        assert row[:length].abs().min() > 0
+        assert row[length:].abs().max() == 0
+
+
+def test_dropout_acts_between_layers_in_training_only() -> None:
+    """Two runs differ in training and agree in evaluation."""
+    stack = Recurrent("rnn", FEATURES, HIDDEN, layers=2, dropout=0.5)
+    x = torch.randn(4, 6, FEATURES)
+    assert not torch.equal(stack(x, LENGTHS)[0], stack(x, LENGTHS)[0])
+    stack.eval()
+    assert torch.equal(stack(x, LENGTHS)[0], stack(x, LENGTHS)[0])
+
+
+def test_states_are_named_by_kind_and_layer() -> None:
+    """The manifest's states stand in the order in which `forward` takes and gives them."""
+    states = Recurrent("lstm", FEATURES, HIDDEN, layers=2).states
+    assert [state.input for state in states] == ["h0", "c0", "h1", "c1"]
+    assert [state.output for state in states] == ["h0_out", "c0_out", "h1_out", "c1_out"]
+    assert {state.shape for state in states} == {(1, "batch", HIDDEN)}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_export_is_one_node_a_layer_and_within_parity(cell: Any, layers: int, bidirectional: bool) -> None:
+    """The graph has one node a layer and, on ragged batches, singles, junk and chunks, gives what PyTorch gives."""
+    torch.manual_seed(1)
+    servable = servable_stack(Recurrent(cell, FEATURES, HIDDEN, layers, bidirectional), FEATURES)
+    graph = export(servable)
+    nodes = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    assert nodes.count(cell.upper()) == layers
+    measured = parity.measure(servable, graph)
+    measured.require()
+    assert (measured.chunks_vs_whole is None) == bidirectional
+
+
+def test_relu_nonlinearity_is_exported() -> None:
+    """An RNN with ReLU keeps it in the graph."""
+    servable = servable_stack(Recurrent("rnn", FEATURES, HIDDEN, nonlinearity="relu"), FEATURES)
+    parity.measure(servable, export(servable)).require()
+
+
+def exported() -> onnx.ModelProto:
+    return onnx.load_from_string(export(servable_stack(Recurrent("gru", FEATURES, HIDDEN), FEATURES)))
+
+
+def test_graph_with_fewer_nodes_than_layers_is_refused() -> None:
+    """A layer that became anything but one recurrent node is reported with both counts."""
+    with pytest.raises(ExportError, match="1 recurrent nodes for 2 layers"):
+        check_graph(exported(), layers=2)
+
+
+def test_graph_without_sequence_lens_is_refused() -> None:
+    """A node that would read on through the padding is refused."""
+    graph = exported()
+    (node,) = [node for node in graph.graph.node if node.op_type == "GRU"]
+    node.input[4] = ""
+    with pytest.raises(ExportError, match="no sequence_lens"):
+        check_graph(graph, layers=1)
+
+
+def test_graph_with_computed_weights_is_refused() -> None:
+    """Weights that are not initializers are named in the refusal."""
+    graph = exported()
+    (node,) = [node for node in graph.graph.node if node.op_type == "GRU"]
+    given, node.input[1] = node.input[1], "computed"
+    graph.graph.node.insert(0, onnx.helper.make_node("Identity", [given], ["computed"]))
+    with pytest.raises(ExportError, match="computes its weights computed"):
+        check_graph(graph, layers=1)
+
+
+def test_parity_beyond_the_bound_is_refused_by_name() -> None:
+    """A graph of other weights fails parity with PyTorch, and the message says in what."""
+    servable, other = (servable_stack(Recurrent("gru", FEATURES, HIDDEN), FEATURES) for _ in range(2))
+    with pytest.raises(parity.ParityError, match=r"not within 1e-05: torch_vs_onnx 0\.\d+;"):
+        parity.measure(servable, export(other)).require()
+
+
+def test_parity_refuses_what_is_not_a_number() -> None:
+    """NaN is within no bound."""
+    with pytest.raises(parity.ParityError, match="junk_in_padding nan"):
+        parity.Parity(0.0, 0.0, np.nan, None).require()
