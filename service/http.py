@@ -21,6 +21,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Authenticator
@@ -43,6 +44,7 @@ log = logging.getLogger("baton.http")
 access_log = logging.getLogger("baton.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
 ERROR_STATUSES = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in ERROR_STATUSES}
 
@@ -192,6 +194,8 @@ class RequestScope:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status, request.state.log = CLIENT_LEFT, "the client left before its request was complete"
         except Exception:  # the last place that can still answer
             log.exception("request %s failed", request.state.request_id)
             if status:

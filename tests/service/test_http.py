@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,19 @@ def test_too_many_items_are_refused_with_the_limit(server: Server) -> None:
         "inputs",
         1024,
     )
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_log(server: Server) -> None:
+    assert server.url is not None
+    address = httpx.URL(server.url)
+    head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((address.host, address.port)) as client:
+        client.sendall(f'{head}x-request-id: leaver\r\ncontent-length: 1000\r\n\r\n{{"inputs": ['.encode())
+    while not (lines := [line for line in server.lines if "leaver" in line]):
+        server.client.get("/healthz")
+    assert len(lines) == 1
+    assert " 499 " in lines[0]
+    assert not [line for line in server.lines if "Traceback" in line]
 
 
 def test_a_request_id_is_taken_or_made(server: Server) -> None:
