@@ -65,7 +65,7 @@ def measure(servable: Servable, graph: bytes, seed: int = 0) -> Parity:
         if servable.streamable:
             compared["chunks_vs_whole"] = [suite.run_chunks(row, rng) for row in rows]
         for name, answers in compared.items():
-            gaps[name] = max(gaps.get(name, 0.0), _gap(together, answers))
+            gaps[name] = float(np.maximum(gaps.get(name, 0.0), _gap(together, answers)))  # keeps a NaN
     return Parity(chunks_vs_whole=gaps.pop("chunks_vs_whole", None), **gaps)
 
 
