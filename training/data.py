@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import pooch  # type: ignore[import-untyped]
-import requests
 
 from service.contract import DataSource, sha256_of
 from service.errors import StartupError
@@ -104,7 +102,7 @@ def _download(name: str, known: PublicFile) -> Path:
     folder = pooch.os_cache("baton")
     try:
         return Path(pooch.retrieve(known.url, f"sha256:{known.sha256}", fname=name.replace("/", "-"), path=folder))
-    except (requests.RequestException, URLError, ValueError, OSError) as failure:
+    except (OSError, ValueError) as failure:
         raise DataError(
             f"{known.url} does not give {name} ({failure}); set {VARIABLE} to a folder that holds it with sha256 "
             f"{known.sha256}"

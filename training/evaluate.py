@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-import service
+from service import contract
 from service.errors import StartupError
 
 START_LIMIT_S = 60.0
@@ -48,7 +48,7 @@ def serving(models_dir: Path) -> Iterator[str]:
         with log_file.open("w") as log:
             process = subprocess.Popen(
                 [*command, "--port", str(port)],
-                cwd=Path(service.__file__).parents[1],
+                cwd=Path(contract.__file__).parents[1],
                 env={**environment, "BATON_STATE_DIR": folder},
                 stdout=log,
                 stderr=log,
