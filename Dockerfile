@@ -41,9 +41,7 @@ RUN groupadd --gid 10001 baton \
 COPY --from=dependencies /opt/baton /opt/baton
 COPY --from=code /code /opt/baton
 COPY models/ /srv/baton/models/
-# Since 1.29 ONNX Runtime's Linux builds report to their maker, and keep a database in the home directory, unless told not to.
 ENV PATH=/opt/baton/bin:${PATH} \
-    ORT_DISABLE_TELEMETRY=1 \
     BATON_HOST=0.0.0.0 \
     BATON_MODELS_DIR=/srv/baton/models \
     BATON_STATE_DIR=/var/lib/baton

@@ -59,8 +59,13 @@ def serve(
     """
     settings = load_settings(host=host, port=port, models_dir=models_dir, device=device)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    uvicorn.run(  # baton.access writes the one line of a request; uvicorn's own access log would be a second
-        create_app(settings), host=settings.host, port=settings.port, workers=1, log_config=None, access_log=False
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        workers=1,
+        log_config=None,
+        access_log=False,  # baton.access writes the one line of a request
     )
 
 

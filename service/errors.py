@@ -7,7 +7,7 @@
     │   └── DeviceUnavailable           the device that was asked for is not there
     └── RequestError                    answered to the client as {"error": {...}}
         ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
-        ├── MalformedJson · InvalidRequest · WrongTask
+        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
         │                               HorizonTooLong · QuantileUnavailable · NotFinite
@@ -97,6 +97,10 @@ class UnknownModel(RequestError):
 
 class MethodNotAllowed(RequestError):
     code, status = "method_not_allowed", 405
+
+
+class BodyTimeout(RequestError):
+    code, status = "body_timeout", 408
 
 
 class UnsupportedMediaType(RequestError):

@@ -7,6 +7,7 @@ with its cause in the log.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -28,6 +29,7 @@ from service.auth import Authenticator
 from service.batching import Timing
 from service.engine import Engines
 from service.errors import (
+    BodyTimeout,
     BodyTooLarge,
     InternalError,
     MethodNotAllowed,
@@ -45,7 +47,7 @@ access_log = logging.getLogger("baton.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
-ERROR_STATUSES = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+ERROR_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in ERROR_STATUSES}
 
 
@@ -98,7 +100,7 @@ class BodyRoute(APIRoute):
         async def handle(request: Request) -> Response:
             service = service_of(request)
             await require_tenant(request)
-            body = parse(kind, await _read_json(request, service.settings.max_body_bytes))
+            body = parse(kind, await _read_json(request, service.settings))
             reply = await endpoint(request, body)
             request.state.log = reply.log
             headers = {"server-timing": _server_timing(reply)}
@@ -107,19 +109,24 @@ class BodyRoute(APIRoute):
         return handle
 
 
-async def _read_json(request: Request, max_bytes: int) -> bytes:
+async def _read_json(request: Request, settings: Settings) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"content type {media_type or '(none)'!r}; send application/json")
     announced = request.headers.get("content-length", "")
-    error = BodyTooLarge(f"the body is larger than {max_bytes} bytes", limit=max_bytes)
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise error
+    too_large = BodyTooLarge(f"the body is larger than {settings.max_body_bytes} bytes", limit=settings.max_body_bytes)
+    if announced.isdecimal() and int(announced) > settings.max_body_bytes:
+        raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise error
+    try:
+        async with asyncio.timeout(settings.timeout_ms / 1000):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > settings.max_body_bytes:
+                    raise too_large
+    except TimeoutError:
+        message = f"the body did not arrive within {settings.timeout_ms} ms"
+        raise BodyTimeout(message, limit=settings.timeout_ms) from None
     return bytes(body)
 
 

@@ -7,16 +7,20 @@ exists has every input, output and state that its manifest declares, with the de
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from service.contract import MANIFEST_FILE, Manifest
 from service.errors import DeviceUnavailable, ManifestError
+
+# Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 log = logging.getLogger("baton.runtime")
 

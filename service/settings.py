@@ -47,7 +47,11 @@ class Settings(BaseSettings):
         16_384, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
     queue_rows: int = Field(4096, ge=1, description="Most rows that wait for one model; past it, 429.")
-    timeout_ms: int = Field(10_000, ge=1, description="Time a request may wait for its run; past it, 504.")
+    timeout_ms: int = Field(
+        10_000,
+        ge=1,
+        description="Time a body may take to arrive (past it, 408), and a request may wait for its run (504).",
+    )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
     max_items: int = Field(1024, ge=1, description="Most items in one request; at most queue_rows.")
     max_steps: int = Field(4096, ge=1, description="Most time steps in one item.")

@@ -6,15 +6,19 @@ output and every state, up to each row's own length.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import onnxruntime
 import torch
 
 from service.errors import StartupError
 from training.export import Array, Servable
+
+# Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 BOUND = 1e-5  # absolute; design section 3. Float32 rounding over a recurrent stack stays near 1e-6
 BATCHES = 3

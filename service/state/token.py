@@ -76,7 +76,7 @@ class KeyRing:
         for number, text in enumerate(keys, start=1):
             try:
                 key = _decode(text.strip())
-            except binascii.Error:
+            except (binascii.Error, UnicodeEncodeError):
                 key = b""
             if len(key) != KEY_BYTES:
                 raise SettingsError(f"token key {number} of {len(keys)} is not {KEY_BYTES} bytes of base64url")

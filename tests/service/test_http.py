@@ -94,6 +94,21 @@ def test_too_many_items_are_refused_with_the_limit(server: Server) -> None:
     )
 
 
+def test_a_body_that_never_ends_is_refused_and_does_not_hold_up_the_end(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, tmp_path, BATON_TIMEOUT_MS="500")
+    address = httpx.URL(server.url)
+    head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
+    with socket.create_connection((address.host, address.port), timeout=30) as client:
+        client.sendall(head.encode())
+        server.stop()
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"code":"body_timeout"' in answer
+    assert not [line for line in server.lines if "Traceback" in line]
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_log(server: Server) -> None:
     assert server.url is not None
     address = httpx.URL(server.url)
@@ -105,6 +120,18 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_lo
     assert len(lines) == 1
     assert " 499 " in lines[0]
     assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_the_service_writes_nothing_at_home_and_reports_to_nobody(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """ONNX Runtime keeps a telemetry database under ~/.cache unless it is told not to, or sees that CI is set."""
+    home = tmp_path / "home"
+    home.mkdir()
+    server = start_server(tiny_models, tmp_path / "state", HOME=str(home), XDG_CACHE_HOME="", CI="")
+    assert server.post("/v1/sentiment", {"inputs": ["good"]}).status_code == 200
+    server.stop()
+    assert list(home.rglob("*")) == []
 
 
 def test_a_request_id_is_taken_or_made(server: Server) -> None:

@@ -113,7 +113,7 @@ def test_a_client_is_never_told_why_a_token_is_invalid() -> None:
     assert len(messages) == 1
 
 
-@pytest.mark.parametrize("key", ["", "short", "!" * 43, KEY[:-2]])
+@pytest.mark.parametrize("key", ["", "short", "!" * 43, KEY[:-2], "\u00e9" * 43])
 def test_a_key_that_is_no_key_is_refused(key: str) -> None:
     with pytest.raises(SettingsError, match="token key 1 of 1"):
         KeyRing([key])
