@@ -35,7 +35,7 @@ LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.1
 TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
 LICENCE = (
-    "weights Apache-2.0; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
+    "as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
     "excerpts of film reviews by their authors"
 )
 LIMITS = (
