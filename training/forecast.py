@@ -37,7 +37,7 @@ VALIDATION_STRIDE = 60  # hours between the ETTh1 futures that validate: as many
 GENERATED_STREAMS = 18
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
-    "weights Apache-2.0; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
+    "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on generated series"
 )
 GENERATED = contract.DataSource(name="generated series", part="training/generate.py, drawn by seed: trained on")
