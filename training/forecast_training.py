@@ -26,6 +26,8 @@ ANCHORS = 12  # per window and step
 CHUNK = 128  # observations between two steps of the live forecaster's optimiser
 LIVE_WIDTH = 1536  # observations of a live window: twelve chunks, six times the longest span of the running scale
 WARM_UP = 0.05  # of the run, to the highest learning rate
+STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
+OVERFLOW_WEIGHT = 0.01
 OUTLYING = 10.0  # scales beyond which a window's, or a step's, loss counts less than in proportion
 
 
@@ -174,6 +176,16 @@ def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> T
     return (loss * real).sum() / real.sum().clamp(min=1)
 
 
+def overflow(states: tuple[Tensor, ...]) -> Tensor:
+    """Return the mean squared excess of the states over `STATE_LIMIT`.
+
+    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
+
+    Shapes: states each [directions, rows, hidden].
+    """
+    return torch.cat(states, 2).abs().sub(STATE_LIMIT).clamp(min=0).square().mean()
+
+
 class LiveModule(ForecasterModule):
     """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
@@ -185,6 +197,7 @@ class LiveModule(ForecasterModule):
         self.held_out = held_out
         self.network = LiveNetwork()
         self.carried: tuple[Tensor, ...] = ()
+        self.recurrent_states: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(Chunks(*self.draw(LIVE_WIDTH)), batch_size=None)
@@ -195,7 +208,7 @@ class LiveModule(ForecasterModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss
+        return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
@@ -207,6 +220,7 @@ class LiveModule(ForecasterModule):
         lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
         quantiles, *states = self.network(values, lengths, *states)
         self.carried = tuple(state.detach() for state in states)
+        self.recurrent_states = tuple(states[-len(self.network.recurrent.states) :])
         return next_loss(after, real, unit, quantiles[:, :time])
 
 

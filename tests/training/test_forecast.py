@@ -18,7 +18,7 @@ from training.forecast import FORECAST, FORECAST_LIVE, held_out_streams, trainin
 from training.forecast_data import read_weekly
 from training.forecast_evaluation import ask_forecast, ask_streams
 from training.forecast_metrics import LEVELS
-from training.forecast_training import ForecastModule, LiveModule, held_out_futures
+from training.forecast_training import Chunks, ForecastModule, LiveModule, held_out_futures
 from training.publish import publish
 from training.runs import fit
 
@@ -88,7 +88,8 @@ def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Pa
     """Train one epoch, pass parity, publish, and stream through the service with tokens carried."""
 
     def prepare(seed: int, epochs: int) -> LiveModule:
-        return LiveModule(training_mixture(weekly, ett, 0.4, 0.2), held_out_streams(ett), seed, windows=8)
+        mixture = training_mixture(weekly, ett, 0.4, 0.2)
+        return LiveModule(mixture, Chunks(*mixture.draw(0, 4, 200)), seed, windows=4)
 
     module = fit(replace(FORECAST_LIVE, prepare=prepare), seed=1, epochs=1, resume=False, runs_dir=tmp_path / "runs")
     monkeypatch.setattr(forecast, "find", stand_in(tmp_path))

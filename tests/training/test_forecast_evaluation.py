@@ -13,6 +13,7 @@ from training.forecast_evaluation import (
     ask_streams,
     ett_figures,
     live_figures,
+    repeated,
     weekly_figures,
 )
 from training.forecast_metrics import LEVELS, constant_spread
@@ -35,6 +36,16 @@ def test_the_last_value_reaches_its_own_floor():
     for name in ("m4_weekly_test_mase", "m4_weekly_test_smape"):
         assert figures[name].value == figures[name].floor
     assert figures["m4_weekly_test_coverage_90"].value == 0
+
+
+def test_repeated_finds_futures_that_stand_elsewhere():
+    """A future is known if another history holds it moved and scaled; a constant one, or a new one, is not."""
+    rng = np.random.default_rng(0)
+    histories = [rng.normal(size=60) for _ in range(3)]
+    copied = 2.5 * histories[1][20:34] + 7
+    histories[0][-1] = copied[0]
+    futures = [copied[1:], np.full(13, histories[1][-1]), rng.normal(size=13)]
+    assert repeated(histories, futures).tolist() == [True, False, False]
 
 
 def test_ett_figures_see_the_past_only(ett):

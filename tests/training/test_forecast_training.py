@@ -13,6 +13,7 @@ from training.forecast_training import (
     CHUNK,
     LIVE_WIDTH,
     ROWS,
+    STATE_LIMIT,
     Chunks,
     LiveModule,
     draw_anchors,
@@ -20,6 +21,7 @@ from training.forecast_training import (
     futures,
     held_out_futures,
     next_loss,
+    overflow,
     pinball_loss,
     step_units,
 )
@@ -107,6 +109,12 @@ def test_chunks_group_rows():
 def test_step_units_are_mean_steps():
     values = torch.tensor([[1.0, 3, 0, 9], [5, 5, 5, 5]])
     assert step_units(values, torch.tensor([3, 4])).tolist() == [2.5, 1.0]
+
+
+def test_overflow_counts_what_is_beyond_the_limit():
+    """One of four cells is 2 above the limit, another 1 below its negative: (4 + 1) / 4."""
+    states = torch.tensor([[[STATE_LIMIT + 2, 0.0]]]), torch.tensor([[[-STATE_LIMIT - 1, STATE_LIMIT]]])
+    assert overflow(states) == pytest.approx(1.25)
 
 
 def test_next_loss_is_free_of_the_unit():
