@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT_INSTALL := $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy
 DATA_BESIDE := $(wildcard ../shared/data)
 export BATON_DATA_DIR ?= $(abspath $(DATA_BESIDE))
 ifeq ($(BATON_DATA_DIR),)
@@ -22,6 +23,7 @@ serve: $(VENV)/.serving  ## serve models/ on port 8000 (BATON_PORT, and the othe
 	exec $(BIN)/baton serve
 
 test: $(VENV)/.development  ## run the tests
+	@command -v curl >/dev/null || { echo "installing curl, which runs the README's calls"; $(APT_INSTALL) curl; }
 	$(BIN)/pytest
 
 check: $(VENV)/.development  ## lint, formatting, types
@@ -43,9 +45,7 @@ clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
-	  echo "this Python has no ensurepip; installing Debian's python3-venv"; \
-	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3-venv; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; $(APT_INSTALL) python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
