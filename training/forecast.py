@@ -48,6 +48,7 @@ LIMITS = (
 )
 FORECAST_LIMITS = (
     f"It sees the last {MAX_HISTORY} values; a season longer than about half of that is beyond it.",
+    "It was trained on noisy series: a noiseless season or line is continued only roughly, its quantiles too wide.",
     "The mean is the trapezoidal mean of the quantiles; of rare and large values beyond the outermost ones it knows "
     "nothing.",
     "Its answers follow shifts of the history, so it does not know where zero is: a count may get negative quantiles.",
@@ -96,11 +97,14 @@ def held_out_streams(ett: Values) -> Chunks:
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:
-    """Draw a random walk for the parity suite, of about unit size: at 64 one float32 step alone is 7.6e-6.
+    """Draw a random walk for the parity suite; one in three rests between its moves, one in three is all zeros.
+
+    It is of about unit size: at 64 one float32 step alone is 7.6e-6.
 
     Shapes: returns [length] float32.
     """
-    return np.cumsum(rng.normal(size=length) / np.sqrt(length)).astype(np.float32)
+    moves = rng.normal(size=length) * (rng.random(length) < rng.choice([0.0, 0.1, 1.0]))
+    return np.cumsum(moves / np.sqrt(max(length, 1))).astype(np.float32)
 
 
 def forecast_servable(network: ForecastNetwork) -> Servable:

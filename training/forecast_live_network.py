@@ -109,7 +109,7 @@ class LiveNetwork(nn.Module):
         means, (running,) = self.running(torch.stack([size, size, moved, moved], 2), lengths, (running,))
         short, long = (means[..., :2] / means[..., 2:].clamp(min=1e-6)).unbind(2)
         magnitude = values.abs()
-        floor = magnitude * FLOAT_STEP + SMALLEST_SCALE
+        floor = (magnitude * FLOAT_STEP).clamp(min=SMALLEST_SCALE)
         first = torch.where(magnitude > 0, magnitude, torch.ones_like(magnitude))
         scale = torch.where(moved > 0, torch.maximum(long, floor), first)
         return scale, torch.log(short / scale + 0.01), running

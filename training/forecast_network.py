@@ -26,6 +26,7 @@ CONTEXT = 128  # latest values that the decoder sees directly: two years of week
 # The step between neighbouring float32 numbers, relative to their size: smaller differences are rounding.
 FLOAT_STEP = 2.0**-23
 # Keeps a history of zeros from dividing by zero, and is still a normal float32 after the multiplications that follow.
+# A bound, not a summand: the ONNX exporter drops the addition of a constant this small.
 SMALLEST_SCALE = 1e-30
 
 
@@ -91,7 +92,7 @@ class ForecastNetwork(nn.Module):
         level = cells[:, :, -1]
         moved, count = steps.abs().sum(2), counted.sum(2)
         count_so_far = count.cumsum(1)
-        floor = level.abs() * FLOAT_STEP + SMALLEST_SCALE
+        floor = (level.abs() * FLOAT_STEP).clamp(min=SMALLEST_SCALE)
         scale = torch.maximum(moved.cumsum(1) / count_so_far.clamp(min=1), floor)
         liveliness = torch.log(moved / count.clamp(min=1) / scale + 0.01)
         age = torch.log1p(count_so_far) / 6  # about 1 at the longest history
