@@ -55,7 +55,7 @@ FORECAST_LIMITS = (
 )
 LIVE_LIMITS = (
     f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
-    "Before the second observation the scale is unknown; the first answer is a wide guess by the first value's size.",
+    "Before the second observation the scale is unknown; the first answer is a rough guess by the first value's size.",
     "Missing observations must be filled by the caller: a skipped one shifts the season.",
 )
 
@@ -152,7 +152,7 @@ def _ett_use() -> str:
     parts = (
         f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
     )
-    return parts + ", next 2,880 measured once, at the end"
+    return parts + ", next 2,880 measured on, never trained on"
 
 
 def release_forecast(module: lightning.LightningModule) -> Release:
@@ -167,7 +167,7 @@ def release_forecast(module: lightning.LightningModule) -> Release:
             find(WEEKLY_TRAIN).used_as(
                 f"trained on, without each series' last {HELD_OUT} values: they chose the checkpoint"
             ),
-            find(WEEKLY_TEST).used_as("measured once, at the end"),
+            find(WEEKLY_TEST).used_as("measured on, never trained on"),
             find(ETT).used_as(_ett_use()),
             GENERATED,
         ),
