@@ -12,12 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 
 from service import __version__
 from service.auth import Authenticator
 from service.endpoints import forecast, health, models, sentiment, step
 from service.engine import Engine, Engines
+from service.errors import ManifestError
 from service.http import RequestScope, Service, install_error_handlers
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
@@ -46,12 +48,21 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
         log.info("drained")
 
-    app = FastAPI(title="Baton", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Baton",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
     app.add_middleware(RequestScope)
     install_error_handlers(app)
-    for endpoint in (sentiment, forecast, step, models, health):
-        app.include_router(endpoint.router)
+    bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
+    for endpoint in (sentiment, forecast, step, models):
+        app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
+    app.include_router(health.router)
     return app
 
 
@@ -69,6 +80,9 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
         started = time.perf_counter()
         model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)
         manifest = model.manifest
+        if manifest.streamable and manifest.state_bytes > settings.max_state_bytes:
+            message = f"a session has {manifest.state_bytes} bytes; BATON_MAX_STATE_BYTES is {settings.max_state_bytes}"
+            raise ManifestError(model.file, "states", message)
         engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
         probe(engine)
         metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(1)

@@ -57,7 +57,9 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Submission(Generic[A]):
+class Submission(Generic[A]):
+    """Rows under way for one caller; the batcher's own, but for `abandon`."""
+
     future: asyncio.Future[None]
     submitted: float
     deadline: float
@@ -68,13 +70,17 @@ class _Submission(Generic[A]):
     padded_cells: int = 0
     batch_rows: int = 0
 
+    def abandon(self) -> None:
+        """Drop what has not been run: nobody waits for it any more."""
+        self.future.cancel()
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[R]):
     row: R
     size: int
     index: int
-    submission: _Submission[Any] = field(repr=False)
+    submission: Submission[Any] = field(repr=False)
 
 
 class Batcher(Generic[R, A]):
@@ -100,7 +106,7 @@ class Batcher(Generic[R, A]):
         self._batch_cells, self._queue_rows, self._same_size = batch_cells, queue_rows, same_size
         self._queue: list[_Waiting[R]] = []
         self._running: list[_Waiting[R]] = []
-        self._filled = asyncio.Event()
+        self._filled, self._idle = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._worker: asyncio.Task[None] | None = None
         self._draining = False
@@ -118,24 +124,26 @@ class Batcher(Generic[R, A]):
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
         self._draining = True
-        while self.alive and (unanswered := [*self._running, *self._queue]):
-            await asyncio.wait({entry.submission.future for entry in unanswered})
         if self._worker is not None:
+            idle = asyncio.create_task(self._idle.wait())
+            await asyncio.wait({idle, self._worker}, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
             self._worker.cancel()
             await asyncio.wait({self._worker})
         self._thread.shutdown()
 
     async def submit(self, rows: Sequence[R], *, timeout_s: float) -> Served[A]:
-        """Answer `rows` in their order; an outcome may be an exception where a run failed.
+        """Answer `rows`, at least one, in their order; an outcome may be an exception where a run failed.
 
-        Raises: Overloaded when they do not all fit in the queue; DeadlineExceeded when `timeout_s` passed before they
-        had all been taken; Draining and NotReady when no worker will take them.
+        Raises: what `admit` raises; DeadlineExceeded when `timeout_s` passed before they had all been taken.
         """
-        if not rows:
-            return Served([], Timing())
-        self._admit(len(rows))
+        self.admit(len(rows))
+        return await self.answer(self.enqueue(rows, timeout_s=timeout_s))
+
+    def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[A]:
+        """Queue rows that were admitted just now; whoever does must `answer` or `abandon` the submission."""
         now = self._clock()
-        submission: _Submission[A] = _Submission(
+        submission: Submission[A] = Submission(
             future=asyncio.get_running_loop().create_future(),
             submitted=now,
             deadline=now + timeout_s,
@@ -145,10 +153,18 @@ class Batcher(Generic[R, A]):
         self._queue.extend(_Waiting(row, self._size(row), i, submission) for i, row in enumerate(rows))
         self._observer.queued(len(self._queue))
         self._filled.set()
+        return submission
+
+    async def answer(self, submission: Submission[A]) -> Served[A]:
+        """Wait for the outcomes. Raises: DeadlineExceeded."""
         await submission.future
         return Served(submission.outcomes, self._timing(submission))
 
-    def _admit(self, rows: int) -> None:
+    def admit(self, rows: int) -> None:
+        """Check that so many more rows would be taken.
+
+        Raises: Overloaded when they do not all fit in the queue; Draining and NotReady when no worker will take them.
+        """
         if self._draining:
             raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
         if not self.alive:
@@ -161,7 +177,7 @@ class Batcher(Generic[R, A]):
                 retry_after_ms=wait_ms,
             )
 
-    def _timing(self, submission: _Submission[A]) -> Timing:
+    def _timing(self, submission: Submission[A]) -> Timing:
         return Timing(
             queue_s=submission.started - submission.submitted,
             run_s=self._clock() - submission.started,
@@ -174,7 +190,10 @@ class Batcher(Generic[R, A]):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if not self._queue:
+                self._idle.set()
             await self._filled.wait()
+            self._idle.clear()
             batch = self._running = self._take()
             if not batch:
                 continue
@@ -186,7 +205,7 @@ class Batcher(Generic[R, A]):
                     raise RuntimeError(f"{len(answers)} answers came back for {len(rows)} rows")
             except Exception:  # whatever a run raises is the answer of its rows; the loop goes on
                 log.exception("%s: a run of %d rows failed", self._name, len(rows))
-                answers = [InternalError("the model failed on this input; the log has the cause")] * len(rows)
+                answers = [InternalError("the model failed on this input; the log has the cause") for _ in rows]
             self._deliver(batch, answers, started)
             self._running = []
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import math
 import sys
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +17,7 @@ import typer
 import uvicorn
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from service import __version__
 from service.app import create_app
@@ -29,8 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, and with them keys
 )
 
+SHOWN = ("name", "version", "task", "streamable", "description")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TIMEOUT_S = 10.0
+DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 
 
 @app.callback(invoke_without_command=True)
@@ -66,6 +72,7 @@ def serve(
         workers=1,
         log_config=None,
         access_log=False,  # baton.access writes the one line of a request
+        timeout_graceful_shutdown=2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     )
 
 
@@ -75,7 +82,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     api_key: Annotated[str | None, typer.Option(help="API key, where the service asks for one.")] = None,
 ) -> None:
-    """Show which models a directory holds, or a running service serves.
+    """Show the newest version of each model that a directory holds, or a running service serves.
 
     A directory's manifests and file hashes are verified on the way; nothing is loaded into a runtime.
     """
@@ -83,17 +90,17 @@ def models(
     if as_json:
         typer.echo(json.dumps({"models": lines}, indent=2))
         return
-    table = Table("name", "version", "task", "streamable", "description", box=None, pad_edge=False)
+    table = Table(*SHOWN, box=None, pad_edge=False)
     for line in lines:
-        streamable = "yes" if line["streamable"] else "no"
-        table.add_row(line["name"], line["version"], line["task"], streamable, line["description"])
+        cells = {**line, "streamable": "yes" if line["streamable"] else "no"}
+        table.add_row(*(Text(str(cells[name])) for name in SHOWN))
     Console().print(table)
 
 
 def _from_directory(path: str) -> list[dict[str, Any]]:
-    manifests = [read_verified(directory) for directory in find_versions(Path(path))]
-    fields = {"name", "version", "task", "streamable", "description"}
-    return [manifest.model_dump(include=fields) for manifest in manifests]
+    manifests = (read_verified(directory) for directory in find_versions(Path(path)))
+    newest = {manifest.name: manifest for manifest in manifests}
+    return [manifest.model_dump(include=set(SHOWN)) for manifest in newest.values()]
 
 
 def _from_service(url: str, api_key: str | None) -> list[dict[str, Any]]:
@@ -102,10 +109,12 @@ def _from_service(url: str, api_key: str | None) -> list[dict[str, Any]]:
         request.add_header("Authorization", f"Bearer {api_key}")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            lines: list[dict[str, Any]] = json.load(answer)["models"]
-    except (urllib.error.URLError, TimeoutError, ValueError, KeyError) as failure:
+            return [{name: line[name] for name in SHOWN} for line in json.load(answer)["models"]]
+    except urllib.error.HTTPError as failure:
+        hint = "; give its key with --api-key" if failure.code == HTTPStatus.UNAUTHORIZED else ""
+        raise StartupError(f"{url} answers {failure.code} {failure.reason}{hint}") from failure
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as failure:
         raise StartupError(f"{url} does not answer as a Baton service: {failure}") from failure
-    return lines
 
 
 def main() -> None:

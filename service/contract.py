@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -51,6 +52,8 @@ class Tensor(Part):
     def _labels_fit(self) -> Self:
         if self.labels is not None and (not self.shape or self.shape[-1] != len(self.labels)):
             raise ValueError(f"{len(self.labels)} labels do not fit the last axis of shape {list(self.shape)}")
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must differ")
         return self
 
 
@@ -183,10 +186,11 @@ class Manifest(Part):
     def state_bytes(self) -> int:
         return sum(state.row_bytes for state in self.states)
 
-    @property
+    @cached_property
     def fingerprint(self) -> bytes:
-        """16 bytes that stand for this name, version and weights; state tokens are bound to it."""
-        return hashlib.sha256(f"{self.name}\0{self.version}\0{self.sha256}".encode()).digest()[:16]
+        """16 bytes that stand for this name, version, weights, and all that gives a state its meaning."""
+        members = {"name", "version", "sha256", "inputs", "lengths", "constants", "states", "text"}
+        return hashlib.sha256(self.model_dump_json(include=members).encode()).digest()[:16]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -194,6 +198,9 @@ class Manifest(Part):
         if self.streamable:
             self._check_streamable()
         getattr(self, f"_check_{self.task}")()
+        if (self.text is None) != (self.sequence.dtype == "float32"):
+            message = f"is {self.sequence.dtype}; with 'text' it is int32 or int64 ids, without it float32"
+            raise _wrong("inputs[0].dtype", message)
         return self
 
     def _check_tensors(self) -> None:
@@ -210,8 +217,6 @@ class Manifest(Part):
         for index, output in enumerate(self.outputs):
             if output.shape[:1] != ("batch",) or "batch" in output.shape[1:] or "time" in output.shape[2:]:
                 raise _wrong(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch")
-        if self.text is not None and self.sequence.dtype == "float32":
-            raise _wrong("inputs[0].dtype", "is float32; a model that reads text takes int32 or int64 ids")
 
     def _check_streamable(self) -> None:
         if not self.states:
@@ -285,6 +290,8 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = Manifest.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise ManifestError(file, "file", "is missing; every model version needs one") from None
+    except OSError as failure:
+        raise ManifestError(file, "file", f"cannot be read: {failure.strerror}") from None
     except ValidationError as failure:
         raise _explain(file, failure) from None
     for field, told, found in (

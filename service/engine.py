@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from service.batching import Batcher, Observer, Served
+from service.batching import Batcher, Observer
 from service.contract import State, Task
 from service.errors import InternalError, NotFinite, StateInvalid, UnknownModel, WrongTask
 from service.repository import Model
@@ -58,18 +58,14 @@ class Engine:
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
 
-    async def submit(self, rows: Sequence[Row], *, timeout_s: float) -> Served[Answer]:
-        """Answer rows in shared runs; see `Batcher.submit` for what it raises."""
-        return await self.batcher.submit(rows, timeout_s=timeout_s)
-
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
         try:
             return self._split(rows, self.model.session.run(self._output_names, self._collate(rows)))
-        except Exception as failure:  # onnxruntime's exceptions share no public base
+        except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.run([row])]
-            log.exception("%s: the run of one row of %d steps failed", self.manifest.name, len(rows[0].steps))
+            log.error("%s: the run of one row of %d steps failed: %s", self.manifest.name, len(rows[0].steps), failure)
             error = InternalError("the model failed on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
@@ -145,7 +141,6 @@ class Engines:
         self.all = list(engines)
         self._newest = {engine.manifest.name: engine for engine in self.all}
         self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
-        self.longest_state_bytes = max((engine.manifest.state_bytes for engine in self.all), default=0)
 
     @property
     def newest(self) -> list[Engine]:

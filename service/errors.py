@@ -22,6 +22,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+MOST_MESSAGE_CHARS = 400
+
 
 class BatonError(Exception):
     """The root: everything that Baton raises on purpose."""
@@ -64,8 +66,9 @@ class RequestError(BatonError):
         limit: float | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message, self.field, self.limit, self.retry_after_ms = message, field, limit, retry_after_ms
+        super().__init__(_clipped(message))
+        self.message, self.field = str(self), field if field is None else _clipped(field)
+        self.limit, self.retry_after_ms = limit, retry_after_ms
 
     def body(self) -> dict[str, Any]:
         """Return the error as the API shows it, without the members that do not apply."""
@@ -77,6 +80,11 @@ class RequestError(BatonError):
             "retry_after_ms": self.retry_after_ms,
         }
         return {name: value for name, value in shown.items() if value is not None}
+
+
+def _clipped(text: str) -> str:
+    """Return `text`, which may quote a client, at a length fit for a log."""
+    return text if len(text) <= MOST_MESSAGE_CHARS else f"{text[:MOST_MESSAGE_CHARS]}..."
 
 
 class MalformedJson(RequestError):

@@ -2,7 +2,7 @@
 
 It knows ASGI and FastAPI, not models. Invariants: every answer carries `X-Request-Id`; every error has the same shape;
 every request leaves one line in the log and one count in the metrics; an exception that nobody expected becomes a 500
-with its cause in the log.
+with its cause in the log. What is no HTTP request at all never comes here: uvicorn answers it with a bare 400.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from service.auth import Authenticator
 from service.batching import Timing
 from service.engine import Engines
 from service.errors import (
+    MOST_MESSAGE_CHARS,
     BodyTimeout,
     BodyTooLarge,
     InternalError,
+    MalformedJson,
     MethodNotAllowed,
     NotFound,
     RequestError,
+    Unauthorized,
     UnsupportedMediaType,
 )
 from service.metrics import Metrics
@@ -47,8 +50,15 @@ access_log = logging.getLogger("baton.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
-ERROR_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in ERROR_STATUSES}
+NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI shows for `statuses`."""
+    return {status: {"model": ErrorAnswer} for status in statuses}
+
+
+BODY_ERRORS = error_responses(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,9 @@ class BodyRoute(APIRoute):
 
 
 async def _read_json(request: Request, settings: Settings) -> bytes:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"content encoding {encoding!r}; send the JSON as it is")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"content type {media_type or '(none)'!r}; send application/json")
@@ -127,6 +140,9 @@ async def _read_json(request: Request, settings: Settings) -> bytes:
     except TimeoutError:
         message = f"the body did not arrive within {settings.timeout_ms} ms"
         raise BodyTimeout(message, limit=settings.timeout_ms) from None
+    if not body and "upgrade" in request.headers:
+        upgrade = request.headers["upgrade"]
+        raise MalformedJson(f"the header 'Upgrade: {upgrade}' made the server lose the body; send plain HTTP/1.1")
     return bytes(body)
 
 
@@ -144,13 +160,12 @@ def error_response(request: Request, error: RequestError) -> Response:
     service_of(request).metrics.rejected.labels(error.code).inc()
     request.state.log = f"code={error.code} message={str(error)!r}"
     content = {"error": {**error.body(), "request_id": request.state.request_id}}
-    return Response(to_json(content), error.status, retry_header(error), media_type="application/json")
-
-
-def retry_header(error: RequestError) -> dict[str, str]:
-    if error.retry_after_ms is None:
-        return {}
-    return {"retry-after": str(math.ceil(error.retry_after_ms / 1000))}
+    headers = {}
+    if error.retry_after_ms is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    return Response(to_json(content), error.status, headers, media_type="application/json")
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -168,11 +183,17 @@ def install_error_handlers(app: FastAPI) -> None:
             answer.headers["allow"] = allowed
             return answer
         if error.status_code == 404:
-            return error_response(request, NotFound(f"there is nothing at {request.url.path}; see /docs"))
+            return error_response(request, NotFound(f"there is nothing at {_printable_path(request)}; see /docs"))
         raise error
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _printable_path(request: Request) -> str:
+    """Return the path as the client wrote it, fit for a log line."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return NO_CHARS_OF_A_PATH.sub("?", raw.decode("latin-1"))[:MOST_MESSAGE_CHARS]
 
 
 class RequestScope:
@@ -219,5 +240,7 @@ class RequestScope:
         metrics = service_of(request).metrics
         metrics.requests.labels(endpoint, status).inc()
         metrics.request_s.labels(endpoint).observe(seconds)
-        line = f"{request.method} {request.url.path} {status} {1e3 * seconds:.1f}ms id={request.state.request_id}"
+        line = (
+            f"{request.method} {_printable_path(request)} {status} {1e3 * seconds:.1f}ms id={request.state.request_id}"
+        )
         access_log.info("%s", f"{line} {request.state.log}".rstrip())

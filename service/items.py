@@ -6,7 +6,6 @@ item of the request, in its order.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from fastapi import Request
 
-from service.batching import Timing
+from service.batching import Served, Timing
 from service.engine import Answer, Engine, Row
 from service.errors import BatchTooLarge, EmptyInput, InternalError, RequestError, StateError
 from service.http import Reply, service_of
@@ -47,15 +46,16 @@ async def answer_items(request: Request, body: BatchRequest, engine: Engine, pre
     outcomes, timing = await _run(jobs, service.settings.timeout_ms / 1000)
     results: list[dict[str, Any]] = []
     errors: list[RequestError] = []
+    shown: list[dict[str, Any]] = []
     for index, (slot, job, outcome) in enumerate(zip(slots, jobs, outcomes, strict=True)):
         head = {"index": index, "id": getattr(slot, "id", None)}
         if isinstance(job, Job) and isinstance(outcome, Answer):
             results.append({**head, **job.show(outcome)})
         else:
             error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
-            error.field = error.field or f"{body.items_field}[{index}]"
             errors.append(error)
-            results.append({**head, "error": error.body()})
+            shown.append({"field": f"{body.items_field}[{index}]", **error.body()})
+            results.append({**head, "error": shown[-1]})
     total_s = time.perf_counter() - started
     content: dict[str, Any] = {
         "model": engine.manifest.name,
@@ -79,7 +79,7 @@ async def answer_items(request: Request, body: BatchRequest, engine: Engine, pre
     status = 200
     if len(errors) == len(results):
         status = errors[0].status
-        content["error"] = {**errors[0].body(), "request_id": request.state.request_id}
+        content["error"] = {**shown[0], "request_id": request.state.request_id}
     return Reply(content, status, timing, total_s, _log_fields(len(results), errors))
 
 
@@ -106,13 +106,23 @@ async def _run(jobs: Sequence[Job | RequestError], timeout_s: float) -> tuple[li
     for index, job in enumerate(jobs):
         if isinstance(job, Job):
             by_engine.setdefault(job.engine, []).append((index, job.row))
-    served = await asyncio.gather(
-        *(engine.submit([row for _, row in part], timeout_s=timeout_s) for engine, part in by_engine.items())
-    )
+    served = await _serve({engine: [row for _, row in part] for engine, part in by_engine.items()}, timeout_s)
     for part, one in zip(by_engine.values(), served, strict=True):
         for (index, _), outcome in zip(part, one.outcomes, strict=True):
             outcomes[index] = outcome
     return outcomes, _merged([one.timing for one in served])
+
+
+async def _serve(rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
+    """Run rows on their engines; all engines admit all of them, or nothing is run."""
+    for engine, part in rows.items():
+        engine.batcher.admit(len(part))
+    submissions = [(engine, engine.batcher.enqueue(part, timeout_s=timeout_s)) for engine, part in rows.items()]
+    try:
+        return [await engine.batcher.answer(submission) for engine, submission in submissions]
+    finally:
+        for _, submission in submissions:
+            submission.abandon()
 
 
 def _merged(timings: Sequence[Timing]) -> Timing:

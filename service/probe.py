@@ -29,7 +29,9 @@ def probe(engine: Engine) -> None:
     lengths = LENGTHS if manifest.forecast is None else tuple(manifest.forecast.min_history + n for n in LENGTHS)
     if manifest.lengths is None:
         lengths = lengths[:1] * 2
-    rows = [Row(steps) for steps in _steps(manifest, lengths)]
+    vocabulary = engine.model.vocabulary
+    vocabulary_size = vocabulary.tokenizer.get_vocab_size() if vocabulary is not None else 0
+    rows = [Row(steps) for steps in _steps(manifest, lengths, vocabulary_size)]
     together = _answers(engine, rows)
     for row, answer in zip(rows, together, strict=True):
         _check_shapes(engine, row, answer)
@@ -53,12 +55,13 @@ def probe(engine: Engine) -> None:
         raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
 
 
-def _steps(manifest: Manifest, lengths: Sequence[int]) -> list[Array]:
+def _steps(manifest: Manifest, lengths: Sequence[int], vocabulary_size: int) -> list[Array]:
     rng = np.random.default_rng(0)
     features = () if manifest.features is None else (manifest.features,)
     if manifest.sequence.dtype == "float32":
         return [rng.normal(size=(length, *features)).astype(np.float32) for length in lengths]
-    return [rng.integers(0, 2, size=(length, *features)).astype(manifest.sequence.dtype) for length in lengths]
+    ids = np.array([0, 1, vocabulary_size - 1])  # the last one finds an embedding that is smaller than the vocabulary
+    return [np.resize(ids[::-1], (length, *features)).astype(manifest.sequence.dtype) for length in lengths]
 
 
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:

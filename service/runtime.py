@@ -27,6 +27,7 @@ log = logging.getLogger("baton.runtime")
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+_TYPES = ", ".join(GRAPH_TYPES.values())
 VERSION: str = ort.__version__
 
 
@@ -63,7 +64,7 @@ class Session:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # patterns are kept per input shape, and ours never repeat
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails raises, and is logged once, by who catches it
         providers = choose_providers(device)
         try:
             self._session = ort.InferenceSession(file, options, providers=providers)
@@ -106,6 +107,11 @@ def _check_graph(session: ort.InferenceSession, file: Path, manifest: Manifest) 
     for name in manifest.constants:
         if name not in given:
             raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
+        node = given[name]
+        fixed = all(isinstance(size, int) for size in node.shape)
+        if node.type not in GRAPH_TYPES or not fixed:
+            message = f"the graph has {node.type} {list(node.shape)}; a constant is {_TYPES} of fixed shape"
+            raise ManifestError(file, f"constants.{name}", message)
     unfed = set(given) - {name for _, name, _, _ in inputs} - set(manifest.constants)
     if unfed:
         raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")

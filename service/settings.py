@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +27,7 @@ LIMITS = (
     "max_items",
     "max_steps",
     "max_text_chars",
+    "max_state_bytes",
     "state_ttl_s",
 )
 
@@ -53,9 +54,10 @@ class Settings(BaseSettings):
         description="Time a body may take to arrive (past it, 408), and a request may wait for its run (504).",
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
-    max_items: int = Field(1024, ge=1, description="Most items in one request; at most queue_rows.")
-    max_steps: int = Field(4096, ge=1, description="Most time steps in one item.")
+    max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
+    max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
+    max_state_bytes: int = Field(1_048_576, ge=1, description="Largest state of a session that a token may carry.")
     state_ttl_s: int = Field(86_400, ge=1, description="How long a state token can be used after it was issued.")
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "baton",
@@ -64,8 +66,10 @@ class Settings(BaseSettings):
     token_keys: tuple[SecretStr, ...] = Field(
         (), description='JSON list of base64url 32-byte keys, ["new", "old"]: the first seals, all open.'
     )
-    api_keys: dict[str, SecretStr] = Field(
-        {}, description='JSON object {"tenant": "key"}; when set, /v1 asks for "Authorization: Bearer key".'
+    api_keys: dict[Annotated[str, Field(min_length=1)], Annotated[SecretStr, Field(min_length=8)]] = Field(
+        {},
+        description='JSON object {"tenant": "key"}, keys of 8 or more ASCII characters; when set, /v1 asks for '
+        '"Authorization: Bearer key".',
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
@@ -73,6 +77,15 @@ class Settings(BaseSettings):
     def _items_fit_queue(self) -> Self:
         if self.max_items > self.queue_rows:
             raise ValueError(f"max_items {self.max_items} is above queue_rows {self.queue_rows}: never admitted")
+        return self
+
+    @model_validator(mode="after")
+    def _api_keys_tell_tenants_apart(self) -> Self:
+        keys = [key.get_secret_value() for key in self.api_keys.values()]
+        if len(set(keys)) < len(keys):
+            raise ValueError("api_keys gives two tenants the same key")
+        if not all(key.isascii() for key in keys):
+            raise ValueError("api_keys holds a key that is not ASCII, which no header can carry")
         return self
 
     def limits(self) -> dict[str, int]:

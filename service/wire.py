@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from service.contract import field_path
-from service.errors import InvalidRequest, MalformedJson, NotFinite, RequestError
+from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFinite, RequestError
 
+MOST_ID_CHARS = 128
+MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
 UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch into an error's location
 
 
@@ -57,7 +59,9 @@ def parse(kind: type[B], body: bytes) -> B:
     try:
         return kind.model_validate_json(body)
     except ValidationError as failure:
-        errors = failure.errors(include_url=False, include_context=True)
+        errors = failure.errors(include_url=False)
+    if errors[0]["type"] == "too_long" and errors[0]["loc"] == (kind.items_field,):
+        raise BatchTooLarge(f"more than {MOST_ITEMS} items", field=kind.items_field, limit=MOST_ITEMS)
     if errors[0]["type"] == "json_invalid":
         message = "the body is empty; send a JSON object" if not body.strip() else errors[0]["msg"]
         raise MalformedJson(message)
@@ -90,7 +94,7 @@ def _explain(error: ErrorDetails) -> RequestError:
 
 def _id_of(item: object) -> str | None:
     given = item.get("id") if isinstance(item, dict) else None
-    return given if isinstance(given, str) else None
+    return given if isinstance(given, str) and len(given) <= MOST_ID_CHARS else None
 
 
 class ErrorBody(BaseModel):

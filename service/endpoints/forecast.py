@@ -22,12 +22,12 @@ from service.errors import (
     NotFinite,
     QuantileUnavailable,
 )
-from service.http import ERROR_RESPONSES, BodyRoute, Reply, service_of
+from service.http import BODY_ERRORS, BodyRoute, Reply, service_of
 from service.items import Job, answer_items
 from service.runtime import Array
-from service.wire import BatchAnswer, BatchRequest, Result, Strict
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
-router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERROR_RESPONSES)
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
 FREQUENCY = re.compile(r"([1-9][0-9]{0,4})?(s|min|h|D|W|M|Q|Y)")
 UNITS = {
@@ -40,11 +40,14 @@ UNITS = {
     "Q": {"months": 3},
     "Y": {"years": 1},
 }
+MOST_LEVELS = 100
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Percent = Annotated[float, Field(gt=0, lt=100)]
 LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as floats
 
 
 class Series(Strict):
-    id: str | None = Field(None, max_length=128, description="returned with the result")
+    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
     values: Annotated[list[float | None], Field(fail_fast=True)] = Field(
         description="the history, oldest first; null = missing"
     )
@@ -55,10 +58,17 @@ class Series(Strict):
 class ForecastRequest(BatchRequest):
     items_field: ClassVar[str] = "series"
 
-    series: list[Series] = Field(json_schema_extra={"minItems": 1})
+    series: list[Series] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
     horizon: int = Field(ge=1, description="how many values to forecast")
-    quantiles: list[float] | None = Field(None, description="probabilities, of those the model has; default: all")
-    levels: list[float] | None = Field(None, description="central intervals in percent: 80 gives quantiles 0.1 and 0.9")
+    quantiles: list[Probability] | None = Field(
+        None, min_length=1, max_length=MOST_LEVELS, description="probabilities, of those the model has; default: all"
+    )
+    levels: list[Percent] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_LEVELS,
+        description="central intervals in percent: 80 gives quantiles 0.1 and 0.9",
+    )
     missing: Literal["error", "ffill", "linear"] = Field(
         "error",
         description="what to do with null: refuse the series, repeat the value before, or interpolate",
@@ -114,8 +124,10 @@ def _history(series: Series, spec: ForecastSpec, missing: str) -> tuple[Array, l
     values = np.array(series.values, np.float64)  # None becomes NaN, and nothing else can: NaN was refused
     gaps = np.isnan(values)
     warnings = []
-    if len(values) < spec.min_history:
-        raise HistoryTooShort(f"{len(values)} values given, {spec.min_history} needed", field="values")
+    known = len(values) - int(gaps.sum())
+    if len(values) < spec.min_history or (missing != "error" and known < spec.min_history):
+        not_null = " that are not null" if known < len(values) else ""
+        raise HistoryTooShort(f"{known} values given{not_null}, {spec.min_history} needed", field="values")
     if gaps.any():
         values = _filled(values, gaps, missing)
         warnings.append(f"{int(gaps.sum())} missing values filled ({missing})")
@@ -135,10 +147,11 @@ def _filled(values: Array, gaps: Array, missing: str) -> Array:
         message = f'{int(gaps.sum())} values are null, the first at {first}; fill them, or ask for "missing": "linear"'
         raise MissingValues(message, field=f"values[{first}]")
     known = np.flatnonzero(~gaps)
-    if not known.size:
-        raise MissingValues("every value is null", field="values")
-    if gaps[0] and missing == "ffill":
-        raise MissingValues("there is no value before the first null to fill forward from", field="values[0]")
+    if gaps[0]:
+        raise MissingValues("the first value is null, so there is none before it to fill from", field="values[0]")
+    if gaps[-1] and missing == "linear":
+        message = 'the last value is null, so there is no line to draw to it; ask for "missing": "ffill"'
+        raise MissingValues(message, field=f"values[{len(values) - 1}]")
     places = np.arange(len(values))
     if missing == "linear":
         return np.interp(places, known, values[known])

@@ -7,8 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from service.errors import NotReady
-from service.http import service_of
-from service.wire import ErrorAnswer
+from service.http import error_responses, service_of
 
 router = APIRouter(tags=["operations"])
 
@@ -17,13 +16,15 @@ class Health(BaseModel):
     status: str
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Health, summary="Alive?")
 async def healthz() -> dict[str, str]:
     """Answer as long as the process does."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", response_model=Health, responses={503: {"model": ErrorAnswer}}, summary="Ready for work?")
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", response_model=Health, responses=error_responses(503), summary="Ready for work?")
 async def readyz(request: Request) -> dict[str, str]:
     """Answer 200 while every model takes work; 503 names those whose worker stopped."""
     stopped = [engine.manifest.name for engine in service_of(request).engines.all if not engine.batcher.alive]

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from service import __version__, runtime
 from service.contract import Forecast, Metric, Network, Provenance, State, Task, Tensor, Text
 from service.engine import Engine
-from service.http import ERROR_RESPONSES, require_tenant, service_of
+from service.http import error_responses, require_tenant, service_of
 
-router = APIRouter(tags=["models"], responses=ERROR_RESPONSES, dependencies=[Depends(require_tenant)])
+router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
 
 
 class ModelLine(BaseModel):
@@ -60,7 +60,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"models": [_line(request, engine) for engine in service_of(request).engines.newest]}
 
 
-@router.get("/v1/models/{name}", response_model=ModelFacts, summary="Describe a model")
+@router.get("/v1/models/{name}", response_model=ModelFacts, responses=error_responses(404), summary="Describe a model")
 async def describe_model(request: Request, name: str) -> dict[str, Any]:
     """Return a model's manifest facts, figures and provenance."""
     engine = service_of(request).engines.get(name)

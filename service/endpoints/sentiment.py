@@ -10,15 +10,15 @@ from pydantic import Discriminator, Field, Tag
 
 from service.engine import Answer, Engine, Row
 from service.errors import EmptyInput, ItemTooLarge
-from service.http import ERROR_RESPONSES, BodyRoute, Reply, service_of
+from service.http import BODY_ERRORS, BodyRoute, Reply, service_of
 from service.items import Job, answer_items
-from service.wire import BatchAnswer, BatchRequest, Result, Strict
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
-router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERROR_RESPONSES)
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
 
 class TextItem(Strict):
-    id: str | None = Field(None, max_length=128, description="returned with the result")
+    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
     text: str
 
 
@@ -39,7 +39,9 @@ TextOrItem = Annotated[
 class SentimentRequest(BatchRequest):
     items_field: ClassVar[str] = "inputs"
 
-    inputs: list[TextOrItem] = Field(json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]])
+    inputs: list[TextOrItem] = Field(
+        max_length=MOST_ITEMS, json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]]
+    )
     model: str = Field("sentiment", description="a model whose task is sentiment")
     scores: Literal["top", "all"] = Field("top", description="all adds the score of every label")
     truncate: Literal["end", "error"] = Field("end", description="what to do with a text over the model's length")
@@ -95,12 +97,13 @@ def _labelled(engine: Engine, answer: Answer, wanted: str) -> dict[str, Any]:
     output = engine.manifest.outputs[0]
     assert output.labels is not None
     assert engine.manifest.text is not None
-    scores = [round(score, 6) for score in answer.outputs[output.name].tolist()]
-    best = max(range(len(scores)), key=scores.__getitem__)
+    scores = answer.outputs[output.name]
+    best = int(scores.argmax())
     weights = engine.manifest.text.polarity
-    result: dict[str, Any] = {"label": output.labels[best], "score": scores[best]}
+    result: dict[str, Any] = {"label": output.labels[best], "score": round(float(scores[best]), 6)}
     if weights is not None:
-        result["polarity"] = round(sum(w * s for w, s in zip(weights, scores, strict=True)), 6)
+        result["polarity"] = round(float(scores @ np.array(weights)), 6)
     if wanted == "all":
-        result["scores"] = dict(zip(output.labels, scores, strict=True))
+        rounded = [round(score, 6) for score in scores.tolist()]
+        result["scores"] = dict(zip(output.labels, rounded, strict=True))
     return result

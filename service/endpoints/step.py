@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from service.engine import Answer, Engine, Row
 from service.errors import (
@@ -22,21 +22,24 @@ from service.errors import (
     NotFinite,
     RaggedInputs,
     StateError,
+    StateInvalid,
     StateModelGone,
     StateWrongModel,
 )
-from service.http import ERROR_RESPONSES, BodyRoute, Reply, Service, service_of
+from service.http import BODY_ERRORS, BodyRoute, Reply, Service, error_responses, service_of
 from service.items import Job, answer_items
 from service.runtime import Array
 from service.state.token import new_session_id
-from service.wire import BatchAnswer, BatchRequest, Result, Strict
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
-router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=ERROR_RESPONSES)
+router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
 
 class StepItem(Strict):
-    id: str | None = Field(None, max_length=128, description="returned with the result")
-    state: str | None = Field(None, description="the token of the last answer; none begins a new session")
+    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    state: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
+        None, description="the token of the last answer; without this member a new session begins"
+    )
     inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
         None, description="k rows of features"
     )
@@ -50,7 +53,7 @@ class StepRequest(BatchRequest):
     items_field: ClassVar[str] = "items"
 
     model: str = Field(description="a model whose task is step")
-    items: list[StepItem] = Field(json_schema_extra={"minItems": 1})
+    items: list[StepItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
     returned: Literal["last", "all"] = Field("last", alias="return", description="outputs of the last step, or of each")
 
 
@@ -81,7 +84,7 @@ async def step(request: Request, body: StepRequest) -> Reply:
     newest = service.engines.for_task(body.model, "step")
 
     def prepare(item: StepItem) -> Job:
-        start = _begin(newest) if item.state is None else _resume(service, body.model, item.state, tenant)
+        start = _begin(newest) if "state" not in item.model_fields_set else _resume(service, body.model, item, tenant)
         steps, tokens = _steps(item, start.engine, service)
 
         def show(answer: Answer) -> dict[str, Any]:
@@ -96,13 +99,15 @@ def _begin(engine: Engine) -> _Start:
     return _Start(engine, states=None, session_id=new_session_id(), step=0)
 
 
-def _resume(service: Service, model: str, token: str, tenant: str) -> _Start:
-    """Open `token`: authenticity first, then whether it belongs to `model`, then what is in it.
+def _resume(service: Service, model: str, item: StepItem, tenant: str) -> _Start:
+    """Open the item's state: authenticity first, then whether it belongs to `model`, then what is in it.
 
     Raises: StateInvalid, StateExpired, StateModelGone, StateWrongModel.
     """
     try:
-        envelope = service.sealer.decode(token, longest_state_bytes=service.engines.longest_state_bytes)
+        if item.state is None:
+            raise StateInvalid("state is null; leave the member out to begin a new session", reason="null")
+        envelope = service.sealer.decode(item.state, longest_state_bytes=service.settings.max_state_bytes)
         session = service.sealer.open(envelope, tenant=tenant)
         engine = _maker(service, model, envelope.fingerprint)
         states = engine.unpack(session.state)
@@ -169,13 +174,9 @@ def _read_rows(rows: list[list[float]], features: int) -> Array:
 
 
 def _cast(steps: Array, dtype: str, field: str) -> Array:
-    """Return `steps` in the model's type, refusing what that type cannot hold."""
-    if dtype != "float32":
-        if not np.array_equal(steps, np.trunc(steps)) or np.abs(steps).max() > np.iinfo(dtype).max:
-            raise InvalidRequest(f"this model takes whole numbers ({dtype})", field=field)
-        return steps.astype(dtype)
+    """Return `steps` in the model's type, refusing numbers that float32 cannot hold."""
     with np.errstate(over="ignore"):
-        cast = steps.astype(np.float32)
+        cast = steps.astype(dtype)
     if not np.isfinite(cast).all():
         raise NotFinite("a value is beyond the range of float32, 3.4e38", field=field)
     return cast

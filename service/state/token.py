@@ -24,6 +24,7 @@ import binascii
 import hashlib
 import os
 import secrets
+import stat
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -175,8 +176,15 @@ def load_or_create_key(directory: Path) -> tuple[str, bool]:
                 out.flush()
                 os.fsync(out.fileno())
             created = _link(draft, file)
-        return file.read_text("ascii"), created
-    except (OSError, UnicodeDecodeError) as failure:
+        if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
+            raise SettingsError(f"{file} can be read by others (mode {mode:04o}): chmod 600 it, or make a new key")
+        key = file.read_text("ascii")
+        if len(_decode(key.strip())) != KEY_BYTES:
+            raise SettingsError(
+                f"{file} is not {KEY_BYTES} bytes of base64url; restore it, or remove it and its tokens"
+            )
+        return key, created
+    except (OSError, UnicodeDecodeError, binascii.Error) as failure:
         raise SettingsError(
             f"the token key cannot be kept in {directory} ({failure}); set BATON_STATE_DIR to a directory that this "
             "user may write, or BATON_TOKEN_KEYS to keys of your own"

@@ -38,7 +38,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(version="2"), "version", "directory is named '1'"),
     (lambda m: m.update(flavour="plum"), "flavour", "Extra inputs are not permitted"),
     (lambda m: m["inputs"][0].update(name="z"), "inputs[0]", "the graph has no input 'z'; it has x, lengths, h, c"),
-    (lambda m: m["inputs"][0].update(dtype="int64"), "inputs[0]", "declared int64, but the graph has float32"),
+    (lambda m: m["inputs"][0].update(dtype="int64"), "inputs[0].dtype", "without it float32"),
     (
         lambda m: m["inputs"][0].update(shape=["batch", "time", 5]),
         "inputs[0]",
@@ -98,7 +98,9 @@ BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
     (lambda m: m["text"].update(unknown_token="<oov>"), "text.unknown_token", "not in the vocabulary"),
     (lambda m: m["text"].update(polarity=[1]), "text.polarity", "1 weights for 2 labels"),
     (lambda m: m["outputs"][0].pop("labels"), "outputs", "names its labels"),
-    (lambda m: m["inputs"][0].update(dtype="float32"), "inputs[0].dtype", "int32 or int64 ids"),
+    (lambda m: m["inputs"][0].update(dtype="float32"), "inputs[0].dtype", "it is int32 or int64 ids"),
+    (lambda m: m["inputs"][0].update(dtype="int64"), "inputs[0]", "declared int64, but the graph has int32"),
+    (lambda m: m["outputs"][0].update(labels=["same", "same"]), "outputs[0]", "labels must differ"),
 ]
 
 

@@ -52,14 +52,16 @@ def test_missing_values_are_refused_or_filled_as_asked(server: Server) -> None:
     (refused,) = ask(server, {"values": [1, 2, None, 4, None]})
     assert refused["error"]["code"] == "missing_values"
     assert refused["error"]["field"] == "series[0].values[2]"
-    gappy, forward, line = [1, 2, None, 4, None], [1, 2, 2, 4, 4], [1, 2, 3, 4, 4]
+    gappy, forward, line = [1, None, 3, None, 4], [1, 1, 3, 3, 4], [1, 2, 3, 3.5, 4]
     for how, filled in (("ffill", forward), ("linear", line)):
         (ours,) = ask(server, {"values": gappy}, missing=how)
         (theirs,) = ask(server, {"values": filled})
         assert ours["mean"] == theirs["mean"]
         assert ours["warnings"] == [f"2 missing values filled ({how})"]
-    assert ask(server, {"values": [None, 1, 2]}, missing="ffill")[0]["error"]["field"] == "series[0].values[0]"
-    assert ask(server, {"values": [None] * 4}, missing="linear")[0]["error"]["message"] == "every value is null"
+    assert ask(server, {"values": [None, 1, 2, 3]}, missing="ffill")[0]["error"]["field"] == "series[0].values[0]"
+    assert ask(server, {"values": [1, 2, 3, None]}, missing="linear")[0]["error"]["field"] == "series[0].values[3]"
+    too_few = ask(server, {"values": [1, None, None, None, 2]}, missing="linear")[0]["error"]
+    assert too_few["message"] == "2 values given that are not null, 3 needed"
 
 
 def test_a_history_over_the_model_s_is_cut_and_says_so(server: Server) -> None:

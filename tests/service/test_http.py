@@ -159,12 +159,12 @@ def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path, star
     server = start_server(tiny_models, tmp_path)
     for _ in range(5):
         server.post("/v1/sentiment", {"inputs": ["good", "a very good film", ""]})
-    state = None
+    state: dict = {}
     for _ in range(4):
-        (result,) = server.post("/v1/step", {"model": "numbers", "items": [{"values": [1, 2], "state": state}]}).json()[
+        (result,) = server.post("/v1/step", {"model": "numbers", "items": [{"values": [1, 2], **state}]}).json()[
             "results"
         ]
-        state = result["state"]
+        state = {"state": result["state"]}
     server.post("/v1/step", {"model": "numbers", "items": [{"values": [1], "state": ""}]})
     expected = {
         ("baton_requests_total", "endpoint", "/v1/sentiment"): 5,

@@ -9,14 +9,37 @@ from pathlib import Path
 
 from conftest import Server
 
+from service.app import create_app
+from service.settings import Settings
+
+REFUSALS = (400, 401, 404, 405, 408, 409, 410, 413, 415, 422, 429)
+
 
 def test_every_generated_request_gets_a_declared_answer(server: Server, tmp_path: Path) -> None:
     """Requests that fit the schema may still name an unknown model or a horizon that is too long, so 4xx may come."""
     schemathesis = shutil.which("schemathesis", path=Path(sys.executable).parent)
     assert schemathesis is not None
+    (tmp_path / "schemathesis.toml").write_text(
+        f"[checks]\nnegative_data_rejection.expected-statuses = {list(REFUSALS)}\n"
+    )
     options = ["--max-examples", "20", "--generation-deterministic", "--exclude-checks", "positive_data_acceptance"]
     command = [schemathesis, "run", f"{server.url}/openapi.json", *options, "--no-color"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "9 selected / 9 total" in ended.stdout
     assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_the_document_asks_for_a_key_where_the_service_does(tiny_models: Path, tmp_path: Path) -> None:
+    settings = {"models_dir": tiny_models, "state_dir": tmp_path}
+    open_document = create_app(Settings(**settings)).openapi()
+    keyed_document = create_app(Settings(**settings, api_keys={"acme": "key-of-acme"})).openapi()
+    for path, operations in keyed_document["paths"].items():
+        (operation,) = operations.values()
+        assert ("security" in operation) == path.startswith("/v1/")
+        assert "security" not in next(iter(open_document["paths"][path].values()))
+
+
+def test_the_document_declares_what_a_state_can_be_refused_with(server: Server) -> None:
+    step = server.client.get("/openapi.json").json()["paths"]["/v1/step"]["post"]
+    assert {"409", "410", "422"} <= step["responses"].keys()

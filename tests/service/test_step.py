@@ -17,6 +17,8 @@ ROWS = np.random.default_rng(11).normal(size=(12, 2)).tolist()
 
 
 def step(server: Server, *items: dict, model: str = "stepper", **options: object) -> list[dict]:
+    """Send items; one whose state is None begins a session."""
+    items = tuple({key: value for key, value in item.items() if key != "state" or value is not None} for item in items)
     return server.post("/v1/step", {"model": model, "items": list(items), **options}).json()["results"]
 
 
@@ -202,17 +204,23 @@ def test_foreign_damaged_and_expired_states_have_their_codes(
 
 
 def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-a", "bolt": "key-b"}')
-    acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-a", "key-b"))
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-a", "bolt": "key-of-b"}')
+    acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-of-a", "key-of-b"))
     body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     state = server.post("/v1/step", body, headers=acme).json()["results"][0]["state"]
     body["items"][0]["state"] = state
     assert server.post("/v1/step", body, headers=acme).status_code == 200
     stolen = server.post("/v1/step", body, headers=bolt)
     assert (stolen.status_code, stolen.json()["error"]["code"]) == (422, "state_invalid")
-    for headers in ({}, {"authorization": "Bearer nope"}, {"authorization": "Basic key-a"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer nope"},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic key-of-a"},
+    ):
         refused = server.post("/v1/step", body, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")
+        assert refused.headers["www-authenticate"] == "Bearer"
         assert server.client.get("/v1/models", headers=headers).status_code == 401
     assert server.client.get("/readyz").status_code == 200
     server.stop()
