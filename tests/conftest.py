@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import tiny
 ROOT = Path(__file__).parent.parent
 STARTED = re.compile(r"Uvicorn running on (http://\S+)")
 START_LIMIT_S = 60
+LOG_LIMIT_S = 10
 
 
 class Server:
@@ -64,6 +67,24 @@ class Server:
                 self.url = match[1]
                 listening.set()
         listening.set()
+
+    def lines_since(self, start: int, until: str) -> list[str]:
+        """Return the log from line `start` to the first line that holds `until`, once it is there."""
+        deadline = time.monotonic() + LOG_LIMIT_S
+        while time.monotonic() < deadline:
+            written = self.lines[start:]
+            for index, line in enumerate(written):
+                if until in line:
+                    return written[: index + 1]
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {until!r} in {self.lines[start:]}")
+
+    def mark(self) -> int:
+        """Return where the log stands: behind the lines of every request that was answered before."""
+        marker = uuid.uuid4().hex
+        start = len(self.lines)
+        self.client.get("/healthz", headers={"x-request-id": marker})
+        return start + len(self.lines_since(start, until=marker))
 
     def kill(self) -> None:
         """End the process as a crash would."""

@@ -198,6 +198,32 @@ async def test_the_worker_s_death_is_visible_and_answers_everyone(caplog: pytest
     await batcher.drain()
 
 
+async def test_an_abandoned_submission_is_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    batcher.admit(1)
+    batcher.enqueue([2], timeout_s=10).abandon()
+    gate.let_go(1)
+    await first
+    await batcher.drain()
+    assert gate.batches == [[1]]
+
+
+async def test_drain_waits_for_a_run_whose_caller_left() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    leaver.cancel()
+    draining = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    gate.let_go(1)
+    await draining
+
+
 async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
     gate = Gate()
     batcher = make(gate.run)

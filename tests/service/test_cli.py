@@ -74,13 +74,18 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
         ({"BATON_TOKEN_KEYS": '["short"]', "BATON_MODELS_DIR": "{models}"}, "token key 1 of 1"),
         ({"BATON_TOKEN_KEYS": "not json"}, "token_keys"),
         ({"BATON_DEVICE": "cuda", "BATON_MODELS_DIR": "{models}"}, "this ONNX Runtime has"),
+        ({"BATON_API_KEYS": '{"acme": ""}'}, "BATON_API_KEYS_ACME: Value should have at least 8 items"),
+        ({"BATON_API_KEYS": '{"": "long-enough"}'}, "String should have at least 1 character"),
+        ({"BATON_API_KEYS": '{"acme": "long-enough", "bolt": "long-enough"}'}, "two tenants the same key"),
+        ({"BATON_API_KEYS": '{"acme": "k\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"}'}, "not ASCII"),
+        ({"BATON_MAX_STATE_BYTES": "8", "BATON_MODELS_DIR": "{models}"}, "BATON_MAX_STATE_BYTES is 8"),
         ({"BATON_MODELS_DIR": "/nowhere"}, "/nowhere: models_dir: is no directory"),
     ],
 )
 def test_a_setting_that_will_not_do_ends_start_up_with_one_line(
     environment: dict[str, str], says: str, tiny_models: Path, tmp_path: Path
 ) -> None:
-    filled = {name: value.format(models=tiny_models) if "{" in value else value for name, value in environment.items()}
+    filled = {name: value.replace("{models}", str(tiny_models)) for name, value in environment.items()}
     ended = baton("serve", **{"BATON_PORT": "0", "BATON_STATE_DIR": str(tmp_path), **filled})
     assert ended.returncode == 1
     assert says in ended.stderr.splitlines()[-1]

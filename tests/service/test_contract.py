@@ -130,6 +130,24 @@ def test_a_broken_forecaster_is_refused_by_field(tmp_path: Path, change: Change,
     assert message in refused.value.message
 
 
+def test_a_vocabulary_that_is_larger_than_the_embedding_is_refused_at_load(tmp_path: Path) -> None:
+    directory = tiny.sentiment(tmp_path)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["unheard-of"] = len(tiny.WORDS)
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
+    with pytest.raises(ManifestError, match="fails on a short probe"):
+        load(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    directory = tiny.stepper(tmp_path)
+    (directory / "manifest.json").unlink()
+    (directory / "manifest.json").mkdir()
+    with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
 def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:
     directory = tiny.sentiment(tmp_path)
     (directory / "model.onnx").write_bytes(b"no graph")

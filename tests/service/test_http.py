@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import uuid
 from pathlib import Path
 
 import httpx
@@ -43,12 +44,25 @@ JSON = {"content-type": "application/json"}
         ("DELETE", "/v1/models", b"", {}, 405, "method_not_allowed"),
         ("GET", "/v1/nowhere", b"", {}, 404, "not_found"),
         ("GET", "/v1/models/nope", b"", {}, 404, "unknown_model"),
+        ("POST", "/v1/sentiment/", b'{"inputs": ["a"]}', JSON, 404, "not_found"),
+        ("POST", "/v1/sentiment", b"\x1f\x8b", {**JSON, "content-encoding": "gzip"}, 415, "unsupported_media_type"),
+        ("POST", "/v1/sentiment", b'{"inputs": [' + b"5," * 1_000_000 + b"5]}", JSON, 413, "batch_too_large"),
+        ("POST", "/v1/forecast", b'{"horizon": 1, "series": [{}], "levels": [-80]}', JSON, 422, "invalid_request"),
+        ("POST", "/v1/forecast", b'{"horizon": 1, "series": [{}], "quantiles": []}', JSON, 422, "invalid_request"),
+        (
+            "POST",
+            "/v1/forecast",
+            b'{"horizon": 1, "series": [{}], "levels": [' + b"80," * 200 + b"80]}",
+            JSON,
+            422,
+            "invalid_request",
+        ),
     ],
 )
 def test_a_bad_request_gets_its_code_and_one_line_in_the_log(
     server: Server, method: str, path: str, content: bytes, headers: dict, status: int, code: str
 ) -> None:
-    request_id = f"bad-{abs(hash((method, path, content, str(headers))))}"
+    request_id, start = uuid.uuid4().hex, server.mark()
     before = server.metric("baton_rejected_total", "cause", code)
     answer = server.client.request(method, path, content=content, headers={**headers, "x-request-id": request_id})
     error = answer.json()["error"]
@@ -56,9 +70,10 @@ def test_a_bad_request_gets_its_code_and_one_line_in_the_log(
     assert error["request_id"] == answer.headers["x-request-id"] == request_id
     assert error["message"]
     assert server.metric("baton_rejected_total", "cause", code) == before + 1
-    (line,) = [line for line in server.lines if request_id in line]
-    assert f"code={code}" in line
-    assert not [line for line in server.lines if "Traceback" in line]
+    written = server.lines_since(start, until=request_id)
+    assert [line for line in written if "GET /metrics" not in line] == [
+        line for line in written if f"id={request_id} code={code} " in line
+    ]
 
 
 def test_a_misspelt_member_is_named(server: Server) -> None:
@@ -81,6 +96,29 @@ def test_a_ten_megabyte_text_is_refused_with_the_limit(server: Server, chunked: 
     error = answer.json()["error"]
     assert (error["code"], error["limit"]) == ("body_too_large", 4 * 2**20)
     assert server.post("/v1/sentiment", {"inputs": ["good"]}).status_code == 200
+
+
+def test_what_a_client_sends_cannot_forge_or_flood_the_log(server: Server) -> None:
+    start = server.mark()
+    server.client.get("/v1/models/%1b[31mred%0d%0aFAKE%0b%c2%85line", headers={"x-request-id": "forger"})
+    answer = server.post("/v1/step", {"model": "x" * 200_000, "items": [{}]}, headers={"x-request-id": "flooder"})
+    forged, flooded = server.lines_since(start, until="flooder")
+    assert forged.isascii()
+    assert forged.isprintable()
+    assert len(flooded) < 1000
+    assert len(answer.text) < 1000
+
+
+def test_an_upgrade_that_loses_the_body_is_told(server: Server) -> None:
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQAAP__"}
+    answer = server.post("/v1/sentiment", {"inputs": ["good"]}, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "malformed_json")
+    assert "Upgrade: h2c" in error["message"]
+
+
+def test_probes_may_ask_with_head(server: Server) -> None:
+    assert [server.client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
 def test_too_many_items_are_refused_with_the_limit(server: Server) -> None:
@@ -113,13 +151,11 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_lo
     assert server.url is not None
     address = httpx.URL(server.url)
     head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    start = server.mark()
     with socket.create_connection((address.host, address.port)) as client:
         client.sendall(f'{head}x-request-id: leaver\r\ncontent-length: 1000\r\n\r\n{{"inputs": ['.encode())
-    while not (lines := [line for line in server.lines if "leaver" in line]):
-        server.client.get("/healthz")
-    assert len(lines) == 1
-    assert " 499 " in lines[0]
-    assert not [line for line in server.lines if "Traceback" in line]
+    (line,) = server.lines_since(start, until="leaver")
+    assert " 499 " in line
 
 
 def test_the_service_writes_nothing_at_home_and_reports_to_nobody(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,12 @@ def step(server: Server, *items: dict, model: str = "stepper", **options: object
     """Send items; one whose state is None begins a session."""
     items = tuple({key: value for key, value in item.items() if key != "state" or value is not None} for item in items)
     return server.post("/v1/step", {"model": model, "items": list(items), **options}).json()["results"]
+
+
+def step_refused(server: Server, item: dict) -> list[dict]:
+    answer = server.post("/v1/step", {"model": "stepper", "items": [item]})
+    assert answer.status_code >= 400
+    return answer.json()["results"]
 
 
 def whole(server: Server, rows: list) -> np.ndarray:
@@ -195,10 +202,10 @@ def test_foreign_damaged_and_expired_states_have_their_codes(
     server.stop()
     brief = start_server(models, tmp_path / "state", BATON_STATE_TTL_S="1")
     (short_lived,) = step(brief, one_step)
-    deadline_passed = False
-    while not deadline_passed:
+    for _ in range(2000):
         answer = brief.post("/v1/step", {"model": "stepper", "items": [{**one_step, "state": short_lived["state"]}]})
-        deadline_passed = answer.status_code != 200
+        if answer.status_code != 200:
+            break
     assert (answer.status_code, answer.json()["error"]["code"]) == (410, "state_expired")
     brief.stop()
 
@@ -223,6 +230,28 @@ def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, 
         assert refused.headers["www-authenticate"] == "Bearer"
         assert server.client.get("/v1/models", headers=headers).status_code == 401
     assert server.client.get("/readyz").status_code == 200
+    server.stop()
+
+
+def test_a_state_that_is_null_is_no_new_session(server: Server) -> None:
+    """A client whose last call failed, and that passes on what it has, must notice."""
+    answer = server.post("/v1/step", {"model": "stepper", "items": [{"state": None, "inputs": [[1, 2]]}]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"]) == (422, "state_invalid", "items[0].state")
+    assert "leave the member out" in error["message"]
+
+
+def test_the_same_weights_with_other_states_are_another_model(tmp_path: Path, start_server: ServerFactory) -> None:
+    directory = tiny.stepper(tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    (result,) = step(server, {"inputs": [[1, 2]]})
+    server.stop()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["states"].reverse()
+    tiny.write_manifest(directory, manifest)
+    server.start()
+    (refused,) = step_refused(server, {"state": result["state"], "inputs": [[1, 2]]})
+    assert refused["error"]["code"] == "state_model_gone"
     server.stop()
 
 

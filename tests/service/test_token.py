@@ -131,6 +131,18 @@ def test_the_key_file_is_private_and_the_same_for_all_workers(tmp_path: Path) ->
     KeyRing([found[0][0]])
 
 
+def test_a_key_file_that_others_can_read_or_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    load_or_create_key(tmp_path)
+    file = tmp_path / "token.key"
+    file.chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        load_or_create_key(tmp_path)
+    file.chmod(0o600)
+    file.write_text("damaged")
+    with pytest.raises(SettingsError, match=r"token\.key"):
+        load_or_create_key(tmp_path)
+
+
 def test_a_state_directory_that_cannot_be_used_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="BATON_STATE_DIR"):
