@@ -121,6 +121,11 @@ class Batcher(Generic[R, A]):
         """Whether the worker still takes rows."""
         return self._worker is not None and not self._worker.done()
 
+    @property
+    def draining(self) -> bool:
+        """Whether new rows are refused because the end has begun."""
+        return self._draining
+
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
         self._draining = True

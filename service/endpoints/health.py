@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from service.errors import NotReady
+from service.errors import Draining, NotReady
 from service.http import error_responses, service_of
 
 router = APIRouter(tags=["operations"])
@@ -26,8 +26,11 @@ async def healthz() -> dict[str, str]:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=Health, responses=error_responses(503), summary="Ready for work?")
 async def readyz(request: Request) -> dict[str, str]:
-    """Answer 200 while every model takes work; 503 names those whose worker stopped."""
-    stopped = [engine.manifest.name for engine in service_of(request).engines.all if not engine.batcher.alive]
+    """Answer 200 while every model takes work; 503 while draining, or with the names of those whose worker stopped."""
+    engines = service_of(request).engines.all
+    if any(engine.batcher.draining for engine in engines):
+        raise Draining("the service is shutting down", retry_after_ms=1000)
+    stopped = [engine.manifest.name for engine in engines if not engine.batcher.alive]
     if stopped:
         raise NotReady(f"no worker for {', '.join(stopped)}", retry_after_ms=1000)
     return {"status": "ready"}

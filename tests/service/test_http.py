@@ -231,6 +231,18 @@ def test_a_running_service_is_alive_and_ready(server: Server) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_draining_service_is_alive_but_not_ready_and_takes_no_work(tiny_models: Path, tmp_path: Path) -> None:
+    app = create_app(Settings(models_dir=tiny_models, state_dir=tmp_path))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton") as client:
+        async with app.router.lifespan_context(app):
+            assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/healthz")).status_code == 200
+        for answer in (await client.get("/readyz"), await client.post("/v1/sentiment", json={"inputs": ["good"]})):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.anyio
 async def test_a_service_without_workers_is_alive_but_not_ready(tiny_models: Path, tmp_path: Path) -> None:
     app = create_app(Settings(models_dir=tiny_models, state_dir=tmp_path))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton") as client:
