@@ -87,7 +87,8 @@ class Batcher(Generic[R, A]):
     """One queue, one thread, one run at a time.
 
     `run` is called on the batcher's own thread with rows whose padded cells (rows times the longest) stay within
-    `batch_cells`, or with a single longer row. With `same_size` only rows of equal size share a run.
+    `batch_cells`, or with a single longer row. With `same_size` only rows of equal size share a run. `draining` says
+    that the end has begun.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Batcher(Generic[R, A]):
         self._filled, self._idle = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._worker: asyncio.Task[None] | None = None
-        self._draining = False
+        self.draining = False
         self._seconds_per_row = 0.0
 
     def start(self) -> None:
@@ -121,14 +122,9 @@ class Batcher(Generic[R, A]):
         """Whether the worker still takes rows."""
         return self._worker is not None and not self._worker.done()
 
-    @property
-    def draining(self) -> bool:
-        """Whether new rows are refused because the end has begun."""
-        return self._draining
-
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
-        self._draining = True
+        self.draining = True
         if self._worker is not None:
             idle = asyncio.create_task(self._idle.wait())
             await asyncio.wait({idle, self._worker}, return_when=asyncio.FIRST_COMPLETED)
@@ -157,6 +153,7 @@ class Batcher(Generic[R, A]):
         )
         self._queue.extend(_Waiting(row, self._size(row), i, submission) for i, row in enumerate(rows))
         self._observer.queued(len(self._queue))
+        self._idle.clear()
         self._filled.set()
         return submission
 
@@ -170,7 +167,7 @@ class Batcher(Generic[R, A]):
 
         Raises: Overloaded when they do not all fit in the queue; Draining and NotReady when no worker will take them.
         """
-        if self._draining:
+        if self.draining:
             raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
         if not self.alive:
             raise NotReady("the worker of this model has stopped", retry_after_ms=1000)
@@ -198,7 +195,6 @@ class Batcher(Generic[R, A]):
             if not self._queue:
                 self._idle.set()
             await self._filled.wait()
-            self._idle.clear()
             batch = self._running = self._take()
             if not batch:
                 continue

@@ -211,6 +211,15 @@ async def test_an_abandoned_submission_is_never_run() -> None:
     assert gate.batches == [[1]]
 
 
+async def test_drain_answers_what_was_queued_just_before() -> None:
+    batcher = make(double)
+    await batcher.submit([1], timeout_s=10)
+    last = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    await batcher.drain()
+    assert (await last).outcomes == [4]
+
+
 async def test_drain_waits_for_a_run_whose_caller_left() -> None:
     gate = Gate()
     batcher = make(gate.run)
