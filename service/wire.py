@@ -17,6 +17,7 @@ from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFini
 
 MOST_ID_CHARS = 128
 MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
+MOST_ERRORS = 20_000  # listing them costs about 10 us each
 UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch into an error's location
 
 
@@ -59,6 +60,8 @@ def parse(kind: type[B], body: bytes) -> B:
     try:
         return kind.model_validate_json(body)
     except ValidationError as failure:
+        if failure.error_count() > MOST_ERRORS:
+            raise InvalidRequest(f"more than {MOST_ERRORS} mistakes in one request", limit=MOST_ERRORS) from None
         errors = failure.errors(include_url=False)
     if errors[0]["type"] == "too_long" and errors[0]["loc"] == (kind.items_field,):
         raise BatchTooLarge(f"more than {MOST_ITEMS} items", field=kind.items_field, limit=MOST_ITEMS)

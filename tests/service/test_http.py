@@ -47,6 +47,14 @@ JSON = {"content-type": "application/json"}
         ("POST", "/v1/sentiment/", b'{"inputs": ["a"]}', JSON, 404, "not_found"),
         ("POST", "/v1/sentiment", b"\x1f\x8b", {**JSON, "content-encoding": "gzip"}, 415, "unsupported_media_type"),
         ("POST", "/v1/sentiment", b'{"inputs": [' + b"5," * 1_000_000 + b"5]}", JSON, 413, "batch_too_large"),
+        (
+            "POST",
+            "/v1/sentiment",
+            json.dumps({f"{n}": n for n in range(20_001)}).encode(),
+            JSON,
+            422,
+            "invalid_request",
+        ),
         ("POST", "/v1/forecast", b'{"horizon": 1, "series": [{}], "levels": [-80]}', JSON, 422, "invalid_request"),
         ("POST", "/v1/forecast", b'{"horizon": 1, "series": [{}], "quantiles": []}', JSON, 422, "invalid_request"),
         (
