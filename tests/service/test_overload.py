@@ -56,6 +56,7 @@ async def until_queued(client: httpx.AsyncClient, rows: int) -> None:
     for _ in range(10_000):
         if shown in (await client.get("/metrics")).text:
             return
+        await asyncio.sleep(0)  # the transport has no socket to wait for, so nothing else would run
     raise AssertionError(f"never saw {shown}")
 
 
