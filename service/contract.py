@@ -200,29 +200,31 @@ class Manifest(Part):
         getattr(self, f"_check_{self.task}")()
         if (self.text is None) != (self.sequence.dtype == "float32"):
             message = f"is {self.sequence.dtype}; with 'text' it is int32 or int64 ids, without it float32"
-            raise _wrong("inputs[0].dtype", message)
+            raise _FieldError("inputs[0].dtype", message)
         return self
 
     def _check_tensors(self) -> None:
         shape = self.sequence.shape
         if shape[:2] != ("batch", "time") or len(shape) > 3 or not all(isinstance(s, int) for s in shape[2:]):
-            raise _wrong("inputs[0].shape", f"is {list(shape)}; it must be [batch, time] or [batch, time, features]")
+            raise _FieldError(
+                "inputs[0].shape", f"is {list(shape)}; it must be [batch, time] or [batch, time, features]"
+            )
         given = [self.sequence.name, *self.constants, *(s.input for s in self.states)]
         given += [self.lengths] if self.lengths else []
         made = [*(t.name for t in self.outputs), *(s.output for s in self.states)]
         for field, names in (("inputs", given), ("outputs", made)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise _wrong(field, f"{', '.join(twice)} is named more than once")
+                raise _FieldError(field, f"{', '.join(twice)} is named more than once")
         for index, output in enumerate(self.outputs):
             if output.shape[:1] != ("batch",) or "batch" in output.shape[1:] or "time" in output.shape[2:]:
-                raise _wrong(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch")
+                raise _FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch")
 
     def _check_streamable(self) -> None:
         if not self.states:
-            raise _wrong("states", "a streamable model must name the states that a client carries")
+            raise _FieldError("states", "a streamable model must name the states that a client carries")
         if self.network is not None and self.network.bidirectional:
-            raise _wrong(
+            raise _FieldError(
                 "streamable",
                 "must be false for a bidirectional network: its reverse direction starts at the end of the "
                 "sequence, which a stream does not have yet; export one direction only",
@@ -230,25 +232,25 @@ class Manifest(Part):
 
     def _check_step(self) -> None:
         if not self.streamable:
-            raise _wrong("streamable", "must be true for task 'step'")
+            raise _FieldError("streamable", "must be true for task 'step'")
         for index, output in enumerate(self.outputs):
             if output.shape[:2] != ("batch", "time"):
-                raise _wrong(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch, time")
+                raise _FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch, time")
 
     def _check_sentiment(self) -> None:
         if self.text is None:
-            raise _wrong("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
+            raise _FieldError("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
         (output, *more) = self.outputs
         if more or output.labels is None or output.dtype != "float32" or len(output.shape) != 2:
-            raise _wrong("outputs", "must be one float32 tensor [batch, labels] that names its labels")
+            raise _FieldError("outputs", "must be one float32 tensor [batch, labels] that names its labels")
         if self.text.polarity is not None and len(self.text.polarity) != len(output.labels):
-            raise _wrong("text.polarity", f"has {len(self.text.polarity)} weights for {len(output.labels)} labels")
+            raise _FieldError("text.polarity", f"has {len(self.text.polarity)} weights for {len(output.labels)} labels")
 
     def _check_forecast(self) -> None:
         if self.forecast is None:
-            raise _wrong("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
+            raise _FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
         if self.sequence.dtype != "float32" or self.features is not None:
-            raise _wrong("inputs[0]", "must be float32 [batch, time] for task 'forecast'")
+            raise _FieldError("inputs[0]", "must be float32 [batch, time] for task 'forecast'")
         horizon = self.forecast.horizon
         expected = {
             "mean": ("batch", horizon),
@@ -256,7 +258,7 @@ class Manifest(Part):
         }
         if {output.name: output.shape for output in self.outputs} != expected:
             shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
-            raise _wrong("outputs", f"must be {shapes}")
+            raise _FieldError("outputs", f"must be {shapes}")
 
 
 class _FieldError(ValueError):
@@ -265,10 +267,6 @@ class _FieldError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
-
-
-def _wrong(field: str, message: str) -> _FieldError:
-    return _FieldError(field, message)
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
