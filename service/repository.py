@@ -1,7 +1,7 @@
 """Models on disk: `<models_dir>/<name>/<version>/`, read, verified and loaded.
 
 It knows directories, manifests and sessions, not requests. Invariant: a `Model` that exists keeps its contract as far
-as files and graph can show; how it behaves is for `service.engine` to probe.
+as files and graph can show; how it behaves is for `service.probe` to try.
 """
 
 from __future__ import annotations

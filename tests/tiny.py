@@ -27,7 +27,8 @@ TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "int64": Tens
 class GraphBuilder:
     """A graph in the making: `add` appends a node and returns its outputs' names."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, lengths: str = "lengths") -> None:
+        self.lengths = lengths  # "" for graphs that take no lengths
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
@@ -52,7 +53,7 @@ class GraphBuilder:
         weights = [self.weight(directions, gates, size), self.weight(directions, gates, hidden)]
         (by_time,) = self.add("Transpose", [x], perm=[1, 0, 2])
         bias = self.weight(directions, 2 * gates)
-        inputs = [by_time, *weights, bias, "lengths", *states]
+        inputs = [by_time, *weights, bias, self.lengths, *states]
         y, *finals = self.add(cell, inputs, 3 if cell == "LSTM" else 2, hidden_size=hidden, **attributes)
         (batch_first,) = self.add("Transpose", [y], perm=[2, 0, 1, 3])
         shape = self.constant(np.array([0, 0, directions * hidden], np.int64))
@@ -89,7 +90,12 @@ def write_model(root: Path, build: GraphBuilder, made: dict[str, str], **manifes
     directory = root / manifest["name"] / manifest["version"]
     directory.mkdir(parents=True)
     states = manifest.get("states", [])
-    inputs = [*manifest["inputs"], LENGTHS, *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states)]
+    inputs = [
+        *manifest["inputs"],
+        *([LENGTHS] if manifest["lengths"] else []),
+        *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states),
+    ]
+    inputs += [tensor(name, "float32") for name in manifest.get("constants", {})]
     outputs = [*manifest["outputs"], *(tensor(s["output"], s["dtype"], *s["shape"]) for s in states)]
     build.save(directory / "model.onnx", inputs, outputs, made)
     manifest["sha256"] = sha256(directory / "model.onnx")
@@ -163,10 +169,11 @@ def state(input_name: str, *shape: int | str) -> dict:
 
 
 def stepper(root: Path, *, direction: str = "forward", seed: int = 3, **changes: Any) -> Path:
-    """A one-layer LSTM over two features, its h and c carried."""
-    build = GraphBuilder(seed)
+    """A one-layer LSTM over two features, its h and c carried; a constant called gain multiplies the features."""
+    build = GraphBuilder(seed, lengths=changes.get("lengths", "lengths") or "")
     directions = 2 if direction == "bidirectional" else 1
-    y, h, c = build.recurrent("LSTM", "x", 2, 4, ["h", "c"], direction=direction)
+    x = build.add("Mul", ["x", "gain"])[0] if "constants" in changes else "x"
+    y, h, c = build.recurrent("LSTM", x, 2, 4, ["h", "c"], direction=direction)
     manifest = {
         "name": "stepper",
         "task": "step",

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,9 @@ def _free_port() -> int:
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
+        with suppress(httpx.TransportError):  # until the port is open
             if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
                 return
-        except httpx.TransportError:
-            pass
         time.sleep(POLL_S)
     raise EvaluationError(f"the service did not become ready on the candidate model:\n{log_file.read_text()}")
 

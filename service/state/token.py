@@ -75,12 +75,7 @@ class KeyRing:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys: dict[bytes, AESGCMSIV] = {}
         for number, text in enumerate(keys, start=1):
-            try:
-                key = _decode(text.strip())
-            except (binascii.Error, UnicodeEncodeError):
-                key = b""
-            if len(key) != KEY_BYTES:
-                raise SettingsError(f"token key {number} of {len(keys)} is not {KEY_BYTES} bytes of base64url")
+            key = _read_key(text, f"token key {number} of {len(keys)}")
             self._keys[hashlib.sha256(b"baton key id" + key).digest()[:4]] = AESGCMSIV(key)
         self.newest_id = next(iter(self._keys))
 
@@ -162,7 +157,7 @@ def load_or_create_key(directory: Path) -> tuple[str, bool]:
 
     Several workers may call this at once: all get the key of the first.
 
-    Raises: SettingsError when the directory cannot be used.
+    Raises: SettingsError when the directory cannot be used, or its key is damaged or readable by others.
     """
     file = directory / KEY_FILE
     try:
@@ -178,17 +173,24 @@ def load_or_create_key(directory: Path) -> tuple[str, bool]:
             created = _link(draft, file)
         if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
             raise SettingsError(f"{file} can be read by others (mode {mode:04o}): chmod 600 it, or make a new key")
-        key = file.read_text("ascii")
-        if len(_decode(key.strip())) != KEY_BYTES:
-            raise SettingsError(
-                f"{file} is not {KEY_BYTES} bytes of base64url; restore it, or remove it and its tokens"
-            )
+        key = file.read_text("latin-1")
+        _read_key(key, str(file))
         return key, created
-    except (OSError, UnicodeDecodeError, binascii.Error) as failure:
+    except OSError as failure:
         raise SettingsError(
             f"the token key cannot be kept in {directory} ({failure}); set BATON_STATE_DIR to a directory that this "
             "user may write, or BATON_TOKEN_KEYS to keys of your own"
         ) from failure
+
+
+def _read_key(text: str, source: str) -> bytes:
+    try:
+        key = _decode(text.strip())
+    except (binascii.Error, UnicodeEncodeError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SettingsError(f"{source} is not {KEY_BYTES} bytes of base64url")
+    return key
 
 
 def _link(draft: Path, file: Path) -> bool:

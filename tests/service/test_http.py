@@ -260,6 +260,11 @@ async def test_a_service_without_workers_is_alive_but_not_ready(tiny_models: Pat
             assert answer.headers["retry-after"] == "1"
 
 
+def test_a_fall_back_to_the_cpu_is_logged_once(server: Server) -> None:
+    told = [line for line in server.lines if "device auto: no CUDAExecutionProvider here" in line]
+    assert len(told) == 1
+
+
 def test_models_and_limits_can_be_looked_up(server: Server) -> None:
     lines = {line["name"]: line for line in server.client.get("/v1/models").json()["models"]}
     assert {name: (line["task"], line["streamable"]) for name, line in lines.items()} == {

@@ -123,6 +123,28 @@ def test_a_replica_with_the_same_key_takes_the_next_step(
     assert list((tmp_path).iterdir()) == []
 
 
+def test_a_model_without_a_lengths_input_answers_ragged_sessions_as_alone(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
+    tiny.stepper(tmp_path / "models", lengths=None)
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    items = [{"inputs": ROWS[:length]} for length in (3, 5, 3, 12, 1, 5)]
+    for item, result in zip(items, step(server, *items, **{"return": "all"}), strict=True):
+        np.testing.assert_allclose(result["outputs"]["y"], whole(server, item["inputs"]), atol=CLOSE)
+    assert server.metric("baton_padding_ratio_sum") == server.metric("baton_padding_ratio_count") > 0
+    server.stop()
+
+
+def test_a_constant_input_is_fed_as_the_manifest_says(
+    server: Server, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    tiny.stepper(tmp_path / "models", constants={"gain": 2})
+    doubling = start_server(tmp_path / "models", tmp_path / "state")
+    doubled = [[2 * value for value in row] for row in ROWS]
+    np.testing.assert_allclose(whole(doubling, ROWS), whole(server, doubled), atol=CLOSE)
+    doubling.stop()
+
+
 def test_text_is_read_word_by_word(server: Server) -> None:
     (whole_text,) = step(server, {"text": "a very good film !"}, model="reader", **{"return": "all"})
     assert whole_text["tokens"] == ["a", "very", "good", "film", "!"]

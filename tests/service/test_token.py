@@ -139,7 +139,7 @@ def test_a_key_file_that_others_can_read_or_that_is_damaged_is_refused(tmp_path:
         load_or_create_key(tmp_path)
     file.chmod(0o600)
     file.write_text("damaged")
-    with pytest.raises(SettingsError, match=r"token\.key"):
+    with pytest.raises(SettingsError, match=r"token\.key is not 32 bytes of base64url$"):
         load_or_create_key(tmp_path)
 
 
