@@ -12,10 +12,10 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix bench clean
+.PHONY: help install serve test check fix bench loadtest loadtest-overload clean
 
 help:  ## show the commands
-	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
 
 install: $(VENV)/.serving  ## make .venv with what serving needs, and nothing else
 
@@ -40,6 +40,15 @@ train-%: $(VENV)/.development  ## train, verify and publish a model: sentiment, 
 
 bench: $(VENV)/.development  ## measure, and write docs/benchmarks.md and loadtests/results/
 	$(BIN)/python -m loadtests.bench
+
+LOADTEST = $(BIN)/python -m loadtests.run $(if $(HOST),--host '$(HOST)') $(if $(USERS),--users $(USERS)) \
+	$(if $(RUN_TIME),--run-time $(RUN_TIME)) $(LOADTEST_ARGS)
+
+loadtest: $(VENV)/.development  ## put mixed load on the service, check every answer (USERS, RUN_TIME, HOST, LOADTEST_ARGS)
+	$(LOADTEST)
+
+loadtest-overload: $(VENV)/.development  ## the same with a load that climbs past capacity and back; USERS is the peak
+	$(LOADTEST) --overload
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
