@@ -11,16 +11,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+from starlette.types import Receive, Scope, Send
 
 from service import __version__
 from service.auth import Authenticator
 from service.endpoints import forecast, health, models, sentiment, step
 from service.engine import Engine, Engines
 from service.errors import ManifestError
-from service.http import RequestScope, Service, install_error_handlers
+from service.http import BodyRoute, RequestScope, Service, install_error_handlers
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.repository import find_versions, load_model
@@ -29,6 +31,7 @@ from service.state.token import KeyRing, Sealer, load_or_create_key
 
 log = logging.getLogger("baton.app")
 
+BODY_ENDPOINTS = (sentiment, forecast, step)
 DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
 
@@ -48,7 +51,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
         log.info("drained")
 
-    app = FastAPI(
+    app = _Application(
         title="Baton",
         version=__version__,
         description=DESCRIPTION,
@@ -57,13 +60,25 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(RequestScope)
     install_error_handlers(app)
     bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
-    for endpoint in (sentiment, forecast, step, models):
+    for endpoint in (*BODY_ENDPOINTS, models):
         app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
     app.include_router(health.router)
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._request_scope(scope, receive, send)
+
+    @cached_property
+    def _request_scope(self) -> RequestScope:
+        routes = [route for endpoint in BODY_ENDPOINTS for route in endpoint.router.routes]
+        bodies = [route for route in routes if isinstance(route, BodyRoute)]
+        return RequestScope(super().__call__, self.state.service, bodies)
 
 
 def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:

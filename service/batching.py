@@ -1,11 +1,13 @@
 """Rows from many callers, answered in shared runs.
 
-There is no wait timer: what queued while the last run ran is the next batch, so load itself forms batches. It knows
-asyncio and nothing of HTTP or ONNX: a row is anything that has a size, a run is any function of a list of rows.
+There is no wait timer: what queued while the last run ran is what the next one chooses from, so load itself forms
+batches. Each batcher has one thread, which measures rows, chooses a run (`service.waiting`) and runs it; the event loop
+admits, answers and keeps the deadlines. It knows nothing of HTTP or ONNX: a row is anything that can be measured, a
+run is any function of a list of rows.
 
 Invariants: every submitted row is answered once, with its answer or an exception; all rows of a submission are
-admitted or none; the queue never holds more than `queue_rows`; a row whose caller left, or whose deadline passed, is
-never run; a run that fails fails its own rows and nothing else.
+admitted or none; never more than `queue_rows` rows wait or run; a row whose caller left, or whose deadline passed
+before its run began, is never run; a run that fails fails its own rows and nothing else.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded
+from service.waiting import WaitingRows
 
 log = logging.getLogger("baton.batching")
 
@@ -57,208 +61,266 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Submission(Generic[A]):
-    """Rows under way for one caller; the batcher's own, but for `abandon`."""
+class Submission(Generic[R]):
+    """Rows under way for one caller; the batcher's own."""
 
+    rows: Sequence[R]
     future: asyncio.Future[None]
     submitted: float
-    deadline: float
+    timeout_s: float
     outcomes: list[Any]
     left: int
+    unstarted: int
+    timer: asyncio.TimerHandle = field(init=False)
     started: float = math.inf
+    ended: float = 0.0
     cells: int = 0
     padded_cells: int = 0
     batch_rows: int = 0
 
-    def abandon(self) -> None:
-        """Drop what has not been run: nobody waits for it any more."""
-        self.future.cancel()
-
 
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[R]):
-    row: R
-    size: int
+    submission: Submission[R]
     index: int
-    submission: Submission[Any] = field(repr=False)
+    size: int
 
 
 class Batcher(Generic[R, A]):
     """One queue, one thread, one run at a time.
 
-    `run` is called on the batcher's own thread with rows whose padded cells (rows times the longest) stay within
-    `batch_cells`, or with a single longer row. With `same_size` only rows of equal size share a run. `draining` says
-    that the end has begun.
+    `measure` and `run` are called on the batcher's own thread: `measure` with the rows that came, for the size of each,
+    or why it cannot be run; `run` with rows whose padded cells (rows times the longest) stay within `batch_cells`, or
+    with a single longer row. `draining` says that the end has begun.
     """
 
     def __init__(
         self,
         run: Callable[[list[R]], Sequence[A | Exception]],
         *,
-        size: Callable[[R], int],
+        measure: Callable[[list[R]], Sequence[int | Exception]],
         batch_cells: int,
         queue_rows: int,
         observer: Observer,
+        overhead_rows: float = 1.0,
         same_size: bool = False,
         name: str = "batcher",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._size, self._clock, self._observer, self._name = run, size, clock, observer, name
-        self._batch_cells, self._queue_rows, self._same_size = batch_cells, queue_rows, same_size
-        self._queue: list[_Waiting[R]] = []
-        self._running: list[_Waiting[R]] = []
-        self._filled, self._idle = asyncio.Event(), asyncio.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._worker: asyncio.Task[None] | None = None
-        self.draining = False
+        self._run, self._measure, self._clock, self._observer, self._name = run, measure, clock, observer, name
+        self._waiting: WaitingRows[_Waiting[R]] = WaitingRows(
+            batch_cells=batch_cells,
+            overhead_rows=overhead_rows,
+            same_size=same_size,
+            gone=lambda waiting: waiting.submission.future.done(),
+        )
+        self._queue_rows, self._queued = queue_rows, 0
+        self._fresh: list[Submission[R]] = []
+        self._inbox: SimpleQueue[list[Submission[R]] | None] = SimpleQueue()
+        self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
         self._seconds_per_row = 0.0
+        self._stopped = asyncio.Event()
+        self.draining = False
+        self.alive = False
 
     def start(self) -> None:
-        self._worker = asyncio.create_task(self._work(), name=self._name)
-        self._worker.add_done_callback(self._worker_ended)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the worker still takes rows."""
-        return self._worker is not None and not self._worker.done()
+        self._loop = asyncio.get_running_loop()
+        self.alive = True
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
         self.draining = True
-        if self._worker is not None:
-            idle = asyncio.create_task(self._idle.wait())
-            await asyncio.wait({idle, self._worker}, return_when=asyncio.FIRST_COMPLETED)
-            idle.cancel()
-            self._worker.cancel()
-            await asyncio.wait({self._worker})
-        self._thread.shutdown()
+        if self.alive:
+            self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
+            await self._stopped.wait()
 
     async def submit(self, rows: Sequence[R], *, timeout_s: float) -> Served[A]:
         """Answer `rows`, at least one, in their order; an outcome may be an exception where a run failed.
 
         Raises: what `admit` raises; DeadlineExceeded when `timeout_s` passed before they had all been taken.
         """
-        self.admit(len(rows))
-        return await self.answer(self.enqueue(rows, timeout_s=timeout_s))
+        self.admit(len(rows), timeout_s=timeout_s)
+        submission = self.enqueue(rows, timeout_s=timeout_s)
+        try:
+            return await self.answer(submission)
+        finally:
+            self.abandon(submission)
 
-    def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[A]:
-        """Queue rows that were admitted just now; whoever does must `answer` or `abandon` the submission."""
-        now = self._clock()
-        submission: Submission[A] = Submission(
-            future=asyncio.get_running_loop().create_future(),
-            submitted=now,
-            deadline=now + timeout_s,
-            outcomes=[None] * len(rows),
-            left=len(rows),
-        )
-        self._queue.extend(_Waiting(row, self._size(row), i, submission) for i, row in enumerate(rows))
-        self._observer.queued(len(self._queue))
-        self._idle.clear()
-        self._filled.set()
-        return submission
-
-    async def answer(self, submission: Submission[A]) -> Served[A]:
-        """Wait for the outcomes. Raises: DeadlineExceeded."""
-        await submission.future
-        return Served(submission.outcomes, self._timing(submission))
-
-    def admit(self, rows: int) -> None:
+    def admit(self, rows: int, *, timeout_s: float) -> None:
         """Check that so many more rows would be taken.
 
-        Raises: Overloaded when they do not all fit in the queue; Draining and NotReady when no worker will take them.
+        Raises: Overloaded when they do not all fit in the queue, or those before them will take more than `timeout_s`;
+        Draining and NotReady when no worker will take them.
         """
         if self.draining:
             raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
         if not self.alive:
             raise NotReady("the worker of this model has stopped", retry_after_ms=1000)
-        if len(self._queue) + rows > self._queue_rows:
-            wait_ms = max(1, math.ceil(1000 * self._seconds_per_row * len(self._queue)))
-            raise Overloaded(
-                f"{len(self._queue)} rows wait already and {rows} more do not fit",
-                limit=self._queue_rows,
-                retry_after_ms=wait_ms,
-            )
+        wait_s = self._seconds_per_row * self._queued
+        if self._queued + rows > self._queue_rows:
+            message = f"{self._queued} rows wait or run already and {rows} more do not fit"
+            raise Overloaded(message, limit=self._queue_rows, retry_after_ms=_whole_ms(wait_s))
+        if wait_s > timeout_s:
+            message = f"{self._queued} rows before these take about {wait_s:.3g} s, and the deadline is {timeout_s:g} s"
+            raise Overloaded(message, retry_after_ms=_whole_ms(wait_s - timeout_s))
 
-    def _timing(self, submission: Submission[A]) -> Timing:
-        return Timing(
-            queue_s=submission.started - submission.submitted,
-            run_s=self._clock() - submission.started,
-            rows=len(submission.outcomes),
-            cells=submission.cells,
-            padded_cells=submission.padded_cells,
-            batch_rows=submission.batch_rows,
+    def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[R]:
+        """Queue rows that were admitted just now; whoever does must `abandon` the submission in the end."""
+        submission = Submission(
+            rows=rows,
+            future=self._loop.create_future(),
+            submitted=self._clock(),
+            timeout_s=timeout_s,
+            outcomes=[None] * len(rows),
+            left=len(rows),
+            unstarted=len(rows),
         )
+        submission.timer = self._loop.call_later(timeout_s, self._expire, submission)
+        self._open.add(submission)
+        self._queued += len(rows)
+        self._observer.queued(self._queued)
+        if not self._fresh:
+            self._loop.call_soon(self._hand_over)
+        self._fresh.append(submission)
+        return submission
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._queue:
-                self._idle.set()
-            await self._filled.wait()
-            batch = self._running = self._take()
-            if not batch:
-                continue
-            started = self._clock()
-            rows = [entry.row for entry in batch]
-            try:
-                answers = await loop.run_in_executor(self._thread, self._run, rows)
-                if len(answers) != len(rows):
-                    raise RuntimeError(f"{len(answers)} answers came back for {len(rows)} rows")
-            except Exception:  # whatever a run raises is the answer of its rows; the loop goes on
-                log.exception("%s: a run of %d rows failed", self._name, len(rows))
-                answers = [InternalError("the model failed on this input; the log has the cause") for _ in rows]
-            self._deliver(batch, answers, started)
-            self._running = []
+    async def answer(self, submission: Submission[R]) -> Served[A]:
+        """Wait for the outcomes.
 
-    def _take(self) -> list[_Waiting[R]]:
-        """Choose the next batch: the row that waited longest, and those nearest to it in size."""
-        now = self._clock()
-        for entry in self._queue:
-            if now > entry.submission.deadline and not entry.submission.future.done():
-                waited_ms = round(1000 * (now - entry.submission.submitted))
-                entry.submission.future.set_exception(
-                    DeadlineExceeded(f"not run within the deadline: waited {waited_ms} ms", retry_after_ms=waited_ms)
-                )
-        self._queue = [entry for entry in self._queue if not entry.submission.future.done()]
-        batch: list[_Waiting[R]] = []
-        if self._queue:
-            oldest, longest = self._queue[0], 0
-            for entry in sorted(self._queue, key=lambda waiting: abs(waiting.size - oldest.size)):
-                longest = max(longest, entry.size)
-                too_much = (len(batch) + 1) * longest > self._batch_cells
-                if batch and (too_much or (self._same_size and entry.size != oldest.size)):
-                    break
-                batch.append(entry)
-            taken = {id(entry) for entry in batch}
-            self._queue = [entry for entry in self._queue if id(entry) not in taken]
-        if not self._queue:
-            self._filled.clear()
-        self._observer.queued(len(self._queue))
-        for entry in batch:
-            entry.submission.started = min(entry.submission.started, now)
-        return batch
+        Raises: DeadlineExceeded; CancelledError when the submission was abandoned meanwhile.
+        """
+        await submission.future
+        timing = _timing(submission)
+        self._observer.waited(timing.queue_s)
+        return Served(submission.outcomes, timing)
 
-    def _deliver(self, batch: list[_Waiting[R]], answers: Sequence[A | Exception], started: float) -> None:
-        run_s = self._clock() - started
-        longest = max(entry.size for entry in batch)
-        per_row = run_s / len(batch)
-        self._seconds_per_row += (SMOOTHING if self._seconds_per_row else 1.0) * (per_row - self._seconds_per_row)
-        self._observer.ran(len(batch), sum(entry.size for entry in batch), len(batch) * longest, run_s)
-        for entry, answer in zip(batch, answers, strict=True):
-            submission = entry.submission
-            submission.outcomes[entry.index] = answer
-            submission.left -= 1
-            submission.cells += entry.size
+    def abandon(self, submission: Submission[R]) -> None:
+        """Drop what has not been run, if anything: nobody waits for it any more."""
+        if not submission.future.cancel() and not submission.future.cancelled():
+            submission.future.exception()  # seen, should nobody have waited for it
+        self._close(submission)
+
+    def _hand_over(self) -> None:
+        """Give the thread all that came in one turn of the event loop: waking it costs, and more rows share a run."""
+        self._inbox.put(self._fresh)
+        self._fresh = []
+
+    def _expire(self, submission: Submission[R]) -> None:
+        if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
+            message = f"not run within the deadline of {_whole_ms(submission.timeout_s)} ms"
+            drained_ms = _whole_ms(self._seconds_per_row * self._queued)
+            submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=drained_ms))
+            self._close(submission)
+
+    def _close(self, submission: Submission[R]) -> None:
+        if submission in self._open:
+            submission.timer.cancel()
+            self._open.discard(submission)
+            self._queued -= submission.left
+            self._observer.queued(self._queued)
+
+    def _work(self) -> None:
+        """Serve until told to stop; this and what it calls is all that happens on the batcher's thread."""
+        death = None
+        try:
+            stopping = False
+            while self._waiting or not stopping:
+                stopping |= self._take_in(wait=not self._waiting)
+                self._run_next()
+        except BaseException as error:  # noqa: BLE001 - whatever ends the thread must be seen
+            death = error
+        self._loop.call_soon_threadsafe(self._ended, death)
+
+    def _take_in(self, *, wait: bool) -> bool:
+        """Measure the rows that came and let them wait; return whether this was told to stop."""
+        came: list[Submission[R]] = []
+        stopping = False
+        while wait or not self._inbox.empty():
+            wait = False
+            fresh = self._inbox.get()
+            if fresh is None:
+                stopping = True
+            else:
+                came += [submission for submission in fresh if not submission.future.done()]
+        if came:
+            sizes = iter(self._attempt(self._measure, [row for submission in came for row in submission.rows]))
+            for submission in came:
+                self._add(submission, [next(sizes) for _ in submission.rows])
+        return stopping
+
+    def _add(self, submission: Submission[R], sizes: list[int | Exception]) -> None:
+        fit = [_Waiting(submission, index, size) for index, size in enumerate(sizes) if isinstance(size, int)]
+        self._waiting.add(fit, now=submission.submitted, pace_s=self._seconds_per_row)
+        unfit = [(submission, index, size) for index, size in enumerate(sizes) if isinstance(size, Exception)]
+        if unfit:
+            submission.unstarted -= len(unfit)
+            self._loop.call_soon_threadsafe(self._deliver, unfit)
+
+    def _run_next(self) -> None:
+        batch = self._waiting.take()
+        if not batch:
+            return
+        began = self._clock()
+        longest = max(waiting.size for waiting in batch)
+        for waiting in batch:
+            submission = waiting.submission
+            submission.started = min(submission.started, began)
+            submission.unstarted -= 1
+            submission.cells += waiting.size
             submission.padded_cells += longest
             submission.batch_rows = max(submission.batch_rows, len(batch))
-            if submission.left == 0 and not submission.future.done():
-                self._observer.waited(submission.started - submission.submitted)
+        answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
+        run_s = self._clock() - began
+        per_row = run_s / len(batch)
+        self._seconds_per_row += (SMOOTHING if self._seconds_per_row else 1.0) * (per_row - self._seconds_per_row)
+        self._observer.ran(len(batch), sum(waiting.size for waiting in batch), len(batch) * longest, run_s)
+        outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
+        self._loop.call_soon_threadsafe(self._deliver, outcomes)
+
+    def _attempt(self, function: Callable[[list[R]], Sequence[Any]], rows: list[R]) -> Sequence[Any]:
+        try:
+            answers = function(rows)
+            if len(answers) != len(rows):
+                raise RuntimeError(f"{len(answers)} answers came back for {len(rows)} rows")
+        except Exception:  # whatever a run raises is the answer of its rows; the thread goes on
+            log.exception("%s: a run of %d rows failed", self._name, len(rows))
+            return [InternalError("the model failed on this input; the log has the cause") for _ in rows]
+        return answers
+
+    def _deliver(self, outcomes: list[tuple[Submission[R], int, Any]]) -> None:
+        ended = self._clock()
+        for submission, index, outcome in outcomes:
+            if submission not in self._open:
+                continue
+            submission.outcomes[index] = outcome
+            submission.left -= 1
+            self._queued -= 1
+            if not submission.left and not submission.future.done():
+                submission.ended = ended
                 submission.future.set_result(None)
 
-    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
-        if not worker.cancelled() and worker.exception() is not None:
-            log.critical("%s: the worker died", self._name, exc_info=worker.exception())
-        for entry in [*self._running, *self._queue]:
-            if not entry.submission.future.done():
-                entry.submission.future.set_exception(InternalError("the worker of this model stopped"))
-        self._running, self._queue = [], []
+    def _ended(self, death: BaseException | None) -> None:
+        self.alive = False
+        self._stopped.set()
+        if death is not None:
+            log.critical("%s: the worker died", self._name, exc_info=death)
+        for submission in list(self._open):
+            if not submission.future.done():
+                submission.future.set_exception(InternalError("the worker of this model stopped"))
+
+
+def _timing(submission: Submission[Any]) -> Timing:
+    started = min(submission.started, submission.ended)  # no row may have been fit to run
+    return Timing(
+        queue_s=started - submission.submitted,
+        run_s=submission.ended - started,
+        rows=len(submission.outcomes),
+        cells=submission.cells,
+        padded_cells=submission.padded_cells,
+        batch_rows=submission.batch_rows,
+    )
+
+
+def _whole_ms(seconds: float) -> int:
+    return max(1, math.ceil(1000 * seconds))

@@ -71,11 +71,11 @@ class State(Part):
             raise ValueError(f"shape {list(self.shape)} must hold 'batch' exactly once and no 'time'")
         return self
 
-    @property
+    @cached_property
     def batch_axis(self) -> int:
         return self.shape.index("batch")
 
-    @property
+    @cached_property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one session's state: the batch axis left out."""
         return tuple(size for size in self.shape if isinstance(size, int))
@@ -171,18 +171,18 @@ class Manifest(Part):
     network: Network | None = None
     provenance: Provenance | None = None
 
-    @property
+    @cached_property
     def sequence(self) -> Tensor:
         """The input that carries the rows, `[batch, time]` or `[batch, time, features]`."""
         return self.inputs[0]
 
-    @property
+    @cached_property
     def features(self) -> int | None:
         """Values per step of the input; None where a step is one number or one id."""
         size = self.sequence.shape[2] if len(self.sequence.shape) == 3 else None
         return size if isinstance(size, int) else None
 
-    @property
+    @cached_property
     def state_bytes(self) -> int:
         return sum(state.row_bytes for state in self.states)
 

@@ -8,16 +8,24 @@ manifest order.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
+from tokenizers import Encoding
 
 from service.batching import Batcher, Observer
-from service.contract import State, Task
-from service.errors import InternalError, NotFinite, StateInvalid, UnknownModel, WrongTask
+from service.contract import Task
+from service.errors import (
+    EmptyInput,
+    InternalError,
+    ItemTooLarge,
+    NotFinite,
+    RequestError,
+    StateInvalid,
+    UnknownModel,
+    WrongTask,
+)
 from service.repository import Model
 from service.runtime import Array
 from service.settings import Settings
@@ -25,21 +33,36 @@ from service.state.token import INVALID
 
 log = logging.getLogger("baton.engine")
 
+NO_STEPS: Array = np.empty(0)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Row:
-    """One sequence to run. Shapes: steps [time] or [time, features]; states each of `State.row_shape`, None = zeros."""
+    """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
-    steps: Array
-    states: tuple[Array, ...] | None = None
+    `state` is what an earlier answer returned, None a new session's. A text of more than `most_tokens` is cut when
+    `cut`, refused otherwise. `encoding` is set once the text has been tokenised.
+
+    Shapes: steps [time] or [time, features].
+    """
+
+    steps: Array = field(default_factory=lambda: NO_STEPS)
+    state: bytes | None = None
+    text: str | None = None
+    most_tokens: int = 0
+    cut: bool = False
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model made of one row. Shapes: outputs without their batch axis, cut to the row's own steps."""
+    """What the model made of one row; `state` is all its states, little-endian, in manifest order.
+
+    Shapes: outputs without their batch axis, cut to the row's own steps.
+    """
 
     outputs: dict[str, Array]
-    states: tuple[Array, ...]
+    state: bytes
 
 
 class Engine:
@@ -47,16 +70,47 @@ class Engine:
 
     def __init__(self, model: Model, settings: Settings, observer: Observer) -> None:
         self.model, self.manifest = model, model.manifest
+        self._sequence = self.manifest.sequence
         self._output_names = [t.name for t in self.manifest.outputs] + [s.output for s in self.manifest.states]
+        self._by_time = ["time" in output.shape for output in self.manifest.outputs]
+        self._layout = np.dtype(
+            [(s.input, np.dtype(s.dtype).newbyteorder("<"), s.row_shape) for s in self.manifest.states]
+        )
+        self.state_bytes: int = self._layout.itemsize
+        self._new_state = bytes(self.state_bytes)
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
-            size=lambda row: len(row.steps),
+            measure=self.measure,
             batch_cells=settings.batch_cells,
             queue_rows=settings.queue_rows,
             observer=observer,
             same_size=self.manifest.lengths is None,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
+
+    def measure(self, rows: list[Row]) -> list[int | Exception]:
+        """Return how many steps each row has, or why it cannot be run; texts are tokenised together."""
+        texts = [row for row in rows if row.text is not None]
+        if texts:
+            vocabulary = self.model.vocabulary
+            assert vocabulary is not None
+            whole = self.manifest.task != "step"  # a text that comes in pieces has no marks of beginning and end
+            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in texts], add_special_tokens=whole)
+            for row, encoding in zip(texts, encodings, strict=True):
+                row.encoding = encoding
+        return [self._size(row) for row in rows]
+
+    def _size(self, row: Row) -> int | Exception:
+        if row.encoding is None:
+            return len(row.steps)
+        ids = row.encoding.ids
+        if not ids:
+            return EmptyInput("the text has no words; give at least one")
+        if len(ids) > row.most_tokens and not row.cut:
+            message = f"the text has {len(ids)} tokens; at most {row.most_tokens} are read"
+            return ItemTooLarge(message, limit=row.most_tokens)
+        row.steps = np.array(ids[: row.most_tokens], self._sequence.dtype)
+        return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
@@ -65,73 +119,66 @@ class Engine:
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.run([row])]
-            log.error("%s: the run of one row of %d steps failed: %s", self.manifest.name, len(rows[0].steps), failure)
+            if isinstance(failure, RequestError):
+                return [failure]
+            log.error("%s: the run of one row failed: %s", self.manifest.name, failure)
             error = InternalError("the model failed on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
 
     def _collate(self, rows: list[Row]) -> dict[str, Array]:
-        sequence = self.manifest.sequence
-        longest = max(len(row.steps) for row in rows)
-        steps = np.zeros((len(rows), longest, *rows[0].steps.shape[1:]), sequence.dtype)
-        for index, row in enumerate(rows):
-            steps[index, : len(row.steps)] = row.steps
-        feeds: dict[str, Array] = {sequence.name: steps}
+        sequences = [row.steps for row in rows]
+        lengths = [len(steps) for steps in sequences]
+        shape = (len(rows), max(lengths), *sequences[0].shape[1:])
+        if min(lengths) == max(lengths):
+            padded = np.concatenate(sequences).reshape(shape)
+        else:
+            padded = np.zeros(shape, self._sequence.dtype)
+            for place, steps in zip(padded, sequences, strict=True):
+                place[: len(steps)] = steps
+        if not np.isfinite(padded).all():
+            raise NotFinite("a value is beyond the range of float32, 3.4e38")
+        feeds: dict[str, Array] = {self._sequence.name: padded}
         if self.manifest.lengths is not None:
-            feeds[self.manifest.lengths] = np.array([len(row.steps) for row in rows], np.int32)
-        for number, state in enumerate(self.manifest.states):
-            shape = list(state.row_shape)
-            shape.insert(state.batch_axis, len(rows))
-            carried = np.zeros(shape, state.dtype)
-            by_row = np.moveaxis(carried, state.batch_axis, 0)
-            for index, row in enumerate(rows):
-                if row.states is not None:
-                    by_row[index] = row.states[number]
-            feeds[state.input] = carried
+            feeds[self.manifest.lengths] = np.array(lengths, np.int32)
+        if self.manifest.states:
+            carried = np.frombuffer(b"".join([row.state or self._new_state for row in rows]), self._layout)
+            for state in self.manifest.states:
+                by_row = carried[state.input]
+                if not np.isfinite(by_row).all():
+                    raise StateInvalid(INVALID, reason="not_finite", field="state")
+                feeds[state.input] = np.moveaxis(by_row, 0, state.batch_axis).astype(state.dtype, "C")
         return feeds
 
     def _split(self, rows: list[Row], tensors: list[Array]) -> list[Answer | Exception]:
         outputs = self.manifest.outputs
-        states = [
-            np.moveaxis(tensor, state.batch_axis, 0)
-            for state, tensor in zip(self.manifest.states, tensors[len(outputs) :], strict=True)
-        ]
-        answers: list[Answer | Exception] = [
-            Answer(
-                outputs={
-                    output.name: tensor[index, : len(row.steps)] if "time" in output.shape else tensor[index]
-                    for output, tensor in zip(outputs, tensors, strict=False)
-                },
-                states=tuple(by_row[index] for by_row in states),
-            )
-            for index, row in enumerate(rows)
-        ]
+        carried = np.empty(len(rows), self._layout)
+        for state, tensor in zip(self.manifest.states, tensors[len(outputs) :], strict=True):
+            by_row = np.moveaxis(tensor, state.batch_axis, 0)
+            if by_row.shape[1:] != state.row_shape:
+                raise ValueError(f"{state.output} has shape {list(tensor.shape)}, declared {list(state.shape)}")
+            carried[state.input] = by_row
+        packed, size = carried.tobytes(), self.state_bytes
+        answers: list[Answer | Exception] = []
+        for index, row in enumerate(rows):
+            cut = len(row.steps)
+            made = {
+                output.name: tensor[index, :cut] if by_time else tensor[index]
+                for output, tensor, by_time in zip(outputs, tensors, self._by_time, strict=False)
+            }
+            answers.append(Answer(made, packed[index * size : (index + 1) * size]))
         if all(np.isfinite(tensor).all() for tensor in tensors):
             return answers
-        return [_finite(answer) for answer in answers]
+        return [self._finite(answer) for answer in answers if isinstance(answer, Answer)]
 
-    def pack(self, states: Sequence[Array]) -> bytes:
-        """Return a session's states as bytes: little-endian, in manifest order."""
-        return b"".join(
-            array.astype(_little_endian(declared), copy=False).tobytes()
-            for array, declared in zip(states, self.manifest.states, strict=True)
-        )
+    def _finite(self, answer: Answer) -> Answer | Exception:
+        if all(np.isfinite(array).all() for array in (*answer.outputs.values(), *self.unpack(answer.state).values())):
+            return answer
+        return NotFinite("these inputs drive the model to values that are not finite; are they in a sensible range?")
 
-    def unpack(self, state: bytes) -> tuple[Array, ...]:
-        """Return the states in `state`.
-
-        Raises: StateInvalid when the size is not this model's or a value is not finite.
-        """
-        if len(state) != self.manifest.state_bytes:
-            raise StateInvalid(INVALID, reason="wrong_size")
-        arrays, start = [], 0
-        for declared in self.manifest.states:
-            flat = np.frombuffer(state, _little_endian(declared), math.prod(declared.row_shape), start)
-            if not np.isfinite(flat).all():
-                raise StateInvalid(INVALID, reason="not_finite")
-            arrays.append(flat.reshape(declared.row_shape))
-            start += declared.row_bytes
-        return tuple(arrays)
+    def unpack(self, state: bytes) -> dict[str, Array]:
+        """Return the states in `state` by the names of their inputs, each of its `State.row_shape`."""
+        return {s.input: np.frombuffer(state, self._layout)[s.input][0] for s in self.manifest.states}
 
 
 class Engines:
@@ -168,15 +215,3 @@ class Engines:
 
     def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
         return self._by_fingerprint.get(fingerprint)
-
-
-def _finite(answer: Answer | Exception) -> Answer | Exception:
-    if isinstance(answer, Exception) or all(
-        np.isfinite(array).all() for array in (*answer.outputs.values(), *answer.states)
-    ):
-        return answer
-    return NotFinite("these inputs drive the model to values that are not finite; are they in a sensible range?")
-
-
-def _little_endian(declared: State) -> np.dtype[Any]:
-    return np.dtype(declared.dtype).newbyteorder("<")

@@ -8,19 +8,20 @@ with its cause in the log. What is no HTTP request at all never comes here: uvic
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_type_hints
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,13 +44,16 @@ from service.errors import (
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import Sealer
-from service.wire import BatchRequest, ErrorAnswer, parse
+from service.wire import BatchRequest, ErrorAnswer, Rejected, parse
 
 log = logging.getLogger("baton.http")
 access_log = logging.getLogger("baton.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+PROCESS_ID, REQUEST_NUMBERS = secrets.token_hex(8), itertools.count(1)  # make request ids that no other process makes
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
+LATE = "the body is late"  # why a task is cancelled
+WATCH_AFTER_S = 0.02  # a request that waits longer than this is watched for its client leaving
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 
 
@@ -72,78 +76,156 @@ class Service:
     authenticator: Authenticator
 
 
+class Call(Request):
+    """A request with what the service knows of it: items refused so far, by place; `log` joins its line in the log.
+
+    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
+        super().__init__(scope, receive)
+        self.service, self.started = service, time.perf_counter()
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.fields.get(b"x-request-id", b"").decode("latin-1")
+        self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
+        self.rejected: dict[int, Rejected] = {}
+        self.tenant = ""
+        self.log = ""
+        scope["baton.call"] = self
+
+    def field(self, name: bytes, default: str = "") -> str:
+        """Return the value of a header field, given by its lower-case name."""
+        value = self.fields.get(name)
+        return default if value is None else value.decode("latin-1")
+
+    def authenticate(self) -> None:
+        """Name the caller's tenant in `tenant`.
+
+        Raises: Unauthorized.
+        """
+        self.tenant = self.service.authenticator.tenant(self.field(b"authorization"))
+
+
+class Watch:
+    """Calls `left` should the client leave before `cancel` is called; the body must have been read.
+
+    Watching costs more than many a run, so it begins after `WATCH_AFTER_S`.
+    """
+
+    __slots__ = ("_left", "_receive", "_task", "_timer")
+
+    def __init__(self, call: Call, left: Callable[[], None]) -> None:
+        self._receive, self._left = call.receive, left
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left()
+
+
+def call_of(request: Request) -> Call:
+    call: Call = request.scope["baton.call"]
+    return call
+
+
+async def require_tenant(request: Request) -> None:
+    """Raises: Unauthorized."""
+    call_of(request).authenticate()
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An endpoint's answer; `log` joins the request's line in the log."""
+    """An endpoint's answer."""
 
     content: dict[str, Any]
     status: int
     timing: Timing
     total_s: float
-    log: str = ""
-
-
-def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-async def require_tenant(request: Request) -> None:
-    """Name the caller's tenant in `request.state.tenant`.
-
-    Raises: Unauthorized.
-    """
-    request.state.tenant = service_of(request).authenticator.tenant(request.headers.get("authorization"))
 
 
 class BodyRoute(APIRoute):
-    """A route whose endpoint is `async (request, body) -> Reply`, `body` a `BatchRequest` of its own.
+    """A route whose endpoint is `async (call, body) -> Reply`, `body` a `BatchRequest` of its own.
 
     The body is validated straight from bytes and the answer dumped straight to bytes; FastAPI still draws the OpenAPI
-    page from the same models.
+    page from the same models. `RequestScope` calls `respond` without going through FastAPI's router.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request, BatchRequest], Awaitable[Reply]] = self.endpoint
-        kind: type[BatchRequest] = get_type_hints(self.endpoint)["body"]
-
         async def handle(request: Request) -> Response:
-            service = service_of(request)
-            await require_tenant(request)
-            body = parse(kind, await _read_json(request, service.settings))
-            reply = await endpoint(request, body)
-            request.state.log = reply.log
-            headers = {"server-timing": _server_timing(reply)}
-            return Response(to_json(reply.content), reply.status, headers, media_type="application/json")
+            return await self.respond(call_of(request))
 
         return handle
 
+    @cached_property
+    def _body(self) -> type[BatchRequest]:
+        body: type[BatchRequest] = get_type_hints(self.endpoint)["body"]
+        return body
 
-async def _read_json(request: Request, settings: Settings) -> bytes:
-    encoding = request.headers.get("content-encoding", "identity")
+    async def respond(self, call: Call) -> Response:
+        """Answer the call.
+
+        Raises: RequestError, to be shown by `error_response`; ClientDisconnect when nobody is there to be answered.
+        """
+        call.authenticate()
+        body, call.rejected = parse(self._body, await _read_json(call))
+        reply: Reply = await self.endpoint(call, body)
+        headers = {"server-timing": _server_timing(reply)}
+        return Response(
+            to_json(reply.content, bytes_mode="base64"), reply.status, headers, media_type="application/json"
+        )
+
+
+async def _read_json(call: Call) -> bytes:
+    settings = call.service.settings
+    encoding = call.field(b"content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedMediaType(f"content encoding {encoding!r}; send the JSON as it is")
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = call.field(b"content-type").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"content type {media_type or '(none)'!r}; send application/json")
-    announced = request.headers.get("content-length", "")
-    too_large = BodyTooLarge(f"the body is larger than {settings.max_body_bytes} bytes", limit=settings.max_body_bytes)
+    announced = call.field(b"content-length")
     if announced.isdecimal() and int(announced) > settings.max_body_bytes:
-        raise too_large
-    body = bytearray()
+        raise _too_large(settings)
+    body = await _read_body(call, settings)
+    if not body and (upgrade := call.field(b"upgrade")):
+        raise MalformedJson(f"the header 'Upgrade: {upgrade}' made the server lose the body; send plain HTTP/1.1")
+    return body
+
+
+async def _read_body(call: Call, settings: Settings) -> bytes:
+    task = asyncio.current_task()
+    assert task is not None
+    timer = asyncio.get_running_loop().call_later(settings.timeout_ms / 1000, task.cancel, LATE)
+    chunks, size = [], 0
     try:
-        async with asyncio.timeout(settings.timeout_ms / 1000):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise too_large
-    except TimeoutError:
+        async for chunk in call.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > settings.max_body_bytes:
+                raise _too_large(settings)
+    except asyncio.CancelledError as stop:  # asyncio.timeout does the same for five times the cost
+        if stop.args != (LATE,):
+            raise
+        task.uncancel()
         message = f"the body did not arrive within {settings.timeout_ms} ms"
         raise BodyTimeout(message, limit=settings.timeout_ms) from None
-    if not body and "upgrade" in request.headers:
-        upgrade = request.headers["upgrade"]
-        raise MalformedJson(f"the header 'Upgrade: {upgrade}' made the server lose the body; send plain HTTP/1.1")
-    return bytes(body)
+    finally:
+        timer.cancel()
+    return b"".join(chunks)
+
+
+def _too_large(settings: Settings) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {settings.max_body_bytes} bytes", limit=settings.max_body_bytes)
 
 
 def _server_timing(reply: Reply) -> str:
@@ -155,11 +237,11 @@ def _server_timing(reply: Reply) -> str:
     )
 
 
-def error_response(request: Request, error: RequestError) -> Response:
+def error_response(call: Call, error: RequestError) -> Response:
     """Show `error` the way every error is shown, and count it."""
-    service_of(request).metrics.rejected.labels(error.code).inc()
-    request.state.log = f"code={error.code} message={str(error)!r}"
-    content = {"error": {**error.body(), "request_id": request.state.request_id}}
+    call.service.metrics.rejected.labels(error.code).inc()
+    call.log = f"code={error.code} message={str(error)!r}"
+    content = {"error": {**error.body(), "request_id": call.request_id}}
     headers = {}
     if error.retry_after_ms is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
@@ -173,17 +255,20 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_request_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        return error_response(request, error)
+        return error_response(call_of(request), error)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
-            answer = error_response(request, MethodNotAllowed(f"{request.method} is not for this path; use {allowed}"))
+            wrong = MethodNotAllowed(f"{request.method} is not for this path; use {allowed}")
+            answer = error_response(call_of(request), wrong)
             answer.headers["allow"] = allowed
             return answer
         if error.status_code == 404:
-            return error_response(request, NotFound(f"there is nothing at {_printable_path(request)}; see /docs"))
+            return error_response(
+                call_of(request), NotFound(f"there is nothing at {_printable_path(request)}; see /docs")
+            )
         raise error
 
     app.add_exception_handler(RequestError, on_request_error)
@@ -197,50 +282,64 @@ def _printable_path(request: Request) -> str:
 
 
 class RequestScope:
-    """Middleware: the request's id, its line in the log, its count, and the answer to what nobody expected."""
+    """The outermost layer: the request's id, its line in the log, its count, and the answer to what nobody expected.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    A POST to the path of one of `routes` goes straight to it; anything else goes through `app`.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, routes: Iterable[BodyRoute]) -> None:
+        self._app, self._service = app, service
+        self._direct = {route.path: route for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request = Request(scope, receive)
-        given = Headers(scope=scope).get("x-request-id", "")
-        request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        request.state.log = ""
+        call = Call(scope, receive, self._service)
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request.state.request_id
+                message["headers"].append((b"x-request-id", call.request_id.encode()))
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            route = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+            if route is None:
+                await self._app(scope, receive, send_with_id)
+            else:
+                await (await _respond(route, call))(scope, receive, send_with_id)
         except ClientDisconnect:
-            status, request.state.log = CLIENT_LEFT, "the client left before its request was complete"
+            status, call.log = CLIENT_LEFT, "the client left before it was answered"
         except Exception:  # the last place that can still answer
-            log.exception("request %s failed", request.state.request_id)
+            log.exception("request %s failed", call.request_id)
             if status:
                 raise
-            await error_response(request, InternalError("the service failed; the log has the cause"))(
-                scope, receive, send_with_id
-            )
+            failure = InternalError("the service failed; the log has the cause")
+            await error_response(call, failure)(scope, receive, send_with_id)
         finally:
-            self._record(request, status, time.perf_counter() - started)
+            self._record(call, status)
 
-    def _record(self, request: Request, status: int, seconds: float) -> None:
-        route = request.scope.get("route")
-        endpoint = getattr(route, "path", "unmatched")
-        metrics = service_of(request).metrics
+    def _record(self, call: Call, status: int) -> None:
+        seconds = time.perf_counter() - call.started
+        endpoint = call.scope["path"] if call.scope["path"] in self._direct else _endpoint(call.scope)
+        metrics = self._service.metrics
         metrics.requests.labels(endpoint, status).inc()
         metrics.request_s.labels(endpoint).observe(seconds)
-        line = (
-            f"{request.method} {_printable_path(request)} {status} {1e3 * seconds:.1f}ms id={request.state.request_id}"
-        )
-        access_log.info("%s", f"{line} {request.state.log}".rstrip())
+        if access_log.isEnabledFor(logging.INFO):
+            line = f"{call.method} {_printable_path(call)} {status} {1e3 * seconds:.1f}ms id={call.request_id}"
+            access_log.info("%s", f"{line} {call.log}".rstrip())
+
+
+async def _respond(route: BodyRoute, call: Call) -> Response:
+    try:
+        return await route.respond(call)
+    except RequestError as error:
+        return error_response(call, error)
+
+
+def _endpoint(scope: Scope) -> str:
+    """Return the path of the route that took the request, as it was declared."""
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -6,18 +6,19 @@ item of the request, in its order.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from service.batching import Served, Timing
 from service.engine import Answer, Engine, Row
-from service.errors import BatchTooLarge, EmptyInput, InternalError, RequestError, StateError
-from service.http import Reply, service_of
+from service.errors import BatchTooLarge, EmptyInput, InternalError, InvalidRequest, RequestError, StateError
+from service.http import Call, Reply, Watch
 from service.wire import BatchRequest, Rejected
 
 
@@ -28,35 +29,36 @@ class Job:
     engine: Engine
     row: Row
     show: Callable[[Answer], dict[str, Any]]
+    member: str | None  # of the item, that holds its input; None where the item itself is the input
 
 
 Prepare = Callable[[Any], Job]
 
 
-async def answer_items(request: Request, body: BatchRequest, engine: Engine, prepare: Prepare) -> Reply:
+async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: Prepare) -> Reply:
     """Answer every item of `body`: `prepare` makes its job, and may refuse it by raising a RequestError.
 
     Raises: EmptyInput for no items, BatchTooLarge for too many, and what the batcher raises for the request as a whole.
     """
-    started = time.perf_counter()
-    service = service_of(request)
-    slots = body.slots()
+    service = call.service
+    slots = list(getattr(body, body.items_field))
+    for index, rejected in call.rejected.items():
+        slots.insert(index, rejected)
     _check_count(len(slots), body.items_field, service.settings.max_items)
+    timeout_s = _timeout_s(body, service.settings.timeout_ms)
+    engine.batcher.admit(len(slots), timeout_s=timeout_s)  # a refusal should cost nothing more
     jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
-    outcomes, timing = await _run(jobs, service.settings.timeout_ms / 1000)
+    outcomes, timing = await _run(call, jobs, timeout_s)
     results: list[dict[str, Any]] = []
     errors: list[RequestError] = []
-    shown: list[dict[str, Any]] = []
     for index, (slot, job, outcome) in enumerate(zip(slots, jobs, outcomes, strict=True)):
         head = {"index": index, "id": getattr(slot, "id", None)}
         if isinstance(job, Job) and isinstance(outcome, Answer):
             results.append({**head, **job.show(outcome)})
         else:
-            error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
-            errors.append(error)
-            shown.append({"field": f"{body.items_field}[{index}]", **error.body()})
-            results.append({**head, "error": shown[-1]})
-    total_s = time.perf_counter() - started
+            errors.append(_error(f"{body.items_field}[{index}]", job, outcome))
+            results.append({**head, "error": errors[-1].body()})
+    total_s = time.perf_counter() - call.started
     content: dict[str, Any] = {
         "model": engine.manifest.name,
         "version": engine.manifest.version,
@@ -76,11 +78,14 @@ async def answer_items(request: Request, body: BatchRequest, engine: Engine, pre
     }
     for error in errors:
         service.metrics.item_errors.labels(error.code).inc()
+        if isinstance(error, StateError):
+            service.metrics.tokens_rejected.labels(error.reason).inc()
     status = 200
     if len(errors) == len(results):
         status = errors[0].status
-        content["error"] = {**shown[0], "request_id": request.state.request_id}
-    return Reply(content, status, timing, total_s, _log_fields(len(results), errors))
+        content["error"] = {**errors[0].body(), "request_id": call.request_id}
+    call.log = _log_fields(len(results), errors)
+    return Reply(content, status, timing, total_s)
 
 
 def _check_count(count: int, field: str, most: int) -> None:
@@ -90,42 +95,86 @@ def _check_count(count: int, field: str, most: int) -> None:
         raise BatchTooLarge(f"{count} items; at most {most} in one request", field=field, limit=most)
 
 
-def _attempt(prepare: Prepare, slot: Any, field: str) -> Job | RequestError:
+def _timeout_s(body: BatchRequest, most_ms: int) -> float:
+    if body.timeout_ms is None:
+        return most_ms / 1000
+    if body.timeout_ms > most_ms:
+        message = f"{body.timeout_ms} ms; at most {most_ms} here"
+        raise InvalidRequest(message, field="timeout_ms", limit=most_ms)
+    return body.timeout_ms / 1000
+
+
+def _attempt(prepare: Prepare, slot: Any, place: str) -> Job | RequestError:
     if isinstance(slot, Rejected):
         return slot.error
     try:
         return prepare(slot)
     except RequestError as error:
-        error.field = f"{field}.{error.field}" if error.field else field
+        error.field = _within(place, error.field)
         return error
 
 
-async def _run(jobs: Sequence[Job | RequestError], timeout_s: float) -> tuple[list[Answer | Exception | None], Timing]:
+def _error(place: str, job: Job | RequestError, outcome: Answer | Exception | None) -> RequestError:
+    """Return why an item has no answer: what was found before it ran, or what came of its run."""
+    if isinstance(job, RequestError):
+        return job
+    error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
+    error.field = _within(place, error.field or job.member)
+    return error
+
+
+def _within(place: str, member: str | None) -> str:
+    return f"{place}.{member}" if member else place
+
+
+async def _run(
+    call: Call, jobs: Sequence[Job | RequestError], timeout_s: float
+) -> tuple[list[Answer | Exception | None], Timing]:
     outcomes: list[Answer | Exception | None] = [job if isinstance(job, RequestError) else None for job in jobs]
     by_engine: dict[Engine, list[tuple[int, Row]]] = {}
     for index, job in enumerate(jobs):
         if isinstance(job, Job):
             by_engine.setdefault(job.engine, []).append((index, job.row))
-    served = await _serve({engine: [row for _, row in part] for engine, part in by_engine.items()}, timeout_s)
+    rows = {engine: [row for _, row in part] for engine, part in by_engine.items()}
+    served = await _serve(call, rows, timeout_s) if rows else []
     for part, one in zip(by_engine.values(), served, strict=True):
         for (index, _), outcome in zip(part, one.outcomes, strict=True):
             outcomes[index] = outcome
     return outcomes, _merged([one.timing for one in served])
 
 
-async def _serve(rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
-    """Run rows on their engines; all engines admit all of them, or nothing is run."""
+async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
+    """Run rows on their engines; all engines admit all of them, or nothing is run.
+
+    Raises: what `Batcher.admit` and `Batcher.answer` raise; ClientDisconnect when the client left meanwhile.
+    """
     for engine, part in rows.items():
-        engine.batcher.admit(len(part))
-    submissions = [(engine, engine.batcher.enqueue(part, timeout_s=timeout_s)) for engine, part in rows.items()]
+        engine.batcher.admit(len(part), timeout_s=timeout_s)
+    under_way = [(engine.batcher, engine.batcher.enqueue(part, timeout_s=timeout_s)) for engine, part in rows.items()]
+    left = False
+
+    def abandon() -> None:
+        nonlocal left
+        left = True
+        for batcher, submission in under_way:
+            batcher.abandon(submission)
+
+    watch = Watch(call, abandon)
     try:
-        return [await engine.batcher.answer(submission) for engine, submission in submissions]
+        return [await batcher.answer(submission) for batcher, submission in under_way]
+    except asyncio.CancelledError:
+        if left:
+            raise ClientDisconnect from None
+        raise
     finally:
-        for _, submission in submissions:
-            submission.abandon()
+        watch.cancel()
+        for batcher, submission in under_way:
+            batcher.abandon(submission)
 
 
 def _merged(timings: Sequence[Timing]) -> Timing:
+    if len(timings) == 1:
+        return timings[0]
     return Timing(
         queue_s=max((t.queue_s for t in timings), default=0.0),
         run_s=max((t.run_s for t in timings), default=0.0),
@@ -137,6 +186,8 @@ def _merged(timings: Sequence[Timing]) -> Timing:
 
 
 def _log_fields(items: int, errors: Sequence[RequestError]) -> str:
+    if not errors:
+        return f"items={items} failed=0"
     counts = Counter(f"{e.code}:{e.reason}" if isinstance(e, StateError) else e.code for e in errors)
     refused = " ".join(f"{code}*{count}" for code, count in counts.items())
     return f"items={items} failed={len(errors)} {refused}".rstrip()

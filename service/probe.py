@@ -36,14 +36,14 @@ def probe(engine: Engine) -> None:
     for row, answer in zip(rows, together, strict=True):
         _check_shapes(engine, row, answer)
     alone = [_answers(engine, [row])[0] for row in rows]
-    if (gap := _gap(together, alone)) > TOLERANCE:
+    if (gap := _gap(engine, together, alone)) > TOLERANCE:
         raise ManifestError(
             file,
             "lengths",
             f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; the graph must stop "
             "each row at its own length, or declare no lengths",
         )
-    if manifest.streamable and (gap := _gap(together, [_chunked(engine, row) for row in rows])) > TOLERANCE:
+    if manifest.streamable and (gap := _gap(engine, together, [_chunked(engine, row) for row in rows])) > TOLERANCE:
         raise ManifestError(
             file,
             "streamable",
@@ -75,9 +75,9 @@ def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
 
 def _chunked(engine: Engine, row: Row) -> Answer:
     first = _answers(engine, [Row(row.steps[:1])])[0]
-    rest = _answers(engine, [Row(row.steps[1:], first.states)])[0]
+    rest = _answers(engine, [Row(row.steps[1:], first.state)])[0]
     outputs = {name: np.concatenate([value, rest.outputs[name]]) for name, value in first.outputs.items()}
-    return Answer(outputs, rest.states)
+    return Answer(outputs, rest.state)
 
 
 def _check_shapes(engine: Engine, row: Row, answer: Answer) -> None:
@@ -87,20 +87,19 @@ def _check_shapes(engine: Engine, row: Row, answer: Answer) -> None:
         f"outputs[{i}]": tuple(len(row.steps) if axis == "time" else axis for axis in tensor.shape[1:])
         for i, tensor in enumerate(manifest.outputs)
     }
-    made |= {f"states[{i}]": state.shape for i, state in enumerate(answer.states)}
-    due |= {f"states[{i}]": state.row_shape for i, state in enumerate(manifest.states)}
     for field, shape in due.items():
         if made[field] != shape:
             message = f"a row of {len(row.steps)} steps gives shape {list(made[field])}, declared {list(shape)}"
             raise ManifestError(engine.model.file, field, message)
 
 
-def _gap(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
+def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
     """Return the largest difference between two lists of answers, relative to the size of the values."""
     largest = 0.0
     for one, other in zip(ours, theirs, strict=True):
-        for a, b in zip([*one.outputs.values(), *one.states], [*other.outputs.values(), *other.states], strict=True):
-            largest = max(largest, float(np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0)))
+        made, due = [{**answer.outputs, **engine.unpack(answer.state)} for answer in (one, other)]
+        for name, value in made.items():
+            largest = max(largest, float(np.max(np.abs(value - due[name]) / (1 + np.abs(due[name])), initial=0)))
     return largest
 
 

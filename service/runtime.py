@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from service.contract import MANIFEST_FILE, Manifest
 from service.errors import DeviceUnavailable, ManifestError
@@ -87,6 +88,12 @@ class Session:
         """Run the graph once and return the outputs called `names`, in that order."""
         outputs: list[Array] = self._session.run(names, {**feeds, **self._constants})
         return outputs
+
+
+def cast(values: object, dtype: npt.DTypeLike) -> Array:
+    """Return finite numbers as an array of `dtype`; what it cannot hold becomes infinite, for the engine to refuse."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype)
 
 
 def _check_graph(session: ort.InferenceSession, file: Path, manifest: Manifest) -> None:

@@ -7,13 +7,13 @@ item that is wrong is refused alone, with its place in the request, and its neig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from service.contract import field_path
-from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFinite, RequestError
+from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFinite, RequestError, StateInvalid
 
 MOST_ID_CHARS = 128
 MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
@@ -22,9 +22,9 @@ UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch
 
 
 class Strict(BaseModel):
-    """A part of a request: unknown members refused, nothing converted, NaN and infinity refused."""
+    """A part of a request: unknown members refused, nothing converted, NaN and infinity refused, bytes in base64url."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, val_json_bytes="base64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +39,22 @@ class BatchRequest(Strict):
     """A request that carries a list of items in the member that `items_field` names."""
 
     items_field: ClassVar[str]
-    _rejected: dict[int, Rejected] = PrivateAttr(default_factory=dict)
 
-    def slots(self) -> list[Any]:
-        """Return the items in the request's order, a `Rejected` standing where an item was refused."""
-        items = list(getattr(self, self.items_field))
-        for index in sorted(self._rejected):
-            items.insert(index, self._rejected[index])
-        return items
+    timeout_ms: int | None = Field(
+        None, ge=1, description="how long the request may wait for its run, at most and by default BATON_TIMEOUT_MS"
+    )
 
 
 B = TypeVar("B", bound=BatchRequest)
 
 
-def parse(kind: type[B], body: bytes) -> B:
-    """Read a request body.
+def parse(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
+    """Read a request body; return it without the items that are refused, and those by their place.
 
     Raises: MalformedJson when it is not JSON; InvalidRequest and its kin when the request as a whole is wrong.
     """
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate_json(body), {}
     except ValidationError as failure:
         if failure.error_count() > MOST_ERRORS:
             raise InvalidRequest(f"more than {MOST_ERRORS} mistakes in one request", limit=MOST_ERRORS) from None
@@ -77,15 +73,16 @@ def parse(kind: type[B], body: bytes) -> B:
     raw = from_json(body)
     items = raw[kind.items_field]
     raw[kind.items_field] = [item for index, item in enumerate(items) if index not in by_item]
-    request = kind.model_validate(raw)
-    request._rejected = {index: Rejected(_explain(error), _id_of(items[index])) for index, error in by_item.items()}
-    return request
+    rejected = {index: Rejected(_explain(error), _id_of(items[index])) for index, error in sorted(by_item.items())}
+    return kind.model_validate_json(to_json(raw)), rejected
 
 
 def _explain(error: ErrorDetails) -> RequestError:
     field = field_path(tuple(part for part in error["loc"] if part not in UNION_TAGS)) or None
     if error["type"] == "finite_number":
         return NotFinite(f"{field} is not a finite number", field=field)
+    if error["type"] == "bytes_invalid_encoding":  # state tokens are the only bytes in a request
+        return StateInvalid("not base64url, so no state token", reason="not_base64url", field=field)
     if error["type"] == "string_too_long":
         return InvalidRequest(error["msg"], field=field, limit=error["ctx"]["max_length"])
     if error["type"] == "extra_forbidden":

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors"},
     {"service.contract", "service.settings", "service.metrics", "service.auth"},
+    {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
     {"service.repository"},
     {"service.engine"},

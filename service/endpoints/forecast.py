@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from dateutil.relativedelta import relativedelta
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 
 from service.contract import Forecast as ForecastSpec
@@ -19,12 +19,11 @@ from service.errors import (
     HorizonTooLong,
     InvalidRequest,
     MissingValues,
-    NotFinite,
     QuantileUnavailable,
 )
-from service.http import BODY_ERRORS, BodyRoute, Reply, service_of
+from service.http import BODY_ERRORS, BodyRoute, Call, Reply
 from service.items import Job, answer_items
-from service.runtime import Array
+from service.runtime import Array, cast
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
@@ -84,10 +83,9 @@ class Forecast(Result):
 
 
 @router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
-async def forecast(request: Request, body: ForecastRequest) -> Reply:
+async def forecast(call: Call, body: ForecastRequest) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    service = service_of(request)
-    engine = service.engines.for_task(body.model, "forecast")
+    engine = call.service.engines.for_task(body.model, "forecast")
     spec = engine.manifest.forecast
     assert spec is not None
     if body.horizon > spec.horizon:
@@ -98,9 +96,9 @@ async def forecast(request: Request, body: ForecastRequest) -> Reply:
     def prepare(series: Series) -> Job:
         history, warnings = _history(series, spec, body.missing)
         timestamps = _timestamps(series, body.horizon)
-        return Job(engine, Row(history), partial(_shown, body.horizon, columns, timestamps, warnings))
+        return Job(engine, Row(history), partial(_shown, body.horizon, columns, timestamps, warnings), "values")
 
-    return await answer_items(request, body, engine, prepare)
+    return await answer_items(call, body, engine, prepare)
 
 
 def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
@@ -134,11 +132,7 @@ def _history(series: Series, spec: ForecastSpec, missing: str) -> tuple[Array, l
     if len(values) > spec.max_history:
         warnings.append(f"{len(values)} values given; the last {spec.max_history} are used")
         values = values[-spec.max_history :]
-    with np.errstate(over="ignore"):
-        history = values.astype(np.float32)
-    if not np.isfinite(history).all():
-        raise NotFinite("a value is beyond the range of float32, 3.4e38", field="values")
-    return history, warnings
+    return cast(values, np.float32), warnings
 
 
 def _filled(values: Array, gaps: Array, missing: str) -> Array:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from service import __version__, runtime
 from service.contract import Forecast, Metric, Network, Provenance, State, Task, Tensor, Text
 from service.engine import Engine
-from service.http import error_responses, require_tenant, service_of
+from service.http import call_of, error_responses, require_tenant
 
 router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
 
@@ -57,13 +57,13 @@ class Info(BaseModel):
 @router.get("/v1/models", response_model=ModelList, summary="List the models")
 async def list_models(request: Request) -> dict[str, Any]:
     """List each served model with its newest version."""
-    return {"models": [_line(request, engine) for engine in service_of(request).engines.newest]}
+    return {"models": [_line(request, engine) for engine in call_of(request).service.engines.newest]}
 
 
 @router.get("/v1/models/{name}", response_model=ModelFacts, responses=error_responses(404), summary="Describe a model")
 async def describe_model(request: Request, name: str) -> dict[str, Any]:
     """Return a model's manifest facts, figures and provenance."""
-    engine = service_of(request).engines.get(name)
+    engine = call_of(request).service.engines.get(name)
     manifest = engine.manifest
     metrics = manifest.provenance.metrics if manifest.provenance is not None else ()
     return {**dict(manifest), **_line(request, engine), "state_bytes": manifest.state_bytes, "metrics": metrics}
@@ -72,7 +72,7 @@ async def describe_model(request: Request, name: str) -> dict[str, Any]:
 @router.get("/v1/info", response_model=Info, summary="Show limits, devices and versions")
 async def info(request: Request) -> dict[str, Any]:
     """Return every limit, device and version of this service."""
-    service = service_of(request)
+    service = call_of(request).service
     return {
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
@@ -86,7 +86,7 @@ def _line(request: Request, engine: Engine) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "version": manifest.version,
-        "versions": service_of(request).engines.versions(manifest.name),
+        "versions": call_of(request).service.engines.versions(manifest.name),
         "task": manifest.task,
         "streamable": manifest.streamable,
         "description": manifest.description,

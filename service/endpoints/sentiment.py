@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Discriminator, Field, Tag
 
 from service.engine import Answer, Engine, Row
-from service.errors import EmptyInput, ItemTooLarge
-from service.http import BODY_ERRORS, BodyRoute, Reply, service_of
+from service.errors import ItemTooLarge
+from service.http import BODY_ERRORS, BodyRoute, Call, Reply
 from service.items import Job, answer_items
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
@@ -58,39 +58,40 @@ class Sentiment(Result):
 
 
 @router.post("/v1/sentiment", response_model=BatchAnswer[Sentiment], summary="Score texts")
-async def sentiment(request: Request, body: SentimentRequest) -> Reply:
+async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
-    service = service_of(request)
+    service = call.service
     engine = service.engines.for_task(body.model, "sentiment")
+    spec = engine.manifest.text
+    assert spec is not None
+    most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"
     unknown_metric = service.metrics.unknown.labels(engine.manifest.name)
 
     def prepare(item: str | TextItem) -> Job:
-        text, field = (item, None) if isinstance(item, str) else (item.text, "text")
-        row, read = _read(engine, text, field, body.truncate, service.settings.max_text_chars)
-        unknown_metric.observe(read["unknown_ratio"])
-        return Job(engine, row, lambda answer: {**_labelled(engine, answer, body.scores), **read})
+        text, member = (item, None) if isinstance(item, str) else (item.text, "text")
+        if len(text) > most_chars:
+            message = f"the text has {len(text)} characters; at most {most_chars}"
+            raise ItemTooLarge(message, field=member, limit=most_chars)
+        row = Row(text=text, most_tokens=most_tokens, cut=cut)
 
-    return await answer_items(request, body, engine, prepare)
+        def show(answer: Answer) -> dict[str, Any]:
+            read = _read(engine, row)
+            unknown_metric.observe(read["unknown_ratio"])
+            return {**_labelled(engine, answer, body.scores), **read}
+
+        return Job(engine, row, show, member)
+
+    return await answer_items(call, body, engine, prepare)
 
 
-def _read(engine: Engine, text: str, field: str | None, truncate: str, most_chars: int) -> tuple[Row, dict[str, Any]]:
-    settings, vocabulary = engine.manifest.text, engine.model.vocabulary
-    assert settings is not None
-    assert vocabulary is not None
-    if len(text) > most_chars:
-        message = f"the text has {len(text)} characters; at most {most_chars}"
-        raise ItemTooLarge(message, field=field, limit=most_chars)
-    ids = vocabulary.tokenizer.encode(text).ids
-    if not ids:
-        raise EmptyInput("the text has no words; give at least one", field=field)
-    truncated = len(ids) > settings.max_length
-    if truncated and truncate == "error":
-        message = f"the text has {len(ids)} tokens; this model reads {settings.max_length}"
-        raise ItemTooLarge(message, field=field, limit=settings.max_length)
-    ids = ids[: settings.max_length]
-    unknown_ratio = round(vocabulary.unknown_ratio(ids), 4)
-    read = {"tokens": len(ids), "truncated": truncated, "unknown_ratio": unknown_ratio}
-    return Row(np.array(ids, engine.manifest.sequence.dtype)), read
+def _read(engine: Engine, row: Row) -> dict[str, Any]:
+    """Return what was read of the row's text."""
+    assert row.encoding is not None
+    assert engine.model.vocabulary is not None
+    tokens = len(row.steps)
+    ids = row.encoding.ids
+    unknown_ratio = round(engine.model.vocabulary.unknown_ratio(ids[:tokens]), 4)
+    return {"tokens": tokens, "truncated": len(ids) > tokens, "unknown_ratio": unknown_ratio}
 
 
 def _labelled(engine: Engine, answer: Answer, wanted: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field, WithJsonSchema
 
 from service.engine import Answer, Engine, Row
@@ -19,17 +19,16 @@ from service.errors import (
     EmptyInput,
     InvalidRequest,
     ItemTooLarge,
-    NotFinite,
     RaggedInputs,
     StateError,
     StateInvalid,
     StateModelGone,
     StateWrongModel,
 )
-from service.http import BODY_ERRORS, BodyRoute, Reply, Service, error_responses, service_of
+from service.http import BODY_ERRORS, BodyRoute, Call, Reply, Service, error_responses
 from service.items import Job, answer_items
-from service.runtime import Array
-from service.state.token import new_session_id
+from service.runtime import Array, cast
+from service.state.token import INVALID, new_session_id
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
@@ -37,7 +36,7 @@ router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRO
 
 class StepItem(Strict):
     id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
-    state: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
+    state: Annotated[bytes | None, WithJsonSchema({"type": "string", "contentEncoding": "base64url"})] = Field(
         None, description="the token of the last answer; without this member a new session begins"
     )
     inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
@@ -71,32 +70,31 @@ class _Start:
     """Where an item begins: an engine, and a session that exists or is new."""
 
     engine: Engine
-    states: tuple[Array, ...] | None
+    state: bytes | None
     session_id: bytes
     step: int
 
 
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
-async def step(request: Request, body: StepRequest) -> Reply:
+async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
-    service = service_of(request)
-    tenant: str = request.state.tenant
+    service, tenant = call.service, call.tenant
     newest = service.engines.for_task(body.model, "step")
 
     def prepare(item: StepItem) -> Job:
         start = _begin(newest) if "state" not in item.model_fields_set else _resume(service, body.model, item, tenant)
-        steps, tokens = _steps(item, start.engine, service)
+        row, member = _row(item, start, service)
 
         def show(answer: Answer) -> dict[str, Any]:
-            return _shown(service, start, len(steps), answer, tokens, tenant, last_only=body.returned == "last")
+            return _shown(service, start, row, answer, tenant, last_only=body.returned == "last")
 
-        return Job(start.engine, Row(steps, start.states), show)
+        return Job(start.engine, row, show, member)
 
-    return await answer_items(request, body, newest, prepare)
+    return await answer_items(call, body, newest, prepare)
 
 
 def _begin(engine: Engine) -> _Start:
-    return _Start(engine, states=None, session_id=new_session_id(), step=0)
+    return _Start(engine, state=None, session_id=new_session_id(), step=0)
 
 
 def _resume(service: Service, model: str, item: StepItem, tenant: str) -> _Start:
@@ -107,16 +105,16 @@ def _resume(service: Service, model: str, item: StepItem, tenant: str) -> _Start
     try:
         if item.state is None:
             raise StateInvalid("state is null; leave the member out to begin a new session", reason="null")
-        envelope = service.sealer.decode(item.state, longest_state_bytes=service.settings.max_state_bytes)
-        session = service.sealer.open(envelope, tenant=tenant)
-        engine = _maker(service, model, envelope.fingerprint)
-        states = engine.unpack(session.state)
+        fingerprint = service.sealer.maker(item.state, longest_state_bytes=service.settings.max_state_bytes)
+        session = service.sealer.open(item.state, tenant=tenant)
+        engine = _maker(service, model, fingerprint)
+        if len(session.state) != engine.state_bytes:
+            raise StateInvalid(INVALID, reason="wrong_size")
     except StateError as error:
-        service.metrics.tokens_rejected.labels(error.reason).inc()
         error.field = "state"
         raise
     service.metrics.tokens_opened.labels(model).inc()
-    return _Start(engine, states, session.id, session.step)
+    return _Start(engine, session.state, session.id, session.step)
 
 
 def _maker(service: Service, model: str, fingerprint: bytes) -> Engine:
@@ -130,75 +128,47 @@ def _maker(service: Service, model: str, fingerprint: bytes) -> Engine:
     return engine
 
 
-def _steps(item: StepItem, engine: Engine, service: Service) -> tuple[Array, list[str] | None]:
+def _row(item: StepItem, start: _Start, service: Service) -> tuple[Row, str]:
+    """Return the item's row, and the name of the member that holds its input."""
     given = [name for name in ("inputs", "values", "text") if getattr(item, name) is not None]
-    manifest = engine.manifest
+    manifest, most = start.engine.manifest, service.settings.max_steps
     wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
     allowed = {wanted, "values"} if manifest.features == 1 else {wanted}
     if len(given) != 1 or given[0] not in allowed:
         have = f"{' and '.join(given)} given" if given else "nothing to step on given"
         raise InvalidRequest(f"{have}; model {manifest.name!r} takes {' or '.join(sorted(allowed))}", field=wanted)
-    tokens = None
     if item.text is not None:
-        steps, tokens = _read_text(item.text, engine, service)
-    elif item.inputs is not None:
-        steps = _read_rows(item.inputs, manifest.features or 1)
+        most_chars = service.settings.max_text_chars
+        if len(item.text) > most_chars:
+            message = f"the text has {len(item.text)} characters; at most {most_chars}"
+            raise ItemTooLarge(message, field="text", limit=most_chars)
+        return Row(text=item.text, state=start.state, most_tokens=most), "text"
+    dtype = manifest.sequence.dtype
+    if item.inputs is not None:
+        steps = _read_rows(item.inputs, manifest.features or 1, dtype)
     else:
-        steps = np.array(item.values, np.float64).reshape(-1, *([] if manifest.features is None else [1]))
-    most = service.settings.max_steps
+        steps = cast(item.values, dtype).reshape(-1, *([] if manifest.features is None else [1]))
     if not len(steps):
         raise EmptyInput("no steps; give at least one", field=given[0])
     if len(steps) > most:
         raise ItemTooLarge(f"{len(steps)} steps; at most {most} in one item", field=given[0], limit=most)
-    return _cast(steps, manifest.sequence.dtype, given[0]), tokens
+    return Row(steps, start.state), given[0]
 
 
-def _read_text(text: str, engine: Engine, service: Service) -> tuple[Array, list[str]]:
-    vocabulary = engine.model.vocabulary
-    assert vocabulary is not None
-    most = service.settings.max_text_chars
-    if len(text) > most:
-        raise ItemTooLarge(f"the text has {len(text)} characters; at most {most}", field="text", limit=most)
-    encoding = vocabulary.tokenizer.encode(text, add_special_tokens=False)
-    if encoding.ids:
-        service.metrics.unknown.labels(engine.manifest.name).observe(vocabulary.unknown_ratio(encoding.ids))
-    return np.array(encoding.ids, np.int64), encoding.tokens
-
-
-def _read_rows(rows: list[list[float]], features: int) -> Array:
+def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
     for index, row in enumerate(rows):
         if len(row) != features:
             message = f"{len(row)} values, {features} needed in every row"
             raise RaggedInputs(message, field=f"inputs[{index}]")
-    return np.array(rows, np.float64).reshape(-1, features)
-
-
-def _cast(steps: Array, dtype: str, field: str) -> Array:
-    """Return `steps` in the model's type, refusing numbers that float32 cannot hold."""
-    with np.errstate(over="ignore"):
-        cast = steps.astype(dtype)
-    if not np.isfinite(cast).all():
-        raise NotFinite("a value is beyond the range of float32, 3.4e38", field=field)
-    return cast
+    return cast(rows, dtype).reshape(-1, features)
 
 
 def _shown(
-    service: Service,
-    start: _Start,
-    taken: int,
-    answer: Answer,
-    tokens: list[str] | None,
-    tenant: str,
-    *,
-    last_only: bool,
+    service: Service, start: _Start, row: Row, answer: Answer, tenant: str, *, last_only: bool
 ) -> dict[str, Any]:
-    manifest, reached = start.engine.manifest, start.step + taken
+    manifest, reached = start.engine.manifest, start.step + len(row.steps)
     token, expires_ms = service.sealer.seal(
-        start.engine.pack(answer.states),
-        session_id=start.session_id,
-        step=reached,
-        fingerprint=manifest.fingerprint,
-        tenant=tenant,
+        answer.state, session_id=start.session_id, step=reached, fingerprint=manifest.fingerprint, tenant=tenant
     )
     service.metrics.tokens_issued.labels(manifest.name).inc()
     service.metrics.session_steps.observe(reached)
@@ -207,8 +177,16 @@ def _shown(
         "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
         "state": token,
         "step": reached,
-        "expires_at": datetime.fromtimestamp(expires_ms // 1000, UTC).isoformat().replace("+00:00", "Z"),
+        "expires_at": _shown_time(expires_ms // 1000),
     }
-    if tokens is not None:
-        result["tokens"] = tokens
+    if row.encoding is not None:
+        vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
+        assert vocabulary is not None
+        service.metrics.unknown.labels(manifest.name).observe(vocabulary.unknown_ratio(ids))
+        result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
     return result
+
+
+@lru_cache(maxsize=16)
+def _shown_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,17 +1,20 @@
 """State tokens: a session's recurrent state, sealed so that only this service can make, read or use it.
 
-A token is base64url (no padding) of
+A token is these bytes, which JSON carries as base64url (RFC 4648, section 5):
 
-    version 1 byte | key id 4 | model fingerprint 16 | nonce 12 | AES-256-GCM-SIV ciphertext and tag
+    version 1 byte | key id 4 | model fingerprint 16 | salt 24 | AES-256-GCM ciphertext and tag
 
 and its plaintext is
 
-    session id 16 bytes | step uint64 | issued uint64 ms | expires uint64 ms | state tensors, little-endian
+    session id 16 bytes | step uint64 | issued uint64 ms | expires uint64 ms | state's bytes uint32
+    state tensors, little-endian | 0 to 2 zeros, so that base64url needs no padding
 
-with the tensors in manifest order. Everything before the nonce, and the tenant, is bound as associated data; the
+with the tensors in manifest order. Everything before the salt, and the tenant, is bound as associated data; the
 fingerprint is a hash of the model's name, version and weights, so those are bound as well, and a token can be told
-genuine even when its model is gone. GCM-SIV (RFC 8452) survives a repeated nonce, so random nonces are safe for as many
-tokens as streams make: a repeat of nonce, key and plaintext reveals only that two tokens are equal.
+genuine even when its model is gone. Each token is encrypted under a key of its own, derived from the ring's key and the
+token's random salt with keyed BLAKE2b (RFC 7693), so the nonce is fixed: with 192 random bits, 2^80 tokens of one key
+repeat a salt with probability 2^-33. (AES-GCM under the ring's key itself, with random 96-bit nonces, would stop being
+safe at 2^32 tokens, which streams reach.)
 
 It knows keys, models' fingerprints and bytes; not HTTP, not numpy. Time comes from an injected clock. Invariant: a
 token opens to exactly what was sealed, for the same tenant and model, before it expires; anything else raises.
@@ -27,23 +30,25 @@ import secrets
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from service.errors import SettingsError, StateExpired, StateInvalid
 
-VERSION = 1
+VERSION = 2
 KEY_BYTES = 32
 KEY_FILE = "token.key"
 HEADER = struct.Struct("<B4s16s")
-NONCE_BYTES = 12
+SALT_BYTES = 24
+NONCE = bytes(12)
+RANDOM_BYTES = 16_384  # drawn at a time: a system call gives up the GIL, and then waits for a run
 TAG_BYTES = 16
-BODY = struct.Struct("<16sQQQ")
-OVERHEAD_BYTES = HEADER.size + NONCE_BYTES + BODY.size + TAG_BYTES
+BODY = struct.Struct("<16sQQQI")
+OVERHEAD_BYTES = HEADER.size + SALT_BYTES + BODY.size + TAG_BYTES
 INVALID = "the state token is damaged, was not made by this service, or belongs to someone else"
 
 
@@ -58,14 +63,6 @@ class Session:
     state: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A decoded token that is not yet opened; the fingerprint tells which model made it."""
-
-    raw: bytes
-    fingerprint: bytes
-
-
 class KeyRing:
     """Keys by their id; the first seals, all open.
 
@@ -73,17 +70,18 @@ class KeyRing:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._keys: dict[bytes, AESGCMSIV] = {}
+        self._keys: dict[bytes, bytes] = {}
         for number, text in enumerate(keys, start=1):
             key = _read_key(text, f"token key {number} of {len(keys)}")
-            self._keys[hashlib.sha256(b"baton key id" + key).digest()[:4]] = AESGCMSIV(key)
+            self._keys[hashlib.sha256(b"baton key id" + key).digest()[:4]] = key
         self.newest_id = next(iter(self._keys))
 
-    def get(self, key_id: bytes) -> AESGCMSIV | None:
-        return self._keys.get(key_id)
-
-    def newest(self) -> AESGCMSIV:
-        return self._keys[self.newest_id]
+    def cipher(self, key_id: bytes, salt: bytes) -> AESGCM | None:
+        """Return the cipher of the one token that has `salt`; None for a key that is not in the ring."""
+        key = self._keys.get(key_id)
+        if key is None:
+            return None
+        return AESGCM(hashlib.blake2b(salt, key=key, person=b"baton token", digest_size=KEY_BYTES).digest())
 
 
 class Sealer:
@@ -91,65 +89,64 @@ class Sealer:
 
     def __init__(self, keys: KeyRing, *, ttl_s: int, clock: Callable[[], float] = time.time) -> None:
         self._keys, self._ttl_ms, self._clock = keys, 1000 * ttl_s, clock
+        self._salts = _random(SALT_BYTES)
 
-    def seal(self, state: bytes, *, session_id: bytes, step: int, fingerprint: bytes, tenant: str) -> tuple[str, int]:
+    def seal(self, state: bytes, *, session_id: bytes, step: int, fingerprint: bytes, tenant: str) -> tuple[bytes, int]:
         """Return the token and the time it expires, in milliseconds since 1970."""
         now_ms = int(1000 * self._clock())
         expires_ms = now_ms + self._ttl_ms
         header = HEADER.pack(VERSION, self._keys.newest_id, fingerprint)
-        nonce = os.urandom(NONCE_BYTES)
-        body = BODY.pack(session_id, step, now_ms, expires_ms) + state
-        sealed = self._keys.newest().encrypt(nonce, body, header + tenant.encode())
-        return _encode(header + nonce + sealed), expires_ms
+        salt = next(self._salts)
+        cipher = self._keys.cipher(self._keys.newest_id, salt)
+        assert cipher is not None
+        filler = bytes(-(OVERHEAD_BYTES + len(state)) % 3)
+        body = BODY.pack(session_id, step, now_ms, expires_ms, len(state)) + state + filler
+        return header + salt + cipher.encrypt(NONCE, body, header + tenant.encode()), expires_ms
 
-    def decode(self, token: str, *, longest_state_bytes: int) -> Envelope:
-        """Decode the outer form, after looking at the length and before any cryptography.
+    def maker(self, token: bytes, *, longest_state_bytes: int) -> bytes:
+        """Return the fingerprint of the model that made `token`, as it says; `open` tells whether that is true.
 
-        Raises: StateInvalid when it cannot be a token.
+        Raises: StateInvalid when it cannot be a token, by its length and first bytes, before any cryptography.
         """
-        if len(token) > token_chars(longest_state_bytes):
+        if len(token) > OVERHEAD_BYTES + longest_state_bytes + 2:
             raise StateInvalid(INVALID, reason="too_long")
-        try:
-            raw = _decode(token)
-        except (binascii.Error, UnicodeEncodeError):
-            raise StateInvalid(INVALID, reason="not_base64url") from None
-        if _encode(raw) != token:  # other spellings of the same bytes: padding, unused bits of the last character
-            raise StateInvalid(INVALID, reason="not_canonical")
-        if len(raw) < OVERHEAD_BYTES:
+        if len(token) < OVERHEAD_BYTES:
             raise StateInvalid(INVALID, reason="too_short")
-        version, _, fingerprint = HEADER.unpack_from(raw)
+        version, _, fingerprint = HEADER.unpack_from(token)
         if version != VERSION:
             raise StateInvalid(INVALID, reason="unknown_version")
-        return Envelope(raw, fingerprint)
+        claimed: bytes = fingerprint
+        return claimed
 
-    def open(self, envelope: Envelope, *, tenant: str) -> Session:
-        """Decrypt and authenticate; the caller still has to ask whether it holds the envelope's model.
+    def open(self, token: bytes, *, tenant: str) -> Session:
+        """Decrypt and authenticate a token that `maker` has looked at.
 
         Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired for one that is too old.
         """
-        raw = envelope.raw
-        header, nonce = raw[: HEADER.size], raw[HEADER.size : HEADER.size + NONCE_BYTES]
-        key = self._keys.get(HEADER.unpack(header)[1])
-        if key is None:
+        header, salt = token[: HEADER.size], token[HEADER.size : HEADER.size + SALT_BYTES]
+        cipher = self._keys.cipher(HEADER.unpack(header)[1], salt)
+        if cipher is None:
             raise StateInvalid(INVALID, reason="unknown_key")
         try:
-            body = key.decrypt(nonce, raw[HEADER.size + NONCE_BYTES :], header + tenant.encode())
+            body = cipher.decrypt(NONCE, token[HEADER.size + SALT_BYTES :], header + tenant.encode())
         except InvalidTag:
             raise StateInvalid(INVALID, reason="not_authentic") from None
-        session_id, step, issued_ms, expires_ms = BODY.unpack_from(body)
-        session = Session(session_id, step, issued_ms, expires_ms, state=body[BODY.size :])
+        session_id, step, issued_ms, expires_ms, size = BODY.unpack_from(body)
+        session = Session(session_id, step, issued_ms, expires_ms, state=body[BODY.size : BODY.size + size])
         if int(1000 * self._clock()) >= session.expires_ms:
             raise StateExpired("the state token has expired; begin a new session", reason="expired")
         return session
 
 
+def _random(size: int) -> Iterator[bytes]:
+    """Yield random bytes, `size` at a time."""
+    while True:
+        block = os.urandom(RANDOM_BYTES // size * size)
+        yield from (block[start : start + size] for start in range(0, len(block), size))
+
+
 def new_session_id() -> bytes:
     return secrets.token_bytes(16)
-
-
-def token_chars(state_bytes: int) -> int:
-    """Return the length of the token that carries `state_bytes` bytes of state."""
-    return (8 * (OVERHEAD_BYTES + state_bytes) + 5) // 6
 
 
 def load_or_create_key(directory: Path) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from service.batching import Batcher
-from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded
+from service.errors import DeadlineExceeded, Draining, EmptyInput, InternalError, NotReady, Overloaded
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ class Gate:
 
 
 def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
-    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "size": lambda row: row, **options}
+    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "measure": lambda rows: rows, "overhead_rows": 1.0, **options}
     batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
     batcher.start()
     return batcher
@@ -139,21 +139,117 @@ async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_retur
     await batcher.drain()
 
 
-async def test_a_row_past_its_deadline_is_answered_so_and_never_run() -> None:
-    gate, now = Gate(), [0.0]
-    batcher = make(gate.run, clock=lambda: now[0])
+async def test_a_row_past_its_deadline_is_answered_so_during_a_run_and_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
     first = asyncio.create_task(batcher.submit([1], timeout_s=10))
     await gate.wait_entered()
-    late = asyncio.create_task(batcher.submit([2], timeout_s=5))
-    patient = asyncio.create_task(batcher.submit([3], timeout_s=50))
-    await asyncio.sleep(0)
-    now[0] = 6.0
-    gate.let_go(2)
+    late = asyncio.create_task(batcher.submit([2, 2], timeout_s=0.01))
+    patient = asyncio.create_task(batcher.submit([3], timeout_s=10))
     with pytest.raises(DeadlineExceeded):
-        await late
+        await late  # while the first run still goes on
+    assert not first.done()
+    gate.let_go(2)
     assert (await patient).outcomes == [6]
     await first
     assert gate.batches == [[1], [3]]
+    await batcher.drain()
+
+
+async def test_a_row_whose_run_began_in_time_is_answered_however_long_it_takes() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=0.01))
+    await gate.wait_entered()
+    late = asyncio.create_task(batcher.submit([2], timeout_s=0.02))  # due after the other
+    with pytest.raises(DeadlineExceeded):
+        await late
+    gate.let_go(1)
+    assert (await running).outcomes == [2]
+    await batcher.drain()
+
+
+async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, queue_rows=3, clock=lambda: now[0])
+    measured = asyncio.create_task(batcher.submit([1, 1], timeout_s=10))
+    await gate.wait_entered()
+    now[0] = 1.0
+    gate.let_go(1)
+    await measured  # two rows in one second
+    tasks = [asyncio.create_task(batcher.submit([1], timeout_s=10)) for _ in range(3)]
+    await gate.wait_entered()
+    with pytest.raises(Overloaded) as full:
+        await batcher.submit([1], timeout_s=10)
+    assert (full.value.limit, full.value.retry_after_ms) == (3, 1500)
+    gate.let_go(3)
+    await asyncio.gather(*tasks)
+    await batcher.drain()
+
+
+async def test_what_could_not_run_before_its_deadline_is_refused_at_once() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, clock=lambda: now[0])
+    measured = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    now[0] = 2.0
+    gate.let_go(1)
+    await measured  # one row in two seconds
+    waiting = [asyncio.create_task(batcher.submit([1], timeout_s=10)) for _ in range(2)]
+    await gate.wait_entered()
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit([1], timeout_s=3)
+    assert refused.value.retry_after_ms == 1000
+    gate.let_go(2)
+    await asyncio.gather(*waiting)
+    await batcher.drain()
+
+
+async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, batch_cells=40, clock=lambda: now[0])
+    measured = asyncio.create_task(batcher.submit([10], timeout_s=1000))
+    await gate.wait_entered()
+    now[0] = 1.0
+    gate.let_go(1)
+    await measured  # one row in one second
+    large = asyncio.create_task(batcher.submit([10] * 400, timeout_s=1000))
+    await gate.wait_entered()
+    now[0] = 5.0
+    single = asyncio.create_task(batcher.submit([9], timeout_s=1000))
+    await asyncio.sleep(0)
+    gate.let_go(3)
+    assert (await single).outcomes == [18]
+    assert [9 in batch for batch in gate.batches].index(True) <= 3  # behind the run under way and one more
+    gate.let_go(200)
+    assert (await large).outcomes == [20] * 400
+    await batcher.drain()
+
+
+async def test_a_row_that_cannot_be_measured_fails_alone_and_is_never_run() -> None:
+    batches: list[list[int]] = []
+
+    def run(rows: list[int]) -> list[int]:
+        batches.append(rows)
+        return double(rows)
+
+    batcher = make(run, measure=lambda rows: [EmptyInput("no") if row == 0 else row for row in rows])
+    served = await batcher.submit([1, 0, 2], timeout_s=10)
+    assert [type(outcome) for outcome in served.outcomes] == [int, EmptyInput, int]
+    assert [type(outcome) for outcome in (await batcher.submit([0, 0], timeout_s=10)).outcomes] == [EmptyInput] * 2
+    assert 0 not in [row for batch in batches for row in batch]
+    await batcher.drain()
+
+
+async def test_measuring_that_fails_fails_its_own_rows_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def measure(rows: list[int]) -> list[int]:
+        if 13 in rows:
+            raise ArithmeticError("thirteen")
+        return rows
+
+    batcher = make(double, measure=measure)
+    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
     await batcher.drain()
 
 
@@ -203,8 +299,8 @@ async def test_an_abandoned_submission_is_never_run() -> None:
     batcher = make(gate.run)
     first = asyncio.create_task(batcher.submit([1], timeout_s=10))
     await gate.wait_entered()
-    batcher.admit(1)
-    batcher.enqueue([2], timeout_s=10).abandon()
+    batcher.admit(1, timeout_s=10)
+    batcher.abandon(batcher.enqueue([2], timeout_s=10))
     gate.let_go(1)
     await first
     await batcher.drain()

@@ -179,7 +179,7 @@ def bad_items() -> list[tuple[str, dict, str, str]]:
         ("stepper", {"inputs": [[1, 2]], "state": 5}, "invalid_request", "state"),
         ("numbers", {"values": []}, "empty_input", "values"),
         ("numbers", {"values": [1, None]}, "invalid_request", "values[1]"),
-        ("numbers", {"values": [3e38, 3e38]}, "not_finite", ""),
+        ("numbers", {"values": [3e38, 3e38]}, "not_finite", "values"),
         ("reader", {"text": ""}, "empty_input", "text"),
         ("reader", {"values": [1]}, "invalid_request", "text"),
         ("reader", {"text": "x" * 100_001}, "item_too_large", "text"),
@@ -253,6 +253,21 @@ def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, 
         assert server.client.get("/v1/models", headers=headers).status_code == 401
     assert server.client.get("/readyz").status_code == 200
     server.stop()
+
+
+def test_no_other_spelling_of_a_token_is_taken(server: Server) -> None:
+    token = step(server, {"inputs": [[1, 2]]})[0]["state"]
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    changed = [
+        token[:place] + alphabet[(alphabet.index(character) + 1) % 64] + token[place + 1 :]
+        for place, character in enumerate(token)
+    ]
+    cut = [token[:length] for length in range(len(token))]
+    odd = [f"{token}=", f"{token}A", f" {token}", f"{token}\n", f"{token[:9]}\u00e9{token[10:]}", f"{token[:9]}={token[10:]}"]
+    for start in range(0, len(spellings := changed + cut + odd), 500):
+        items = [{"inputs": [[1, 2]], "state": state} for state in spellings[start : start + 500]]
+        answer = server.post("/v1/step", {"model": "stepper", "items": items})
+        assert {result["error"]["code"] for result in answer.json()["results"]} == {"state_invalid"}
 
 
 def test_a_state_that_is_null_is_no_new_session(server: Server) -> None:
