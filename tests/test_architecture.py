@@ -25,6 +25,7 @@ LAYERS = (
         "service.endpoints.health",
     },
     {"service.app"},
+    {"service.workers"},
     {"service.cli"},
     {"service.__main__"},
 )
