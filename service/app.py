@@ -93,7 +93,7 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
     engines = []
     for directory in find_versions(settings.models_dir):
         started = time.perf_counter()
-        model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)
+        model = load_model(directory, device=settings.device, intra_op_threads=settings.worker_threads)
         manifest = model.manifest
         if manifest.streamable and manifest.state_bytes > settings.max_state_bytes:
             message = f"a session has {manifest.state_bytes} bytes; BATON_MAX_STATE_BYTES is {settings.max_state_bytes}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
-import math
 import sys
 import urllib.error
 import urllib.request
@@ -14,16 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from service import __version__
-from service.app import create_app
 from service.errors import StartupError
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
+from service.workers import run_service
 
 app = typer.Typer(
     help="Serve recurrent models over HTTP, their state a value that the client carries.",
@@ -34,9 +31,7 @@ app = typer.Typer(
 )
 
 SHOWN = ("name", "version", "task", "streamable", "description")
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 TIMEOUT_S = 10.0
-DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 
 
 @app.callback(invoke_without_command=True)
@@ -56,6 +51,7 @@ def serve(
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where models run [BATON_DEVICE, auto].")
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve [BATON_WORKERS, 1].")] = None,
 ) -> None:
     """Load every model, check it, and serve it until SIGTERM or Ctrl-C.
 
@@ -63,17 +59,7 @@ def serve(
     stand in docs/settings.md. A model that breaks its manifest, or an unknown BATON_ variable, ends start-up with the
     reason.
     """
-    settings = load_settings(host=host, port=port, models_dir=models_dir, device=device)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        workers=1,
-        log_config=None,
-        access_log=False,  # baton.access writes the one line of a request
-        timeout_graceful_shutdown=2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
-    )
+    run_service(load_settings(host=host, port=port, models_dir=models_dir, device=device, workers=workers))
 
 
 @app.command()

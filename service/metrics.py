@@ -1,12 +1,17 @@
 """Every metric of the service, declared once, in a registry of its own.
 
-It knows numbers and label values, not where they come from. Names are `baton_*`; times are in seconds; a cell is one
-time step of one row in a run, padding included.
+Of several workers each keeps its values in files of the directory PROMETHEUS_MULTIPROC_DIR, through prometheus_client,
+and any of them renders the sum. It knows numbers and label values, not where they come from. Names are `baton_*`; times
+are in seconds; a cell is one time step of one row in a run, padding included.
 """
 
 from __future__ import annotations
 
+import os
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 LATENCY_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -25,7 +30,7 @@ class Metrics:
         self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
         self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
         self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
-        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "model", "version")
+        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "livesum", "model", "version")
         self.queue_s = self._histogram(
             "queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model", "version"
         )
@@ -41,18 +46,24 @@ class Metrics:
         self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
         self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
-        self.model_info = self._gauge("model_info", "1 for each loaded model version.", "model", "version", "task")
-        self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "name")
+        self.model_info = self._gauge(
+            "model_info", "1 for each loaded model version.", "livemax", "model", "version", "task"
+        )
+        self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
     def render(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return the metrics of all workers in Prometheus' text format."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"baton_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"baton_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, of_workers: Literal["livesum", "livemax"], *labels: str) -> Gauge:
+        return Gauge(f"baton_{name}", text, labels, registry=self.registry, multiprocess_mode=of_workers)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"baton_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -43,7 +43,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run; auto takes CUDA where it works and falls back to the CPU."
     )
-    intra_op_threads: int = Field(1, ge=1, le=256, description="Threads that one run of one model may use.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that serve, each with all models, queues and limits of its own."
+    )
+    intra_op_threads: int = Field(
+        1, ge=1, le=256, description="Threads that runs of one model may use, divided among workers: one each at least."
+    )
     batch_cells: int = Field(
         16_384, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
@@ -87,6 +92,11 @@ class Settings(BaseSettings):
         if not all(key.isascii() for key in keys):
             raise ValueError("api_keys holds a key that is not ASCII, which no header can carry")
         return self
+
+    @property
+    def worker_threads(self) -> int:
+        """The share of `intra_op_threads` that one worker has."""
+        return max(1, self.intra_op_threads // self.workers)
 
     def limits(self) -> dict[str, int]:
         """Return the numbers that bound a request, by the names of their settings."""

@@ -100,6 +100,7 @@ class Server:
         self.process.send_signal(how)
         self.process.wait(timeout=30)
         self._reader.join(timeout=30)
+        assert not self._reader.is_alive(), "a process outlives the service and holds its log open"
         assert self.process.stderr is not None
         self.process.stderr.close()
 

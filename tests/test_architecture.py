@@ -26,6 +26,7 @@ LAYERS = (
         "service.endpoints.health",
     },
     {"service.app"},
+    {"service.workers"},
     {"service.cli"},
     {"service.__main__"},
 )

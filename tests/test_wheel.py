@@ -48,6 +48,17 @@ def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path,
     server.stop()
 
 
+def test_the_installed_command_serves_with_several_workers(
+    wheel_python: Path, tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """Each worker imports anew what the supervisor was started with: here a script, above a package."""
+    command = (str(wheel_python.with_name("baton")),)
+    server = start_server(tiny_models, tmp_path / "state", command=command, cwd=tmp_path, BATON_WORKERS="2")
+    assert server.client.get("/readyz").status_code == 200
+    server.stop()
+    assert server.process.returncode == 0
+
+
 def test_the_baton_command_is_installed(wheel_python: Path, tiny_models: Path) -> None:
     command = [wheel_python.with_name("baton"), "models", str(tiny_models)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})

@@ -31,7 +31,7 @@ def baton(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def test_help_names_every_command_and_option() -> None:
     assert all(word in baton("--help").stdout for word in ("serve", "models", "--version"))
     serve = baton("serve", "--help").stdout
-    options = ("--host", "--port", "--models-dir", "--device")
+    options = ("--host", "--port", "--models-dir", "--device", "--workers")
     assert all(word in serve for word in (*options, "BATON_PORT", "docs/settings.md"))
     assert all(word in baton("models", "--help").stdout for word in ("--json", "--api-key", "URL"))
     assert baton("--version").stdout == f"baton {__version__}\n"

@@ -1,0 +1,164 @@
+"""The processes that serve: one, or several on one port with uvicorn's supervisor above them.
+
+Each worker is a whole service with models, queues and threads of its own; workers share the port, the token key and
+a directory of metrics. It knows processes, not requests. Invariant: no worker outlives its supervisor, and the reason
+why one could not start is raised here, however many there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from service.app import create_app
+from service.errors import SettingsError, StartupError
+from service.settings import Settings
+
+log = logging.getLogger("baton.workers")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
+DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
+UNRESPONSIVE_S = 30  # a worker that imports or loads a large model answers its supervisor no sooner
+
+
+def run_service(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C: in this process, or with several workers in theirs.
+
+    Raises: StartupError when a model or a setting will not do.
+    """
+    _configure_logging(settings)
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "workers": settings.workers,
+        "log_config": None,
+        "access_log": False,  # baton.access writes the one line of a request
+        "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
+    }
+    if settings.workers == 1:
+        uvicorn.run(create_app(settings), **options)
+    else:
+        _supervise(settings, options)
+
+
+def _supervise(settings: Settings, options: dict[str, Any]) -> None:
+    # Workers share the cores as it is: two of them on two cores tokenise 18 % more batches of 32 short texts when each
+    # does so in one thread, although the library's threads make a process that is alone 40 % faster.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    reasons, tell = multiprocessing.Pipe(duplex=False)
+    with _metrics_directory() as metrics, _Port.reserve(settings.host, settings.port) as port:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read by prometheus_client when a worker imports it
+        config = uvicorn.Config(
+            partial(_create_worker, settings, tell),
+            factory=True,
+            timeout_worker_healthcheck=UNRESPONSIVE_S,
+            **options,
+        )
+        supervisor = _Supervisor(config, [port])
+        supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        reason = "a worker could not start; the log has the cause"
+        while reasons.poll():
+            reason = reasons.recv()
+        raise StartupError(reason)
+
+
+def _metrics_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="baton-metrics-")
+    except OSError as failure:
+        message = f"several workers need a temporary directory for their metrics ({failure}); set TMPDIR to one"
+        raise SettingsError(message) from failure
+
+
+class _Port(socket.socket):
+    """An address, held without listening; sent to a worker it becomes a socket of the worker's own on that address.
+
+    So the kernel spreads connections over the workers that listen. From one socket shared by all, the first worker to
+    wake takes every connection that waits: eight kept-alive connections all went to one of two workers.
+    """
+
+    @classmethod
+    def reserve(cls, host: str, port: int) -> Self:
+        """Raises: SettingsError when the address is taken or is none of this machine's."""
+        reserved = cls(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            reserved.bind((host, port))
+        except OSError as failure:
+            reserved.close()
+            raise SettingsError(f"cannot listen on BATON_HOST {host}, BATON_PORT {port}: {failure}") from failure
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # not before: another service's port is taken
+        return reserved
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _join, (self.family, self.getsockname())
+
+
+def _join(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    own = socket.socket(family)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind(address)
+    return own
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, which also says when all workers listen, notices deaths at once and drops the gauges of the dead."""
+
+    _known: frozenset[int | None] = frozenset()
+    _announced = False
+
+    def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()  # the worker's end: while it is open here, a death looks like a slow answer
+        super().keep_subprocess_alive()
+        running = frozenset(process.pid for process in self.processes)
+        for pid in self._known - running:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        self._known = running
+        if not self._announced and all(process.is_ready() for process in self.processes):
+            self._announced = True
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            log.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", host, self.sockets[0].getsockname()[1])
+
+
+def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
+    """Return the application of this worker, or end the process after telling the supervisor why not."""
+    _configure_logging(settings)
+    threading.Thread(target=_end_with_supervisor, name="end-with-supervisor", daemon=True).start()
+    try:
+        return create_app(settings)
+    except StartupError as error:
+        tell.send(str(error))
+    except Exception:  # it would come again at every restart
+        log.exception("a worker could not start")
+    sys.exit(STARTUP_FAILURE)
+
+
+def _end_with_supervisor() -> None:
+    """Drain when the supervisor was killed; it can tell nobody, and would replace this worker no more."""
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None
+    supervisor.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _configure_logging(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
