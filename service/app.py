@@ -28,6 +28,7 @@ from service.probe import probe
 from service.repository import find_versions, load_model
 from service.settings import Settings
 from service.state.token import KeyRing, Sealer, load_or_create_key
+from service.warmup import warm
 
 log = logging.getLogger("baton.app")
 
@@ -100,6 +101,7 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
             raise ManifestError(model.file, "states", message)
         engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
         probe(engine)
+        warm(engine, settings)
         metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(1)
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         where = model.session.device

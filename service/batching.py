@@ -102,7 +102,6 @@ class Batcher(Generic[R, A]):
         batch_cells: int,
         queue_rows: int,
         observer: Observer,
-        overhead_rows: float = 1.0,
         same_size: bool = False,
         name: str = "batcher",
         clock: Callable[[], float] = time.monotonic,
@@ -110,7 +109,6 @@ class Batcher(Generic[R, A]):
         self._run, self._measure, self._clock, self._observer, self._name = run, measure, clock, observer, name
         self._waiting: WaitingRows[_Waiting[R]] = WaitingRows(
             batch_cells=batch_cells,
-            overhead_rows=overhead_rows,
             same_size=same_size,
             gone=lambda waiting: waiting.submission.future.done(),
         )
@@ -122,6 +120,10 @@ class Batcher(Generic[R, A]):
         self._stopped = asyncio.Event()
         self.draining = False
         self.alive = False
+
+    def calibrate(self, *, overhead_rows: float) -> None:
+        """Say what a run costs besides its rows, in rows: the more, the more padding a shared run is worth."""
+        self._waiting.overhead_rows = overhead_rows
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Encoding
 
-from service.batching import Batcher, Observer
+from service.batching import Batcher
 from service.contract import Task
 from service.errors import (
     EmptyInput,
@@ -26,6 +26,7 @@ from service.errors import (
     UnknownModel,
     WrongTask,
 )
+from service.metrics import ModelMetrics
 from service.repository import Model
 from service.runtime import Array
 from service.settings import Settings
@@ -68,8 +69,8 @@ class Answer:
 class Engine:
     """A model, its batcher, and the way between rows and tensors."""
 
-    def __init__(self, model: Model, settings: Settings, observer: Observer) -> None:
-        self.model, self.manifest = model, model.manifest
+    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
+        self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self._sequence = self.manifest.sequence
         self._output_names = [t.name for t in self.manifest.outputs] + [s.output for s in self.manifest.states]
         self._by_time = ["time" in output.shape for output in self.manifest.outputs]
@@ -83,7 +84,7 @@ class Engine:
             measure=self.measure,
             batch_cells=settings.batch_cells,
             queue_rows=settings.queue_rows,
-            observer=observer,
+            observer=metrics,
             same_size=self.manifest.lengths is None,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
@@ -107,7 +108,7 @@ class Engine:
         if not ids:
             return EmptyInput("the text has no words; give at least one")
         if len(ids) > row.most_tokens and not row.cut:
-            message = f"the text has {len(ids)} tokens; at most {row.most_tokens} are read"
+            message = f"the text has {len(ids)} tokens; at most {row.most_tokens}"
             return ItemTooLarge(message, limit=row.most_tokens)
         row.steps = np.array(ids[: row.most_tokens], self._sequence.dtype)
         return len(row.steps)

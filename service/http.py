@@ -325,9 +325,7 @@ class RequestScope:
     def _record(self, call: Call, status: int) -> None:
         seconds = time.perf_counter() - call.started
         endpoint = call.scope["path"] if call.scope["path"] in self._direct else _endpoint(call.scope)
-        metrics = self._service.metrics
-        metrics.requests.labels(endpoint, status).inc()
-        metrics.request_s.labels(endpoint).observe(seconds)
+        self._service.metrics.answered(endpoint, status, seconds)
         if access_log.isEnabledFor(logging.INFO):
             line = f"{call.method} {_printable_path(call)} {status} {1e3 * seconds:.1f}ms id={call.request_id}"
             access_log.info("%s", f"{line} {call.log}".rstrip())

@@ -8,6 +8,7 @@ are in seconds; a cell is one time step of one row in a run, padding included.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -30,7 +31,7 @@ class Metrics:
         self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
         self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
         self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
-        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a run.", "livesum", "model", "version")
+        self.queue_rows = self._gauge("queue_rows", "Rows that wait or run.", "livesum", "model", "version")
         self.queue_s = self._histogram(
             "queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model", "version"
         )
@@ -51,6 +52,14 @@ class Metrics:
         )
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
+        self._of_requests = cache(self.requests.labels)
+        self._times_of_requests = cache(self.request_s.labels)
+
+    def answered(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count a request; looking its labels up each time would cost more than counting it."""
+        self._of_requests(endpoint, status).inc()
+        self._times_of_requests(endpoint).observe(seconds)
+
     def render(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -70,7 +79,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """What one model version's batcher reports, with its labels bound once."""
+    """What one model version reports, with its labels bound once."""
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         self._queue_rows = metrics.queue_rows.labels(model, version)
@@ -80,6 +89,20 @@ class ModelMetrics:
         self._batch_cells = metrics.batch_cells.labels(model, version)
         self._padding = metrics.padding.labels(model, version)
         self._steps = metrics.steps.labels(model, version)
+        self._unknown = metrics.unknown.labels(model)
+        self._tokens_opened = metrics.tokens_opened.labels(model)
+        self._tokens_issued = metrics.tokens_issued.labels(model)
+        self._session_steps = metrics.session_steps
+
+    def text_read(self, unknown_ratio: float) -> None:
+        self._unknown.observe(unknown_ratio)
+
+    def token_opened(self) -> None:
+        self._tokens_opened.inc()
+
+    def token_issued(self, session_steps: int) -> None:
+        self._tokens_issued.inc()
+        self._session_steps.observe(session_steps)
 
     def queued(self, rows: int) -> None:
         self._queue_rows.set(rows)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.contract import Manifest
 from service.engine import Answer, Engine, Row
 from service.errors import ManifestError
 from service.runtime import Array
@@ -29,9 +28,7 @@ def probe(engine: Engine) -> None:
     lengths = LENGTHS if manifest.forecast is None else tuple(manifest.forecast.min_history + n for n in LENGTHS)
     if manifest.lengths is None:
         lengths = lengths[:1] * 2
-    vocabulary = engine.model.vocabulary
-    vocabulary_size = vocabulary.tokenizer.get_vocab_size() if vocabulary is not None else 0
-    rows = [Row(steps) for steps in _steps(manifest, lengths, vocabulary_size)]
+    rows = sample(engine, lengths)
     together = _answers(engine, rows)
     for row, answer in zip(rows, together, strict=True):
         _check_shapes(engine, row, answer)
@@ -55,13 +52,16 @@ def probe(engine: Engine) -> None:
         raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
 
 
-def _steps(manifest: Manifest, lengths: Sequence[int], vocabulary_size: int) -> list[Array]:
-    rng = np.random.default_rng(0)
-    features = () if manifest.features is None else (manifest.features,)
-    if manifest.sequence.dtype == "float32":
-        return [rng.normal(size=(length, *features)).astype(np.float32) for length in lengths]
-    ids = np.array([0, 1, vocabulary_size - 1])  # the last one finds an embedding that is smaller than the vocabulary
-    return [np.resize(ids[::-1], (length, *features)).astype(manifest.sequence.dtype) for length in lengths]
+def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
+    """Return rows of `lengths` that the model can run, for trying it out."""
+    sequence, rng = engine.manifest.sequence, np.random.default_rng(0)
+    features = () if engine.manifest.features is None else (engine.manifest.features,)
+    if sequence.dtype == "float32":
+        return [Row(rng.normal(size=(length, *features)).astype(np.float32)) for length in lengths]
+    vocabulary = engine.model.vocabulary
+    last = vocabulary.tokenizer.get_vocab_size() - 1 if vocabulary is not None else 0
+    ids = np.array([last, 1, 0])  # the last one finds an embedding that is smaller than the vocabulary
+    return [Row(np.resize(ids, (length, *features)).astype(sequence.dtype)) for length in lengths]
 
 
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:

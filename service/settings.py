@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         1, ge=1, le=256, description="Threads that runs of one model may use, divided among workers: one each at least."
     )
     batch_cells: int = Field(
-        16_384, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
+        4096, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
     queue_rows: int = Field(4096, ge=1, description="Most rows that wait for one model; past it, 429.")
     timeout_ms: int = Field(

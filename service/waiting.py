@@ -34,14 +34,14 @@ WINDOW = 128  # rows in fair order that a run chooses from, and so the most rows
 class WaitingRows(Generic[E]):
     """Rows in fair order, from which runs are taken."""
 
-    def __init__(self, *, batch_cells: int, overhead_rows: float, same_size: bool, gone: Callable[[E], bool]) -> None:
+    overhead_rows = 1.0  # what a run costs besides its rows, in rows
+
+    def __init__(self, *, batch_cells: int, same_size: bool, gone: Callable[[E], bool]) -> None:
         """Make runs of at most `batch_cells` padded cells, but for a single longer row.
 
-        `overhead_rows` is what a run costs besides its rows, in rows; with `same_size` only rows of equal size share a
-        run; a row that is `gone` is dropped.
+        With `same_size` only rows of equal size share a run; a row that is `gone` is dropped.
         """
-        self._batch_cells, self._overhead_rows, self._same_size = batch_cells, overhead_rows, same_size
-        self._gone = gone
+        self._batch_cells, self._same_size, self._gone = batch_cells, same_size, gone
         self._numbers = itertools.count()
         self._later: list[tuple[Place, E]] = []  # a heap
         self._window: list[tuple[Place, E]] = []
@@ -80,7 +80,7 @@ class WaitingRows(Generic[E]):
             cells += row.size
             if count > 1 and (count * longest > self._batch_cells or (self._same_size and row.size != seed)):
                 break
-            cost = longest * (self._overhead_rows + count) / cells
+            cost = longest * (self.overhead_rows + count) / cells
             if cost <= lowest:
                 best, lowest = count, cost
         return best

@@ -49,6 +49,7 @@ def run_service(settings: Settings) -> None:
         "workers": settings.workers,
         "log_config": None,
         "access_log": False,  # baton.access writes the one line of a request
+        "proxy_headers": False,  # nothing here depends on who the client is
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
     if settings.workers == 1:
@@ -161,4 +162,6 @@ def _end_with_supervisor() -> None:
 
 
 def _configure_logging(settings: Settings) -> None:
+    logging.logThreads = logging.logMultiprocessing = False  # what LOG_FORMAT does not show, no record needs to know
+    logging._srcfile = None
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)

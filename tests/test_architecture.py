@@ -16,7 +16,7 @@ LAYERS = (
     {"service.repository"},
     {"service.engine"},
     {"service.probe", "service.http"},
-    {"service.items"},
+    {"service.items", "service.warmup"},
     {
         "service.endpoints",
         "service.endpoints.sentiment",

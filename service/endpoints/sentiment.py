@@ -65,7 +65,6 @@ async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     spec = engine.manifest.text
     assert spec is not None
     most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"
-    unknown_metric = service.metrics.unknown.labels(engine.manifest.name)
 
     def prepare(item: str | TextItem) -> Job:
         text, member = (item, None) if isinstance(item, str) else (item.text, "text")
@@ -76,7 +75,7 @@ async def sentiment(call: Call, body: SentimentRequest) -> Reply:
 
         def show(answer: Answer) -> dict[str, Any]:
             read = _read(engine, row)
-            unknown_metric.observe(read["unknown_ratio"])
+            engine.metrics.text_read(read["unknown_ratio"])
             return {**_labelled(engine, answer, body.scores), **read}
 
         return Job(engine, row, show, member)

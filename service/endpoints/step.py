@@ -113,7 +113,7 @@ def _resume(service: Service, model: str, item: StepItem, tenant: str) -> _Start
     except StateError as error:
         error.field = "state"
         raise
-    service.metrics.tokens_opened.labels(model).inc()
+    engine.metrics.token_opened()
     return _Start(engine, session.state, session.id, session.step)
 
 
@@ -170,8 +170,7 @@ def _shown(
     token, expires_ms = service.sealer.seal(
         answer.state, session_id=start.session_id, step=reached, fingerprint=manifest.fingerprint, tenant=tenant
     )
-    service.metrics.tokens_issued.labels(manifest.name).inc()
-    service.metrics.session_steps.observe(reached)
+    start.engine.metrics.token_issued(reached)
     result: dict[str, Any] = {
         "version": manifest.version,
         "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
@@ -182,7 +181,7 @@ def _shown(
     if row.encoding is not None:
         vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
         assert vocabulary is not None
-        service.metrics.unknown.labels(manifest.name).observe(vocabulary.unknown_ratio(ids))
+        start.engine.metrics.text_read(vocabulary.unknown_ratio(ids))
         result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
     return result
 

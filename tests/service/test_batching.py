@@ -42,7 +42,7 @@ class Gate:
 
 
 def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
-    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "measure": lambda rows: rows, "overhead_rows": 1.0, **options}
+    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "measure": lambda rows: rows, **options}
     batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
     batcher.start()
     return batcher

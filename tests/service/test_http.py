@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import uuid
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_a_request_id_is_taken_or_made(server: Server) -> None:
         for bad in ("", "a b", "x" * 200)
     }
     assert len(made) == 3
-    assert all(len(request_id) == 32 for request_id in made)
+    assert all(re.fullmatch(r"[0-9a-f]{16}-[0-9]+", request_id) for request_id in made)
 
 
 def test_timing_is_in_the_header_and_the_body_alike(server: Server) -> None:
@@ -202,7 +203,7 @@ def test_timing_is_in_the_header_and_the_body_alike(server: Server) -> None:
 def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
     server = start_server(tiny_models, tmp_path)
     for _ in range(5):
-        server.post("/v1/sentiment", {"inputs": ["good", "a very good film", ""]})
+        server.post("/v1/sentiment", {"inputs": ["very good", "good film", ""]})
     state: dict = {}
     for _ in range(4):
         (result,) = server.post("/v1/step", {"model": "numbers", "items": [{"values": [1, 2], **state}]}).json()[
@@ -216,9 +217,9 @@ def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path, star
         ("baton_item_errors_total", "cause", "empty_input"): 5,
         ("baton_batch_rows_count", "model", "sentiment"): 5,
         ("baton_batch_rows_sum", "model", "sentiment"): 10,
-        ("baton_batch_cells_sum", "model", "sentiment"): 40,
-        ("baton_steps_total", "model", "sentiment"): 25,
-        ("baton_padding_ratio_sum", "model", "sentiment"): 8,
+        ("baton_batch_cells_sum", "model", "sentiment"): 20,
+        ("baton_steps_total", "model", "sentiment"): 20,
+        ("baton_padding_ratio_sum", "model", "sentiment"): 5,
         ("baton_queue_rows", "model", "sentiment"): 0,
         ("baton_tokens_issued_total", "model", "numbers"): 4,
         ("baton_tokens_opened_total", "model", "numbers"): 3,

@@ -52,6 +52,7 @@ def ask(client: httpx.AsyncClient, *texts: str) -> asyncio.Task[httpx.Response]:
 
 
 async def until_queued(client: httpx.AsyncClient, rows: int) -> None:
+    """Wait until so many rows wait or run."""
     shown = f'baton_queue_rows{{model="sentiment",version="1"}} {rows}.0'
     for _ in range(10_000):
         if shown in (await client.get("/metrics")).text:
@@ -67,7 +68,7 @@ async def test_a_full_queue_is_429_with_retry_after_and_harms_nobody_who_waits(
         running = ask(client, "good")
         await asyncio.to_thread(slow.entered.acquire)
         waiting = ask(client, "good", "bad")
-        await until_queued(client, 2)
+        await until_queued(client, 3)
         refused = await ask(client, "good", "bad")
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
@@ -83,7 +84,7 @@ async def test_past_its_deadline_a_request_is_504_and_never_run(tiny_models: Pat
         running = ask(client, "good")
         await asyncio.to_thread(slow.entered.acquire)
         late = ask(client, "bad", "bad")
-        await until_queued(client, 2)
+        await until_queued(client, 3)
         await asyncio.sleep(0.1)  # twice the deadline: through HTTP there is no clock to inject
         slow.open.release()
         answer = await late
@@ -97,7 +98,7 @@ async def test_a_caller_that_is_cancelled_is_never_run_and_strands_nobody(tiny_m
         running = ask(client, "good")
         await asyncio.to_thread(slow.entered.acquire)
         before, leaver, after = ask(client, "good"), ask(client, "bad", "bad"), ask(client, "very good")
-        await until_queued(client, 4)
+        await until_queued(client, 5)
         leaver.cancel()
         for _ in range(2):
             slow.open.release()

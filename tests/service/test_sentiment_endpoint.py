@@ -58,7 +58,7 @@ def test_a_long_text_is_cut_or_refused_as_asked(server: Server) -> None:
     refused = server.post("/v1/sentiment", {"inputs": [long, "good"], "truncate": "error"}).json()
     assert refused["results"][0]["error"] == {
         "code": "item_too_large",
-        "message": "the text has 17 tokens; this model reads 16",
+        "message": "the text has 17 tokens; at most 16",
         "field": "inputs[0]",
         "limit": 16,
     }

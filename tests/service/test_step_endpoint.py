@@ -263,7 +263,14 @@ def test_no_other_spelling_of_a_token_is_taken(server: Server) -> None:
         for place, character in enumerate(token)
     ]
     cut = [token[:length] for length in range(len(token))]
-    odd = [f"{token}=", f"{token}A", f" {token}", f"{token}\n", f"{token[:9]}\u00e9{token[10:]}", f"{token[:9]}={token[10:]}"]
+    odd = [
+        f"{token}=",
+        f"{token}A",
+        f" {token}",
+        f"{token}\n",
+        f"{token[:9]}\u00e9{token[10:]}",
+        f"{token[:9]}={token[10:]}",
+    ]
     for start in range(0, len(spellings := changed + cut + odd), 500):
         items = [{"inputs": [[1, 2]], "state": state} for state in spellings[start : start + 500]]
         answer = server.post("/v1/step", {"model": "stepper", "items": items})

@@ -19,9 +19,9 @@ class Sequence:
 
 
 def waiting(batch_cells: int = 1000, overhead_rows: float = 1.0, *, same_size: bool = False) -> WaitingRows[Sequence]:
-    return WaitingRows(
-        batch_cells=batch_cells, overhead_rows=overhead_rows, same_size=same_size, gone=lambda row: row.left
-    )
+    rows: WaitingRows[Sequence] = WaitingRows(batch_cells=batch_cells, same_size=same_size, gone=lambda row: row.left)
+    rows.overhead_rows = overhead_rows
+    return rows
 
 
 def sequences(*sizes: int, name: str = "") -> list[Sequence]:
