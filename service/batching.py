@@ -142,30 +142,25 @@ class Batcher(Generic[R, A]):
 
         Raises: what `admit` raises; DeadlineExceeded when `timeout_s` passed before they had all been taken.
         """
-        self.admit(len(rows), timeout_s=timeout_s)
+        self.admit(len(rows))
         submission = self.enqueue(rows, timeout_s=timeout_s)
         try:
             return await self.answer(submission)
         finally:
             self.abandon(submission)
 
-    def admit(self, rows: int, *, timeout_s: float) -> None:
+    def admit(self, rows: int) -> None:
         """Check that so many more rows would be taken.
 
-        Raises: Overloaded when they do not all fit in the queue, or those before them will take more than `timeout_s`;
-        Draining and NotReady when no worker will take them.
+        Raises: Overloaded when they do not all fit in the queue; Draining and NotReady when no worker will take them.
         """
         if self.draining:
             raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
         if not self.alive:
             raise NotReady("the worker of this model has stopped", retry_after_ms=1000)
-        wait_s = self._seconds_per_row * self._queued
         if self._queued + rows > self._queue_rows:
             message = f"{self._queued} rows wait or run already and {rows} more do not fit"
-            raise Overloaded(message, limit=self._queue_rows, retry_after_ms=_whole_ms(wait_s))
-        if wait_s > timeout_s:
-            message = f"{self._queued} rows before these take about {wait_s:.3g} s, and the deadline is {timeout_s:g} s"
-            raise Overloaded(message, retry_after_ms=_whole_ms(wait_s - timeout_s))
+            raise Overloaded(message, limit=self._queue_rows, retry_after_ms=self._drained_ms())
 
     def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[R]:
         """Queue rows that were admitted just now; whoever does must `abandon` the submission in the end."""
@@ -210,10 +205,13 @@ class Batcher(Generic[R, A]):
 
     def _expire(self, submission: Submission[R]) -> None:
         if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
-            message = f"not run within the deadline of {_whole_ms(submission.timeout_s)} ms"
-            drained_ms = _whole_ms(self._seconds_per_row * self._queued)
-            submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=drained_ms))
+            message = f"not run within the deadline of {round(1000 * submission.timeout_s)} ms"
+            submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=self._drained_ms()))
             self._close(submission)
+
+    def _drained_ms(self) -> int:
+        """Return how long the rows that wait or run now will take, at the measured pace."""
+        return max(1, math.ceil(1000 * self._seconds_per_row * self._queued))
 
     def _close(self, submission: Submission[R]) -> None:
         if submission in self._open:
@@ -322,7 +320,3 @@ def _timing(submission: Submission[Any]) -> Timing:
         padded_cells=submission.padded_cells,
         batch_rows=submission.batch_rows,
     )
-
-
-def _whole_ms(seconds: float) -> int:
-    return max(1, math.ceil(1000 * seconds))

@@ -46,7 +46,7 @@ async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: 
         slots.insert(index, rejected)
     _check_count(len(slots), body.items_field, service.settings.max_items)
     timeout_s = _timeout_s(body, service.settings.timeout_ms)
-    engine.batcher.admit(len(slots), timeout_s=timeout_s)  # a refusal should cost nothing more
+    engine.batcher.admit(len(slots))  # a refusal should cost nothing more
     jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
     outcomes, timing = await _run(call, jobs, timeout_s)
     results: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
     Raises: what `Batcher.admit` and `Batcher.answer` raise; ClientDisconnect when the client left meanwhile.
     """
     for engine, part in rows.items():
-        engine.batcher.admit(len(part), timeout_s=timeout_s)
+        engine.batcher.admit(len(part))
     under_way = [(engine.batcher, engine.batcher.enqueue(part, timeout_s=timeout_s)) for engine, part in rows.items()]
     left = False
 

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     batch_cells: int = Field(
         4096, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
-    queue_rows: int = Field(4096, ge=1, description="Most rows that wait for one model; past it, 429.")
+    queue_rows: int = Field(2048, ge=1, description="Most rows of one model that wait or run; past it, 429.")
     timeout_ms: int = Field(
         10_000,
         ge=1,

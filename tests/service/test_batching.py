@@ -187,24 +187,6 @@ async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() ->
     await batcher.drain()
 
 
-async def test_what_could_not_run_before_its_deadline_is_refused_at_once() -> None:
-    gate, now = Gate(), [0.0]
-    batcher = make(gate.run, clock=lambda: now[0])
-    measured = asyncio.create_task(batcher.submit([1], timeout_s=10))
-    await gate.wait_entered()
-    now[0] = 2.0
-    gate.let_go(1)
-    await measured  # one row in two seconds
-    waiting = [asyncio.create_task(batcher.submit([1], timeout_s=10)) for _ in range(2)]
-    await gate.wait_entered()
-    with pytest.raises(Overloaded) as refused:
-        await batcher.submit([1], timeout_s=3)
-    assert refused.value.retry_after_ms == 1000
-    gate.let_go(2)
-    await asyncio.gather(*waiting)
-    await batcher.drain()
-
-
 async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
     gate, now = Gate(), [0.0]
     batcher = make(gate.run, batch_cells=40, clock=lambda: now[0])
@@ -299,7 +281,7 @@ async def test_an_abandoned_submission_is_never_run() -> None:
     batcher = make(gate.run)
     first = asyncio.create_task(batcher.submit([1], timeout_s=10))
     await gate.wait_entered()
-    batcher.admit(1, timeout_s=10)
+    batcher.admit(1)
     batcher.abandon(batcher.enqueue([2], timeout_s=10))
     gate.let_go(1)
     await first
