@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix bench loadtest loadtest-overload clean
+.PHONY: help install serve test check fix bench soak loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -38,8 +38,11 @@ fix: $(VENV)/.development  ## let ruff repair and format
 train-%: $(VENV)/.development  ## train, verify and publish a model: sentiment, sentiment-live, forecast, forecast-live
 	$(BIN)/python -m training train $*
 
-bench: $(VENV)/.development  ## measure, and write docs/benchmarks.md and loadtests/results/
+bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 7 minutes)
 	$(BIN)/python -m loadtests.bench
+
+soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
+	$(BIN)/python -m loadtests.soak
 
 LOADTEST = $(BIN)/python -m loadtests.run $(if $(HOST),--host '$(HOST)') $(if $(USERS),--users $(USERS)) \
 	$(if $(RUN_TIME),--run-time $(RUN_TIME)) $(LOADTEST_ARGS)

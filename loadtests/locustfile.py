@@ -25,7 +25,7 @@ from locust.runners import LocalRunner
 
 from loadtests import checks
 from loadtests.options import OPTIONS, non_negative
-from loadtests.payloads import Payloads, load_payloads
+from loadtests.contents import Payloads, load_payloads
 from loadtests.verdict import Line, Sessions, refused_as, verdict
 from service.errors import StartupError
 

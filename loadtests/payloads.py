@@ -1,73 +1,106 @@
-"""What the simulated users send: texts and series of mixed length, real where there is data, else generated.
+"""Request bodies from real data, each pool a list of distinct bodies and a file with one JSON body a line.
 
-Real are the SST-2 test sentences and the M4 weekly series of `BATON_DATA_DIR`. It knows neither HTTP nor users.
-Invariant: the same data and the same random generator draw the same payloads.
+It knows the data sets' formats and the service's requests, not how load is made. Every draw has a fixed seed, so two
+runs send the same bodies, but for the tokens in step requests, which come from the service under test.
 """
 
 from __future__ import annotations
 
 import csv
-import os
-import random
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-from training.data import VARIABLE, find
-from training.generate import generate_series
+import httpx
+import numpy as np
 
-WORDS = (
-    "the a this that film story plot cast scene ending music director is was feels looks warm funny dull slow bright "
-    "clever flat moving tired fresh never always rather quite too not very and but while because , ;"
-)
-GENERATED = 400
-MOST_WORDS = 40
-SERIES_LENGTH = 1024
-MOST_ITEMS = 8
-SHORTEST_HISTORY, LONGEST_HISTORY = 16, 512
+from loadtests.models import FEATURES, STEP_MODEL
+
+SEED = 0
+BODIES = 256
+TEXTS_PER_REQUEST, SERIES_PER_REQUEST, SESSIONS_PER_REQUEST = 32, 16, 16
+HORIZON = 13  # what M4 asks of weekly series
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Payloads:
-    """Sentences and series to draw from; `source` says where they come from."""
+class Pool:
+    """Bodies for one path; `items` in each, and all of them in order as `content`; `file` holds the bodies."""
 
-    sentences: list[str]
-    series: list[list[float]]
-    source: str
-
-    def text(self, rng: random.Random) -> str:
-        """Draw a text of one to four sentences, most often one."""
-        return " ".join(rng.choices(self.sentences, k=rng.choice((1, 1, 1, 2, 4))))
-
-    def texts(self, rng: random.Random) -> list[str]:
-        return [self.text(rng) for _ in range(rng.randint(1, MOST_ITEMS))]
-
-    def histories(self, rng: random.Random) -> list[list[float]]:
-        """Draw the last values of some series: short histories as often as long ones."""
-        return [self._history(rng) for _ in range(rng.randint(1, MOST_ITEMS))]
-
-    def _history(self, rng: random.Random) -> list[float]:
-        wanted = round(SHORTEST_HISTORY * (LONGEST_HISTORY / SHORTEST_HISTORY) ** rng.random())
-        return rng.choice(self.series)[-wanted:]
+    path: str
+    items: int
+    bodies: list[bytes]
+    content: list[Any]
+    file: Path
 
 
-def load_payloads() -> Payloads:
-    """Return payloads from `BATON_DATA_DIR` where it is set, else generated ones.
+def write_pool(file: Path, path: str, batches: Sequence[list[Any]], field: str, **more: Any) -> Pool:
+    """Write one body for each batch of items, which stand in its member `field`."""
+    bodies = [json.dumps({**more, field: batch}).encode() for batch in batches]
+    file.write_bytes(b"\n".join(bodies) + b"\n")
+    return Pool(path, len(batches[0]), bodies, [item for batch in batches for item in batch], file)
 
-    Raises: training.data.DataError when a file is missing there, or is another one.
-    """
-    return _real() if os.environ.get(VARIABLE) else _generated()
+
+def read_texts(data: Path) -> list[str]:
+    """Return the test sentences of SST-2, in an order of our own."""
+    lines = (data / "sst2" / "test.tsv").read_text().splitlines()[1:]
+    return _shuffled([line.split("\t", 1)[1] for line in lines], np.random.default_rng(SEED))
 
 
-def _real() -> Payloads:
-    texts, weekly = find("sst2/test.tsv").path, find("m4_weekly/Weekly-train.csv").path
-    sentences = [line.split("\t", 1)[1] for line in texts.read_text(encoding="utf-8").splitlines()[1:]]
-    with weekly.open(newline="") as lines:
+def read_series(data: Path) -> list[list[float]]:
+    """Return the M4 weekly series, 80 to 2,597 values each, in an order of our own."""
+    with (data / "m4_weekly" / "Weekly-train.csv").open(newline="") as lines:
         rows = list(csv.reader(lines))[1:]
-    series = [[float(cell) for cell in row[1:] if cell] for row in rows]
-    return Payloads(sentences, series, f"real: {len(sentences)} sentences of SST-2, {len(series)} series of M4 weekly")
+    return _shuffled([[float(cell) for cell in row[1:] if cell] for row in rows], np.random.default_rng(SEED))
 
 
-def _generated() -> Payloads:
-    rng = random.Random(0)
-    sentences = [" ".join(rng.choices(WORDS.split(), k=rng.randint(1, MOST_WORDS))) + " ." for _ in range(GENERATED)]
-    series = generate_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
-    return Payloads(sentences, series, f"generated ({VARIABLE} is not set)")
+def single_texts(folder: Path, data: Path) -> Pool:
+    """One sentence a request, every sentence once."""
+    batches = [[text] for text in read_texts(data)]
+    return write_pool(folder / "texts-1.jsonl", "/v1/sentiment", batches, "inputs")
+
+
+def many_texts(folder: Path, data: Path) -> Pool:
+    batches = _batches(read_texts(data), TEXTS_PER_REQUEST)
+    return write_pool(folder / "texts-32.jsonl", "/v1/sentiment", batches, "inputs")
+
+
+def many_series(folder: Path, data: Path) -> Pool:
+    batches = _batches([{"values": values} for values in read_series(data)], SERIES_PER_REQUEST)
+    return write_pool(folder / "series-16.jsonl", "/v1/forecast", batches, "series", horizon=HORIZON)
+
+
+def sessions(folder: Path, url: str, per_request: int) -> Pool:
+    """Steps of sessions that are under way at the service at `url`: each item carries the token of its first step."""
+    rng = np.random.default_rng(SEED)
+    batches = []
+    with httpx.Client(base_url=url) as client:
+        for _ in range(BODIES):
+            begin = [{"inputs": _step(rng)} for _ in range(per_request)]
+            answer = client.post("/v1/step", json={"model": STEP_MODEL, "items": begin}).raise_for_status()
+            results = answer.json()["results"]
+            batches.append([{"state": result["state"], "inputs": _step(rng)} for result in results])
+    return write_pool(folder / f"sessions-{per_request}.jsonl", "/v1/step", batches, "items", model=STEP_MODEL)
+
+
+def _step(rng: np.random.Generator) -> list[list[float]]:
+    rows: list[list[float]] = rng.normal(size=(1, FEATURES)).round(4).tolist()
+    return rows
+
+
+def _batches(items: list[T], size: int) -> list[list[T]]:
+    """Return `BODIES` batches; every pass over the items is in another order."""
+    endless = _passes(items)
+    return [[next(endless) for _ in range(size)] for _ in range(BODIES)]
+
+
+def _passes(items: list[T]) -> Iterator[T]:
+    rng = np.random.default_rng(SEED)
+    while True:
+        yield from _shuffled(items, rng)
+
+
+def _shuffled(items: list[T], rng: np.random.Generator) -> list[T]:
+    return [items[index] for index in rng.permutation(len(items))]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from loadtests.payloads import Payloads, load_payloads
+from loadtests.contents import Payloads, load_payloads
 from training.data import VARIABLE
 
 

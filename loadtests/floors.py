@@ -1,0 +1,156 @@
+"""The in-process limits: what a loop over ONNX Runtime, tokenizers and numpy reaches, without HTTP, JSON or a queue.
+
+Written directly on the libraries, with the service's session settings, and not on the service's code, so that a limit
+does not rise and fall with what it is to measure; the tokens alone are the service's. Rows of like length run together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tokenizers import Tokenizer
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
+
+from service.state.token import KeyRing, Sealer, new_session_id
+
+Array = np.ndarray[Any, np.dtype[Any]]
+WINDOW = 1024  # items whose rows are sorted by length before they are cut into batches
+BATCHES = (8, 16, 32, 64, 128, 256)
+TRIAL_S = 0.7
+TOKEN_KEY = "A" * 43  # 32 zero bytes in base64url
+TENANT = ""
+
+
+class Limit(Protocol):
+    """A loop that can be timed: `advance` does some items and returns how many."""
+
+    def advance(self) -> int: ...
+
+
+def rate(limit: Limit, seconds: float) -> float:
+    """Return items per second of `limit`, run for `seconds` and then to the end of its window."""
+    started, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        done += limit.advance()
+    return done / elapsed
+
+
+class RaggedLimit:
+    """Items to rows of any length, each window sorted by length, run in batches of `batch`, split into answers."""
+
+    def __init__(
+        self, directory: Path, items: Iterable[Any], read: Callable[[Sequence[Any]], Sequence[Sequence[float]]]
+    ) -> None:
+        self._manifest = json.loads((directory / "manifest.json").read_text())
+        self._session = _session(directory / self._manifest["file"])
+        self._sequence, self._lengths = self._manifest["inputs"][0], self._manifest["lengths"]
+        self._items, self._read = cycle(items), read
+        self._cells = self._padded_cells = 0
+        self.trials = {batch: self._try(batch) for batch in BATCHES}
+        self.batch = max(self.trials, key=lambda batch: self.trials[batch])
+
+    @property
+    def padding(self) -> float:
+        """Padded over real cells, so far and with the best batch."""
+        return self._padded_cells / self._cells
+
+    def _try(self, batch: int) -> float:
+        self.batch = batch
+        found = rate(self, TRIAL_S)
+        self._cells = self._padded_cells = 0
+        return found
+
+    def advance(self) -> int:
+        rows = self._read(list(islice(self._items, WINDOW)))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        answers: list[list[Array] | None] = [None] * len(rows)
+        for start in range(0, len(order), self.batch):
+            part = order[start : start + self.batch]
+            tensors = self._session.run(None, self._collate([rows[index] for index in part]))
+            for place, index in enumerate(part):
+                answers[index] = [tensor[place] for tensor in tensors]
+        return len(answers)
+
+    def _collate(self, rows: list[Sequence[float]]) -> dict[str, Array]:
+        lengths = np.array([len(row) for row in rows], np.int32)
+        steps = np.zeros((len(rows), lengths.max()), self._sequence["dtype"])
+        for place, row in enumerate(rows):
+            steps[place, : len(row)] = row
+        self._cells += int(lengths.sum())
+        self._padded_cells += steps.size
+        return {self._sequence["name"]: steps, self._lengths: lengths}
+
+
+def sentiment_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:
+    """Texts a second: tokenised together, run, split."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    tokenizer = Tokenizer.from_file(str(directory / manifest["text"]["tokenizer"]))
+    tokenizer.enable_truncation(manifest["text"]["max_length"])
+    return RaggedLimit(directory, texts, lambda window: [e.ids for e in tokenizer.encode_batch(window)])
+
+
+def forecast_limit(directory: Path, series: Iterable[list[float]]) -> RaggedLimit:
+    """Series a second: cut to what the model reads, run, split."""
+    longest = json.loads((directory / "manifest.json").read_text())["forecast"]["max_history"]
+    arrays = [np.array(values, np.float32) for values in series]
+    return RaggedLimit(directory, arrays, lambda window: [values[-longest:] for values in window])
+
+
+class StepLimit:
+    """One step of `sessions` sessions at a time: tokens opened, states collated, run, split, sealed again."""
+
+    def __init__(self, directory: Path, steps: list[list[list[float]]], sessions: int) -> None:
+        self._manifest = json.loads((directory / "manifest.json").read_text())
+        self._session = _session(directory / self._manifest["file"])
+        self._states = self._manifest["states"]
+        self._widths = [state["shape"][2] for state in self._states]
+        self._tokens = Tokens()
+        empty = np.zeros(sum(self._widths), np.float32).tobytes()
+        self._names = [self._manifest["outputs"][0]["name"], *(state["output"] for state in self._states)]
+        self._inputs = cycle(np.array(steps, np.float32).reshape(-1, sessions, 1, len(steps[0][0])))
+        self._carried = [self._tokens.seal(empty) for _ in range(sessions)]
+        self._ones = np.ones(sessions, np.int32)
+
+    def advance(self) -> int:
+        rows = np.stack([np.frombuffer(self._tokens.open(token), np.float32) for token in self._carried])
+        feeds = {self._manifest["inputs"][0]["name"]: next(self._inputs), self._manifest["lengths"]: self._ones}
+        places = np.cumsum(self._widths)[:-1]
+        for state, part in zip(self._states, np.split(rows, places, axis=1), strict=True):
+            feeds[state["input"]] = part[np.newaxis]
+        output, *states = self._session.run(self._names, feeds)
+        answers = [output[place, -1] for place in range(len(rows))]
+        carried = np.concatenate([state[0] for state in states], axis=1)
+        self._carried = [self._tokens.seal(row.tobytes()) for row in carried]
+        return len(answers)
+
+
+class Tokens:
+    """The service's own tokens; the only place here that knows how they are made."""
+
+    def __init__(self) -> None:
+        self._sealer = Sealer(KeyRing([TOKEN_KEY]), ttl_s=86_400)
+        self._id, self._fingerprint = new_session_id(), bytes(16)
+
+    def seal(self, state: bytes) -> bytes:
+        token, _ = self._sealer.seal(state, session_id=self._id, step=1, fingerprint=self._fingerprint, tenant=TENANT)
+        return token
+
+    def open(self, token: bytes) -> bytes:
+        return self._sealer.open(token, tenant=TENANT).state
+
+
+def _session(file: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
