@@ -24,8 +24,8 @@ from locust.env import Environment
 from locust.runners import LocalRunner
 
 from loadtests import checks
-from loadtests.options import OPTIONS, non_negative
 from loadtests.contents import Payloads, load_payloads
+from loadtests.options import OPTIONS, non_negative
 from loadtests.verdict import Line, Sessions, refused_as, verdict
 from service.errors import StartupError
 

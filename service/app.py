@@ -7,6 +7,7 @@ lifespan starts their workers and drains them at the end.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -48,6 +49,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for engine in service.engines.all:
             engine.batcher.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the service need not be looked through again: that took 40 ms at a time
         yield
         await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
         log.info("drained")

@@ -102,6 +102,7 @@ class Batcher(Generic[R, A]):
         batch_cells: int,
         queue_rows: int,
         observer: Observer,
+        threads: int = 1,
         same_size: bool = False,
         name: str = "batcher",
         clock: Callable[[], float] = time.monotonic,
@@ -116,6 +117,9 @@ class Batcher(Generic[R, A]):
         self._fresh: list[Submission[R]] = []
         self._inbox: SimpleQueue[list[Submission[R]] | None] = SimpleQueue()
         self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
+        self._threads, self._ended_threads, self._runs = threads, 0, 0
+        self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
+        self._stopping = False
         self._seconds_per_row = 0.0
         self._stopped = asyncio.Event()
         self.draining = False
@@ -128,7 +132,8 @@ class Batcher(Generic[R, A]):
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.alive = True
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        for number in range(self._threads):
+            threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
 
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
@@ -177,9 +182,9 @@ class Batcher(Generic[R, A]):
         self._open.add(submission)
         self._queued += len(rows)
         self._observer.queued(self._queued)
-        if not self._fresh:
-            self._loop.call_soon(self._hand_over)
         self._fresh.append(submission)
+        if len(self._fresh) == 1:
+            self._loop.call_soon(self._hand_over)
         return submission
 
     async def answer(self, submission: Submission[R]) -> Served[A]:
@@ -221,33 +226,39 @@ class Batcher(Generic[R, A]):
             self._observer.queued(self._queued)
 
     def _work(self) -> None:
-        """Serve until told to stop; this and what it calls is all that happens on the batcher's thread."""
+        """Serve until told to stop; this and what it calls is all that happens on the batcher's threads."""
         death = None
         try:
-            stopping = False
-            while self._waiting or not stopping:
-                stopping |= self._take_in(wait=not self._waiting)
-                self._run_next()
-        except BaseException as error:  # noqa: BLE001 - whatever ends the thread must be seen
+            while batch := self._next():
+                self._run_batch(batch)
+        except BaseException as error:  # noqa: BLE001 - whatever ends a thread must be seen
             death = error
+            self._inbox.put(None)  # the others end as well
         self._loop.call_soon_threadsafe(self._ended, death)
 
-    def _take_in(self, *, wait: bool) -> bool:
-        """Measure the rows that came and let them wait; return whether this was told to stop."""
+    def _next(self) -> list[_Waiting[R]]:
+        """Wait for the next run; empty when told to stop and nothing waits."""
+        with self._choosing:
+            while self._waiting or not self._stopping:
+                self._take_in()
+                if batch := self._waiting.take():
+                    self._runs += 1
+                    return batch
+        return []
+
+    def _take_in(self) -> None:
+        """Measure the rows that came, waiting for some if none wait, and put them among the waiting."""
         came: list[Submission[R]] = []
-        stopping = False
-        while wait or not self._inbox.empty():
-            wait = False
+        while not (self._stopping or self._waiting or came) or not self._inbox.empty():
             fresh = self._inbox.get()
             if fresh is None:
-                stopping = True
+                self._stopping = True
             else:
                 came += [submission for submission in fresh if not submission.future.done()]
         if came:
             sizes = iter(self._attempt(self._measure, [row for submission in came for row in submission.rows]))
             for submission in came:
                 self._add(submission, [next(sizes) for _ in submission.rows])
-        return stopping
 
     def _add(self, submission: Submission[R], sizes: list[int | Exception]) -> None:
         fit = [_Waiting(submission, index, size) for index, size in enumerate(sizes) if isinstance(size, int)]
@@ -257,11 +268,8 @@ class Batcher(Generic[R, A]):
             submission.unstarted -= len(unfit)
             self._loop.call_soon_threadsafe(self._deliver, unfit)
 
-    def _run_next(self) -> None:
-        batch = self._waiting.take()
-        if not batch:
-            return
-        began = self._clock()
+    def _run_batch(self, batch: list[_Waiting[R]]) -> None:
+        began, at_once = self._clock(), self._runs
         longest = max(waiting.size for waiting in batch)
         for waiting in batch:
             submission = waiting.submission
@@ -272,7 +280,8 @@ class Batcher(Generic[R, A]):
             submission.batch_rows = max(submission.batch_rows, len(batch))
         answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
         run_s = self._clock() - began
-        per_row = run_s / len(batch)
+        self._runs -= 1
+        per_row = run_s / len(batch) / at_once
         self._seconds_per_row += (SMOOTHING if self._seconds_per_row else 1.0) * (per_row - self._seconds_per_row)
         self._observer.ran(len(batch), sum(waiting.size for waiting in batch), len(batch) * longest, run_s)
         outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
@@ -302,7 +311,9 @@ class Batcher(Generic[R, A]):
 
     def _ended(self, death: BaseException | None) -> None:
         self.alive = False
-        self._stopped.set()
+        self._ended_threads += 1
+        if self._ended_threads == self._threads:
+            self._stopped.set()
         if death is not None:
             log.critical("%s: the worker died", self._name, exc_info=death)
         for submission in list(self._open):

@@ -85,6 +85,7 @@ class Engine:
             batch_cells=settings.batch_cells,
             queue_rows=settings.queue_rows,
             observer=metrics,
+            threads=settings.run_threads,
             same_size=self.manifest.lengths is None,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )

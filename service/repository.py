@@ -6,9 +6,13 @@ as files and graph can show; how it behaves is for `service.probe` to try.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+# A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the event
+# loop and other workers have.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from tokenizers import Tokenizer
 
 from service.contract import MANIFEST_FILE, Manifest, Text, read_manifest, verify_files

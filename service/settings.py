@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(
         1, ge=1, le=256, description="Threads that runs of one model may use, divided among workers: one each at least."
     )
+    run_threads: int = Field(
+        2, ge=1, le=64, description="Runs of one model at a time; while one waits for the interpreter, another goes on."
+    )
     batch_cells: int = Field(
         4096, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
