@@ -32,7 +32,7 @@ A = TypeVar("A")
 SMOOTHING = 0.2  # weight of the newest run in the measured seconds per row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timing:
     """Where the time of one submission went. Units: seconds; cells are time steps, padding included or not."""
 
@@ -44,7 +44,7 @@ class Timing:
     batch_rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Served(Generic[A]):
     """The outcomes of one submission, in the order of its rows."""
 

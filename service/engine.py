@@ -55,7 +55,7 @@ class Row:
     encoding: Encoding | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What the model made of one row; `state` is all its states, little-endian, in manifest order.
 

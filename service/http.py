@@ -143,7 +143,7 @@ async def require_tenant(request: Request) -> None:
     call_of(request).authenticate()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An endpoint's answer."""
 
@@ -151,6 +151,18 @@ class Reply:
     status: int
     timing: Timing
     total_s: float
+
+
+class JsonAnswer(Response):
+    """A body route's answer: starlette's `Response` would build these few headers for several times the cost."""
+
+    def __init__(self, body: bytes, status: int, server_timing: str) -> None:
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"server-timing", server_timing.encode()),
+        ]
 
 
 class BodyRoute(APIRoute):
@@ -171,7 +183,7 @@ class BodyRoute(APIRoute):
         body: type[BatchRequest] = get_type_hints(self.endpoint)["body"]
         return body
 
-    async def respond(self, call: Call) -> Response:
+    async def respond(self, call: Call) -> JsonAnswer:
         """Answer the call.
 
         Raises: RequestError, to be shown by `error_response`; ClientDisconnect when nobody is there to be answered.
@@ -179,10 +191,7 @@ class BodyRoute(APIRoute):
         call.authenticate()
         body, call.rejected = parse(self._body, await _read_json(call))
         reply: Reply = await self.endpoint(call, body)
-        headers = {"server-timing": _server_timing(reply)}
-        return Response(
-            to_json(reply.content, bytes_mode="base64"), reply.status, headers, media_type="application/json"
-        )
+        return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, _server_timing(reply))
 
 
 async def _read_json(call: Call) -> bytes:

@@ -22,7 +22,7 @@ from service.http import Call, Reply, Watch
 from service.wire import BatchRequest, Rejected
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """One item that is ready to run, and how its answer is shown."""
 

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the event
-# loop and other workers have.
+# A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the
+# event loop and other workers have.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from tokenizers import Tokenizer
 

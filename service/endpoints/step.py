@@ -65,7 +65,7 @@ class Step(Result):
     expires_at: str = Field(description="until when the state can be used, ISO 8601 UTC")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Start:
     """Where an item begins: an engine, and a session that exists or is new."""
 

@@ -52,7 +52,7 @@ OVERHEAD_BYTES = HEADER.size + SALT_BYTES + BODY.size + TAG_BYTES
 INVALID = "the state token is damaged, was not made by this service, or belongs to someone else"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
     """One point of one session. Units: times in milliseconds since 1970 UTC; `state` is raw little-endian bytes."""
 
