@@ -41,13 +41,14 @@ from service.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from service.logs import ACCESS
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import Sealer
 from service.wire import BatchRequest, ErrorAnswer, Rejected, parse
 
 log = logging.getLogger("baton.http")
-access_log = logging.getLogger("baton.access")
+access_log = logging.getLogger(ACCESS)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROCESS_ID, REQUEST_NUMBERS = secrets.token_hex(8), itertools.count(1)  # make request ids that no other process makes
@@ -337,7 +338,7 @@ class RequestScope:
         self._service.metrics.answered(endpoint, status, seconds)
         if access_log.isEnabledFor(logging.INFO):
             line = f"{call.method} {_printable_path(call)} {status} {1e3 * seconds:.1f}ms id={call.request_id}"
-            access_log.info("%s", f"{line} {call.log}".rstrip())
+            access_log.info(f"{line} {call.log}".rstrip())
 
 
 async def _respond(route: BodyRoute, call: Call) -> Response:

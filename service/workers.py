@@ -28,11 +28,11 @@ from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.errors import SettingsError, StartupError
+from service.logs import configure_logging
 from service.settings import Settings
 
 log = logging.getLogger("baton.workers")
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
 DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 SWITCH_S = 0.0005  # a run that has ended waits no longer than this for the interpreter; Python's default is 5 ms
 UNRESPONSIVE_S = 30  # a worker that imports or loads a large model answers its supervisor no sooner
@@ -161,6 +161,4 @@ def _end_with_supervisor() -> None:
 
 def _configure_process(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_S)
-    logging.logThreads = logging.logMultiprocessing = False  # what LOG_FORMAT does not show, no record needs to know
-    logging._srcfile = None
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    configure_logging(settings.log_level)

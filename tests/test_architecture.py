@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors"},
-    {"service.contract", "service.settings", "service.metrics", "service.auth"},
+    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
     {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
     {"service.repository"},
