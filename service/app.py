@@ -20,10 +20,11 @@ from starlette.types import Receive, Scope, Send
 
 from service import __version__
 from service.auth import Authenticator
+from service.call import Service
 from service.endpoints import forecast, health, models, sentiment, step
 from service.engine import Engine, Engines
 from service.errors import ManifestError
-from service.http import BodyRoute, RequestScope, Service, install_error_handlers
+from service.http import BodyRoute, RequestScope, install_error_handlers
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.repository import find_versions, load_model
@@ -97,7 +98,8 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
     engines = []
     for directory in find_versions(settings.models_dir):
         started = time.perf_counter()
-        model = load_model(directory, device=settings.device, intra_op_threads=settings.worker_threads)
+        threads = settings.worker_share(settings.intra_op_threads)
+        model = load_model(directory, device=settings.device, intra_op_threads=threads)
         manifest = model.manifest
         if manifest.streamable and manifest.state_bytes > settings.max_state_bytes:
             message = f"a session has {manifest.state_bytes} bytes; BATON_MAX_STATE_BYTES is {settings.max_state_bytes}"

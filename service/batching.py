@@ -1,9 +1,9 @@
 """Rows from many callers, answered in shared runs.
 
 There is no wait timer: what queued while the last run ran is what the next one chooses from, so load itself forms
-batches. Each batcher has one thread, which measures rows, chooses a run (`service.waiting`) and runs it; the event loop
-admits, answers and keeps the deadlines. It knows nothing of HTTP or ONNX: a row is anything that can be measured, a
-run is any function of a list of rows.
+batches. Each batcher has a few threads, of which one at a time measures the rows that came and chooses a run
+(`service.waiting`), while the others run; the event loop admits, answers and keeps the deadlines. It knows nothing of
+HTTP or ONNX: a row is anything that can be measured, a run is any function of a list of rows.
 
 Invariants: every submitted row is answered once, with its answer or an exception; all rows of a submission are
 admitted or none; never more than `queue_rows` rows wait or run; a row whose caller left, or whose deadline passed
@@ -67,7 +67,7 @@ class Submission(Generic[R]):
     rows: Sequence[R]
     future: asyncio.Future[None]
     submitted: float
-    timeout_s: float
+    deadline: float
     outcomes: list[Any]
     left: int
     unstarted: int
@@ -87,11 +87,11 @@ class _Waiting(Generic[R]):
 
 
 class Batcher(Generic[R, A]):
-    """One queue, one thread, one run at a time.
+    """One queue, and `threads` runs at a time.
 
-    `measure` and `run` are called on the batcher's own thread: `measure` with the rows that came, for the size of each,
-    or why it cannot be run; `run` with rows whose padded cells (rows times the longest) stay within `batch_cells`, or
-    with a single longer row. `draining` says that the end has begun.
+    `measure` and `run` are called on the batcher's own threads: `measure` with the rows that came, for the size of
+    each, or why it cannot be run, one call at a time; `run` with rows whose padded cells (rows times the longest) stay
+    within `batch_cells`, or with a single longer row. `draining` says that the end has begun.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Batcher(Generic[R, A]):
         self._waiting: WaitingRows[_Waiting[R]] = WaitingRows(
             batch_cells=batch_cells,
             same_size=same_size,
-            gone=lambda waiting: waiting.submission.future.done(),
+            gone=lambda waiting: waiting.submission.future.done() or clock() > waiting.submission.deadline,
         )
         self._queue_rows, self._queued = queue_rows, 0
         self._fresh: list[Submission[R]] = []
         self._inbox: SimpleQueue[list[Submission[R]] | None] = SimpleQueue()
         self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
-        self._threads, self._ended_threads, self._runs = threads, 0, 0
+        self._threads, self._ended_threads = threads, 0
         self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
         self._stopping = False
         self._seconds_per_row = 0.0
@@ -169,11 +169,12 @@ class Batcher(Generic[R, A]):
 
     def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[R]:
         """Queue rows that were admitted just now; whoever does must `abandon` the submission in the end."""
+        now = self._clock()
         submission = Submission(
             rows=rows,
             future=self._loop.create_future(),
-            submitted=self._clock(),
-            timeout_s=timeout_s,
+            submitted=now,
+            deadline=now + timeout_s,
             outcomes=[None] * len(rows),
             left=len(rows),
             unstarted=len(rows),
@@ -210,7 +211,8 @@ class Batcher(Generic[R, A]):
 
     def _expire(self, submission: Submission[R]) -> None:
         if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
-            message = f"not run within the deadline of {round(1000 * submission.timeout_s)} ms"
+            timeout_s = submission.deadline - submission.submitted
+            message = f"not run within the deadline of {round(1000 * timeout_s)} ms"
             submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=self._drained_ms()))
             self._close(submission)
 
@@ -242,7 +244,7 @@ class Batcher(Generic[R, A]):
             while self._waiting or not self._stopping:
                 self._take_in()
                 if batch := self._waiting.take():
-                    self._runs += 1
+                    self._started(batch)
                     return batch
         return []
 
@@ -268,24 +270,29 @@ class Batcher(Generic[R, A]):
             submission.unstarted -= len(unfit)
             self._loop.call_soon_threadsafe(self._deliver, unfit)
 
-    def _run_batch(self, batch: list[_Waiting[R]]) -> None:
-        began, at_once = self._clock(), self._runs
-        longest = max(waiting.size for waiting in batch)
+    def _started(self, batch: list[_Waiting[R]]) -> None:
+        now, longest = self._clock(), max(waiting.size for waiting in batch)
         for waiting in batch:
             submission = waiting.submission
-            submission.started = min(submission.started, began)
+            submission.started = min(submission.started, now)
             submission.unstarted -= 1
             submission.cells += waiting.size
             submission.padded_cells += longest
             submission.batch_rows = max(submission.batch_rows, len(batch))
+
+    def _run_batch(self, batch: list[_Waiting[R]]) -> None:
+        began = self._clock()
         answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
         run_s = self._clock() - began
-        self._runs -= 1
-        per_row = run_s / len(batch) / at_once
-        self._seconds_per_row += (SMOOTHING if self._seconds_per_row else 1.0) * (per_row - self._seconds_per_row)
-        self._observer.ran(len(batch), sum(waiting.size for waiting in batch), len(batch) * longest, run_s)
+        sizes = [waiting.size for waiting in batch]
+        self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), run_s)
         outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
+        self._loop.call_soon_threadsafe(self._keep_pace, run_s / len(batch) / self._threads)
+
+    def _keep_pace(self, seconds_per_row: float) -> None:
+        weight = SMOOTHING if self._seconds_per_row else 1.0
+        self._seconds_per_row += weight * (seconds_per_row - self._seconds_per_row)
 
     def _attempt(self, function: Callable[[list[R]], Sequence[Any]], rows: list[R]) -> Sequence[Any]:
         try:

@@ -23,6 +23,7 @@ from service.errors import (
     NotFinite,
     RequestError,
     StateInvalid,
+    Unavailable,
     UnknownModel,
     WrongTask,
 )
@@ -85,7 +86,7 @@ class Engine:
             batch_cells=settings.batch_cells,
             queue_rows=settings.queue_rows,
             observer=metrics,
-            threads=settings.run_threads,
+            threads=settings.worker_share(settings.run_threads),
             same_size=self.manifest.lengths is None,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
@@ -214,6 +215,21 @@ class Engines:
             message = f"{name!r} is for task {engine.manifest.task!r}; for {task!r} there is {able}"
             raise WrongTask(message, field="model")
         return engine
+
+    def admit(self, task: Task) -> None:
+        """Check that some model of `task` has room for a row.
+
+        Raises: what `Batcher.admit` raises, when none has.
+        """
+        refusal = None
+        for engine in self.all:
+            if engine.manifest.task == task:
+                try:
+                    return engine.batcher.admit(1)
+                except Unavailable as error:
+                    refusal = error
+        if refusal is not None:
+            raise refusal
 
     def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
         return self._by_fingerprint.get(fingerprint)

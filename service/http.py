@@ -8,11 +8,9 @@ with its cause in the log. What is no HTTP request at all never comes here: uvic
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import re
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -26,9 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import Authenticator
 from service.batching import Timing
-from service.engine import Engines
+from service.call import Call, Service, call_of
 from service.errors import (
     MOST_MESSAGE_CHARS,
     BodyTimeout,
@@ -42,19 +39,14 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.logs import ACCESS
-from service.metrics import Metrics
 from service.settings import Settings
-from service.state.token import Sealer
-from service.wire import BatchRequest, ErrorAnswer, Rejected, parse
+from service.wire import BatchRequest, ErrorAnswer, parse
 
 log = logging.getLogger("baton.http")
 access_log = logging.getLogger(ACCESS)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-PROCESS_ID, REQUEST_NUMBERS = secrets.token_hex(8), itertools.count(1)  # make request ids that no other process makes
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
 LATE = "the body is late"  # why a task is cancelled
-WATCH_AFTER_S = 0.02  # a request that waits longer than this is watched for its client leaving
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 
 
@@ -64,84 +56,6 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 BODY_ERRORS = error_responses(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-@dataclass(frozen=True)
-class Service:
-    """The parts that handlers work with; `create_app` puts them together."""
-
-    settings: Settings
-    engines: Engines
-    sealer: Sealer
-    metrics: Metrics
-    authenticator: Authenticator
-
-
-class Call(Request):
-    """A request with what the service knows of it: items refused so far, by place; `log` joins its line in the log.
-
-    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
-        super().__init__(scope, receive)
-        self.service, self.started = service, time.perf_counter()
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.fields.get(b"x-request-id", b"").decode("latin-1")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
-        self.rejected: dict[int, Rejected] = {}
-        self.tenant = ""
-        self.log = ""
-        scope["baton.call"] = self
-
-    def field(self, name: bytes, default: str = "") -> str:
-        """Return the value of a header field, given by its lower-case name."""
-        value = self.fields.get(name)
-        return default if value is None else value.decode("latin-1")
-
-    def authenticate(self) -> None:
-        """Name the caller's tenant in `tenant`.
-
-        Raises: Unauthorized.
-        """
-        self.tenant = self.service.authenticator.tenant(self.field(b"authorization"))
-
-
-class Watch:
-    """Calls `left` should the client leave before `cancel` is called; the body must have been read.
-
-    Watching costs more than many a run, so it begins after `WATCH_AFTER_S`.
-    """
-
-    __slots__ = ("_left", "_receive", "_task", "_timer")
-
-    def __init__(self, call: Call, left: Callable[[], None]) -> None:
-        self._receive, self._left = call.receive, left
-        self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    def _begin(self) -> None:
-        self._task = asyncio.create_task(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left()
-
-
-def call_of(request: Request) -> Call:
-    call: Call = request.scope["baton.call"]
-    return call
-
-
-async def require_tenant(request: Request) -> None:
-    """Raises: Unauthorized."""
-    call_of(request).authenticate()
 
 
 @dataclass(slots=True)
@@ -155,14 +69,14 @@ class Reply:
 
 
 class JsonAnswer(Response):
-    """A body route's answer: starlette's `Response` would build these few headers for several times the cost."""
+    """An answer that is JSON already; starlette's own would build these few headers for several times the cost."""
 
-    def __init__(self, body: bytes, status: int, server_timing: str) -> None:
+    def __init__(self, body: bytes, status: int, **headers: str) -> None:
         self.status_code, self.body, self.background = status, body, None
         self.raw_headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            (b"server-timing", server_timing.encode()),
+            *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()),
         ]
 
 
@@ -190,9 +104,11 @@ class BodyRoute(APIRoute):
         Raises: RequestError, to be shown by `error_response`; ClientDisconnect when nobody is there to be answered.
         """
         call.authenticate()
+        call.service.engines.admit(self._body.task)  # a refusal should cost nothing that can be spared
         body, call.rejected = parse(self._body, await _read_json(call))
         reply: Reply = await self.endpoint(call, body)
-        return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, _server_timing(reply))
+        timing = _server_timing(reply)
+        return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, server_timing=timing)
 
 
 async def _read_json(call: Call) -> bytes:
@@ -247,17 +163,17 @@ def _server_timing(reply: Reply) -> str:
     )
 
 
-def error_response(call: Call, error: RequestError) -> Response:
+def error_response(call: Call, error: RequestError) -> JsonAnswer:
     """Show `error` the way every error is shown, and count it."""
-    call.service.metrics.rejected.labels(error.code).inc()
+    call.service.metrics.refused(error.code)
     call.log = f"code={error.code} message={str(error)!r}"
     content = {"error": {**error.body(), "request_id": call.request_id}}
     headers = {}
     if error.retry_after_ms is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
+        headers["retry_after"] = str(math.ceil(error.retry_after_ms / 1000))
     if isinstance(error, Unauthorized):
-        headers["www-authenticate"] = "Bearer"
-    return Response(to_json(content), error.status, headers, media_type="application/json")
+        headers["www_authenticate"] = "Bearer"
+    return JsonAnswer(to_json(content), error.status, **headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:

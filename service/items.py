@@ -16,9 +16,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from service.batching import Served, Timing
+from service.call import Call, Watch
 from service.engine import Answer, Engine, Row
 from service.errors import BatchTooLarge, EmptyInput, InternalError, InvalidRequest, RequestError, StateError
-from service.http import Call, Reply, Watch
+from service.http import Reply
 from service.wire import BatchRequest, Rejected
 
 
@@ -46,7 +47,7 @@ async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: 
         slots.insert(index, rejected)
     _check_count(len(slots), body.items_field, service.settings.max_items)
     timeout_s = _timeout_s(body, service.settings.timeout_ms)
-    engine.batcher.admit(len(slots))  # a refusal should cost nothing more
+    engine.batcher.admit(len(slots))  # before the items cost anything
     jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
     outcomes, timing = await _run(call, jobs, timeout_s)
     results: list[dict[str, Any]] = []

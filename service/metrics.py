@@ -53,12 +53,17 @@ class Metrics:
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
         self._of_requests = cache(self.requests.labels)
+        self._refusals = cache(self.rejected.labels)
         self._times_of_requests = cache(self.request_s.labels)
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
         """Count a request; looking its labels up each time would cost more than counting it."""
         self._of_requests(endpoint, status).inc()
         self._times_of_requests(endpoint).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Count a request that was refused as a whole."""
+        self._refusals(code).inc()
 
     def render(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format."""

@@ -53,7 +53,7 @@ def choose_providers(device: str) -> list[str]:
 
 
 class Session:
-    """One loaded graph. `run` may be called from one thread at a time; it releases the GIL."""
+    """One loaded graph. `run` may be called from several threads; it releases the GIL."""
 
     def __init__(self, file: Path, manifest: Manifest, *, device: str, intra_op_threads: int) -> None:
         """Load `file` and check it against `manifest`.

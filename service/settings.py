@@ -47,10 +47,10 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes that serve, each with all models, queues and limits of its own."
     )
     intra_op_threads: int = Field(
-        1, ge=1, le=256, description="Threads that runs of one model may use, divided among workers: one each at least."
+        1, ge=1, le=256, description="Threads that one run may use, divided among workers: one each at least."
     )
     run_threads: int = Field(
-        2, ge=1, le=64, description="Runs of one model at a time; while one waits for the interpreter, another goes on."
+        2, ge=1, le=64, description="Runs of one model at a time, divided among workers: one each at least."
     )
     batch_cells: int = Field(
         4096, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
@@ -96,10 +96,9 @@ class Settings(BaseSettings):
             raise ValueError("api_keys holds a key that is not ASCII, which no header can carry")
         return self
 
-    @property
-    def worker_threads(self) -> int:
-        """The share of `intra_op_threads` that one worker has."""
-        return max(1, self.intra_op_threads // self.workers)
+    def worker_share(self, threads: int) -> int:
+        """Return how many of the service's `threads` one worker has."""
+        return max(1, threads // self.workers)
 
     def limits(self) -> dict[str, int]:
         """Return the numbers that bound a request, by the names of their settings."""

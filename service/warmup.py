@@ -13,7 +13,7 @@ from service.probe import sample
 from service.settings import Settings
 from service.waiting import WINDOW
 
-ROWS, STEPS, REPEATS = 8, 8, 3  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
+ROWS, STEPS, REPEATS = 8, 16, 5  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
 
 
 def warm(engine: Engine, settings: Settings) -> None:

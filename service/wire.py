@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
-from service.contract import field_path
+from service.contract import Task, field_path
 from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFinite, RequestError, StateInvalid
 
 MOST_ID_CHARS = 128
@@ -36,8 +36,9 @@ class Rejected:
 
 
 class BatchRequest(Strict):
-    """A request that carries a list of items in the member that `items_field` names."""
+    """A request for a model of `task` that carries a list of items in the member that `items_field` names."""
 
+    task: ClassVar[Task]
     items_field: ClassVar[str]
 
     timeout_ms: int | None = Field(

@@ -12,7 +12,9 @@ from dateutil.relativedelta import relativedelta
 from fastapi import APIRouter
 from pydantic import Field
 
+from service.call import Call
 from service.contract import Forecast as ForecastSpec
+from service.contract import Task
 from service.engine import Answer, Row
 from service.errors import (
     HistoryTooShort,
@@ -21,7 +23,7 @@ from service.errors import (
     MissingValues,
     QuantileUnavailable,
 )
-from service.http import BODY_ERRORS, BodyRoute, Call, Reply
+from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
 from service.runtime import Array, cast
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
@@ -55,6 +57,7 @@ class Series(Strict):
 
 
 class ForecastRequest(BatchRequest):
+    task: ClassVar[Task] = "forecast"
     items_field: ClassVar[str] = "series"
 
     series: list[Series] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
@@ -85,7 +88,7 @@ class Forecast(Result):
 @router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
 async def forecast(call: Call, body: ForecastRequest) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    engine = call.service.engines.for_task(body.model, "forecast")
+    engine = call.service.engines.for_task(body.model, body.task)
     spec = engine.manifest.forecast
     assert spec is not None
     if body.horizon > spec.horizon:

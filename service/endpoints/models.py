@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from service import __version__, runtime
+from service.call import call_of, require_tenant
 from service.contract import Forecast, Metric, Network, Provenance, State, Task, Tensor, Text
 from service.engine import Engine
-from service.http import call_of, error_responses, require_tenant
+from service.http import error_responses
 
 router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
 

@@ -8,9 +8,11 @@ import numpy as np
 from fastapi import APIRouter
 from pydantic import Discriminator, Field, Tag
 
+from service.call import Call
+from service.contract import Task
 from service.engine import Answer, Engine, Row
 from service.errors import ItemTooLarge
-from service.http import BODY_ERRORS, BodyRoute, Call, Reply
+from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
 
@@ -37,6 +39,7 @@ TextOrItem = Annotated[
 
 
 class SentimentRequest(BatchRequest):
+    task: ClassVar[Task] = "sentiment"
     items_field: ClassVar[str] = "inputs"
 
     inputs: list[TextOrItem] = Field(
@@ -61,7 +64,7 @@ class Sentiment(Result):
 async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
     service = call.service
-    engine = service.engines.for_task(body.model, "sentiment")
+    engine = service.engines.for_task(body.model, body.task)
     spec = engine.manifest.text
     assert spec is not None
     most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"

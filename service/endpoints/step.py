@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import APIRouter
 from pydantic import Field, WithJsonSchema
 
+from service.call import Call, Service
+from service.contract import Task
 from service.engine import Answer, Engine, Row
 from service.errors import (
     EmptyInput,
@@ -25,7 +27,7 @@ from service.errors import (
     StateModelGone,
     StateWrongModel,
 )
-from service.http import BODY_ERRORS, BodyRoute, Call, Reply, Service, error_responses
+from service.http import BODY_ERRORS, BodyRoute, Reply, error_responses
 from service.items import Job, answer_items
 from service.runtime import Array, cast
 from service.state.token import INVALID, new_session_id
@@ -49,6 +51,7 @@ class StepItem(Strict):
 
 
 class StepRequest(BatchRequest):
+    task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
     model: str = Field(description="a model whose task is step")
@@ -79,7 +82,7 @@ class _Start:
 async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     service, tenant = call.service, call.tenant
-    newest = service.engines.for_task(body.model, "step")
+    newest = service.engines.for_task(body.model, body.task)
 
     def prepare(item: StepItem) -> Job:
         start = _begin(newest) if "state" not in item.model_fields_set else _resume(service, body.model, item, tenant)

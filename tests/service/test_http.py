@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -187,6 +188,21 @@ def test_a_request_id_is_taken_or_made(server: Server) -> None:
     }
     assert len(made) == 3
     assert all(re.fullmatch(r"[0-9a-f]{16}-[0-9]+", request_id) for request_id in made)
+
+
+def test_concurrent_requests_leave_a_line_each(server: Server) -> None:
+    start = server.mark()
+    ids = [f"concurrent-{number}" for number in range(60)]
+
+    def ask(request_id: str) -> int:
+        headers = {"x-request-id": request_id}
+        return server.client.post("/v1/sentiment", json={"inputs": ["good"]}, headers=headers).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(ask, ids)) == {200}
+    server.mark()
+    logged = [line.split(" id=")[1].split()[0] for line in server.lines[start:] if "POST /v1/sentiment 200" in line]
+    assert sorted(logged) == sorted(ids)
 
 
 def test_timing_is_in_the_header_and_the_body_alike(server: Server) -> None:

@@ -50,7 +50,7 @@ async def slow_service(
     models: Path, state: Path, **settings: int
 ) -> AsyncIterator[tuple[httpx.AsyncClient, SlowModel]]:
     """Serve on loopback, in this process, so that the test decides when a run of the model ends."""
-    app = create_app(Settings(models_dir=models, state_dir=state, **settings))
+    app = create_app(Settings(models_dir=models, state_dir=state, **{"run_threads": 1, **settings}))
     session = app.state.service.engines.get("sentiment").model.session
     session.run = slow = SlowModel(session)
     listening = socket.create_server(("127.0.0.1", 0))
