@@ -29,6 +29,7 @@ log = logging.getLogger("baton.batching")
 
 R = TypeVar("R")
 A = TypeVar("A")
+HANDED_OVER = 64  # submissions at once, at most: under overload one turn of the event loop takes seconds
 SMOOTHING = 0.2  # weight of the newest run in the measured seconds per row
 
 
@@ -71,6 +72,7 @@ class Submission(Generic[R]):
     outcomes: list[Any]
     left: int
     unstarted: int
+    closed: bool = False
     timer: asyncio.TimerHandle = field(init=False)
     started: float = math.inf
     ended: float = 0.0
@@ -119,6 +121,7 @@ class Batcher(Generic[R, A]):
         self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
         self._threads, self._ended_threads = threads, 0
         self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
+        self._counting = threading.Lock()  # for `_queued`, and for `unstarted` and `closed` of submissions
         self._stopping = False
         self._seconds_per_row = 0.0
         self._stopped = asyncio.Event()
@@ -181,10 +184,13 @@ class Batcher(Generic[R, A]):
         )
         submission.timer = self._loop.call_later(timeout_s, self._expire, submission)
         self._open.add(submission)
-        self._queued += len(rows)
+        with self._counting:
+            self._queued += len(rows)
         self._observer.queued(self._queued)
         self._fresh.append(submission)
-        if len(self._fresh) == 1:
+        if len(self._fresh) == HANDED_OVER:
+            self._hand_over()
+        elif len(self._fresh) == 1:
             self._loop.call_soon(self._hand_over)
         return submission
 
@@ -205,9 +211,10 @@ class Batcher(Generic[R, A]):
         self._close(submission)
 
     def _hand_over(self) -> None:
-        """Give the thread all that came in one turn of the event loop: waking it costs, and more rows share a run."""
-        self._inbox.put(self._fresh)
-        self._fresh = []
+        """Give the threads what came in one turn of the event loop: waking them costs, and more rows share a run."""
+        if self._fresh:
+            self._inbox.put(self._fresh)
+            self._fresh = []
 
     def _expire(self, submission: Submission[R]) -> None:
         if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
@@ -224,7 +231,9 @@ class Batcher(Generic[R, A]):
         if submission in self._open:
             submission.timer.cancel()
             self._open.discard(submission)
-            self._queued -= submission.left
+            with self._counting:
+                submission.closed = True
+                self._queued -= submission.unstarted
             self._observer.queued(self._queued)
 
     def _work(self) -> None:
@@ -243,8 +252,7 @@ class Batcher(Generic[R, A]):
         with self._choosing:
             while self._waiting or not self._stopping:
                 self._take_in()
-                if batch := self._waiting.take():
-                    self._started(batch)
+                if batch := self._start(self._waiting.take()):
                     return batch
         return []
 
@@ -267,23 +275,33 @@ class Batcher(Generic[R, A]):
         self._waiting.add(fit, now=submission.submitted, pace_s=self._seconds_per_row)
         unfit = [(submission, index, size) for index, size in enumerate(sizes) if isinstance(size, Exception)]
         if unfit:
-            submission.unstarted -= len(unfit)
+            with self._counting:
+                if not submission.closed:
+                    submission.unstarted -= len(unfit)
+                    self._queued -= len(unfit)
             self._loop.call_soon_threadsafe(self._deliver, unfit)
 
-    def _started(self, batch: list[_Waiting[R]]) -> None:
-        now, longest = self._clock(), max(waiting.size for waiting in batch)
+    def _start(self, batch: list[_Waiting[R]]) -> list[_Waiting[R]]:
+        """Return the rows of `batch` that are still waited for; from here on they will be run, whatever happens."""
+        with self._counting:
+            batch = [waiting for waiting in batch if not waiting.submission.closed]
+            for waiting in batch:
+                waiting.submission.unstarted -= 1
+        now, longest = self._clock(), max((waiting.size for waiting in batch), default=0)
         for waiting in batch:
             submission = waiting.submission
             submission.started = min(submission.started, now)
-            submission.unstarted -= 1
             submission.cells += waiting.size
             submission.padded_cells += longest
             submission.batch_rows = max(submission.batch_rows, len(batch))
+        return batch
 
     def _run_batch(self, batch: list[_Waiting[R]]) -> None:
         began = self._clock()
         answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
         run_s = self._clock() - began
+        with self._counting:
+            self._queued -= len(batch)
         sizes = [waiting.size for waiting in batch]
         self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), run_s)
         outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
@@ -307,11 +325,10 @@ class Batcher(Generic[R, A]):
     def _deliver(self, outcomes: list[tuple[Submission[R], int, Any]]) -> None:
         ended = self._clock()
         for submission, index, outcome in outcomes:
-            if submission not in self._open:
+            if submission.closed:
                 continue
             submission.outcomes[index] = outcome
             submission.left -= 1
-            self._queued -= 1
             if not submission.left and not submission.future.done():
                 submission.ended = ended
                 submission.future.set_result(None)

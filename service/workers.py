@@ -50,6 +50,7 @@ def run_service(settings: Settings) -> None:
         "workers": settings.workers,
         "log_config": None,
         "access_log": False,  # baton.access writes the one line of a request
+        "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
