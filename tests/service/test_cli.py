@@ -70,7 +70,7 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
         ({"BATON_PORT": "eighty"}, "BATON_PORT: Input should be a valid integer"),
         ({"BATON_PORT": "70000"}, "BATON_PORT: Input should be less than or equal to 65535"),
         ({"BATON_DEVICE": "tpu"}, "BATON_DEVICE: Input should be 'auto', 'cpu' or 'cuda'"),
-        ({"BATON_MAX_ITEMS": "5000"}, "max_items 5000 is above queue_rows 4096"),
+        ({"BATON_MAX_ITEMS": "5000"}, "max_items 5000 is above queue_rows 2048"),
         ({"BATON_TOKEN_KEYS": '["short"]', "BATON_MODELS_DIR": "{models}"}, "token key 1 of 1"),
         ({"BATON_TOKEN_KEYS": "not json"}, "token_keys"),
         ({"BATON_DEVICE": "cuda", "BATON_MODELS_DIR": "{models}"}, "this ONNX Runtime has"),
