@@ -125,6 +125,7 @@ class Batcher(Generic[R, A]):
         self._stopping = False
         self._seconds_per_row = 0.0
         self._stopped = asyncio.Event()
+        self._stopped.set()
         self.draining = False
         self.alive = False
 
@@ -134,6 +135,7 @@ class Batcher(Generic[R, A]):
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._stopped.clear()
         self.alive = True
         for number in range(self._threads):
             threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
@@ -143,7 +145,7 @@ class Batcher(Generic[R, A]):
         self.draining = True
         if self.alive:
             self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
-            await self._stopped.wait()
+        await self._stopped.wait()
 
     async def submit(self, rows: Sequence[R], *, timeout_s: float) -> Served[A]:
         """Answer `rows`, at least one, in their order; an outcome may be an exception where a run failed.

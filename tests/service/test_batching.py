@@ -20,6 +20,16 @@ class Silent:
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
 
 
+class Queued(Silent):
+    """Keeps how many rows wait or run, as the batcher tells."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def queued(self, rows: int) -> None:
+        self.now, self.most = rows, max(rows, self.most)
+
+
 class Gate:
     """A run that waits until it is let go, so that tests decide what queues meanwhile."""
 
@@ -205,6 +215,60 @@ async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
     assert [9 in batch for batch in gate.batches].index(True) <= 3  # behind the run under way and one more
     gate.let_go(200)
     assert (await large).outcomes == [20] * 400
+    await batcher.drain()
+
+
+async def test_two_threads_run_parts_of_one_request_at_a_time() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, batch_cells=40, threads=2, observer=queued)
+    large = asyncio.create_task(batcher.submit([10] * 80, timeout_s=10))
+    await gate.wait_entered()
+    await gate.wait_entered()
+    assert [len(batch) for batch in gate.batches] == [4, 4]
+    gate.let_go(20)
+    served = await large
+    assert served.outcomes == [20] * 80
+    assert (served.timing.rows, served.timing.cells, served.timing.padded_cells) == (80, 800, 800)
+    assert (queued.most, queued.now) == (80, 0)
+    await batcher.drain()
+    assert not batcher.alive
+
+
+async def test_the_death_of_one_of_two_threads_answers_everyone() -> None:
+    def run(rows: list[int]) -> list[int]:
+        if rows == [13]:
+            raise SystemExit
+        return double(rows)
+
+    batcher = make(run, threads=2, same_size=True)
+    doomed, other = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (13, 14))
+    with pytest.raises(InternalError):
+        await doomed
+    await asyncio.wait({other})
+    assert not batcher.alive
+    with pytest.raises(NotReady):
+        await batcher.submit([1], timeout_s=10)
+    await batcher.drain()
+
+
+async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, observer=queued, measure=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    batcher.abandon(batcher.enqueue([2, 2], timeout_s=10))
+    late = asyncio.create_task(batcher.submit([3, 0, 3], timeout_s=0.01))
+    with pytest.raises(DeadlineExceeded):
+        await late
+    leaver = asyncio.create_task(batcher.submit([4], timeout_s=10))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    mixed = asyncio.create_task(batcher.submit([0, 5, 0], timeout_s=10))
+    gate.let_go(2)
+    assert (await running).outcomes == [2]
+    assert (await mixed).outcomes[1] == 10
+    assert gate.batches == [[1], [5]]
+    assert queued.now == 0
     await batcher.drain()
 
 
