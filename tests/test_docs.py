@@ -80,3 +80,12 @@ def test_links_between_documents_lead_somewhere() -> None:
     for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_the_readme_s_costs_are_those_of_the_benchmark() -> None:
+    section = (ROOT / "README.md").read_text().split("## What it costs")[1].split("\n## ")[0]
+    measured = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- bench:begin -->")[1].split("<!-- bench:end")[0]
+    quoted = re.findall(r"([\d,.]+) ?(?:texts|series|steps)?/s|([\d.]+) s, ([\d]+) MB", section)
+    numbers = [number for match in quoted for number in match if number]
+    assert len(numbers) == 11
+    assert not [number for number in numbers if f" {number} " not in measured]
