@@ -129,9 +129,12 @@ class Batcher(Generic[R, A]):
         self.draining = False
         self.alive = False
 
-    def calibrate(self, *, overhead_rows: float) -> None:
-        """Say what a run costs besides its rows, in rows: the more, the more padding a shared run is worth."""
-        self._waiting.overhead_rows = overhead_rows
+    def calibrate(self, *, overhead_rows: float, overhead_cells: float) -> None:
+        """Say what each step of a run costs besides its rows, and what a run costs besides its steps.
+
+        The more, the more padding a shared run is worth. Units: a row's step, which is a cell.
+        """
+        self._waiting.overhead_rows, self._waiting.overhead_cells = overhead_rows, overhead_cells
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -6,7 +6,8 @@ It knows sizes and times; no threads, no HTTP, no ONNX. Two rules decide:
   n is due n paces after its request came. So a request with hundreds of rows shares the runs with those that come after
   it, and no row waits for ever: its due time stands, while that of newcomers grows.
 - Like lengths. The most overdue row always runs. With it run, of the first rows in fair order, those nearest to it in
-  size, as many as make a real cell cheapest: a run of n rows costs `longest * (overhead_rows + n)`, padding included.
+  size, as many as make a real cell cheapest: a run of n rows costs `overhead_cells + longest * (overhead_rows + n)`,
+  padding included.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ WINDOW = 128  # rows in fair order that a run chooses from, and so the most rows
 class WaitingRows(Generic[E]):
     """Rows in fair order, from which runs are taken."""
 
-    overhead_rows = 1.0  # what a run costs besides its rows, in rows
+    overhead_rows = 1.0  # what each step of a run costs besides its rows, in rows
+    overhead_cells = 0.0  # what a run costs besides its steps, in cells
 
     def __init__(self, *, batch_cells: int, same_size: bool, gone: Callable[[E], bool]) -> None:
         """Make runs of at most `batch_cells` padded cells, but for a single longer row.
@@ -80,7 +82,7 @@ class WaitingRows(Generic[E]):
             cells += row.size
             if count > 1 and (count * longest > self._batch_cells or (self._same_size and row.size != seed)):
                 break
-            cost = longest * (self.overhead_rows + count) / cells
+            cost = (self.overhead_cells + longest * (self.overhead_rows + count)) / cells
             if cost <= lowest:
                 best, lowest = count, cost
         return best

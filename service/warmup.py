@@ -14,10 +14,11 @@ from service.settings import Settings
 from service.waiting import WINDOW
 
 ROWS, STEPS, REPEATS = 8, 16, 5  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
+RUN_S = 0.0001  # what a run costs under load beside the model: choosing, copying, handing over from thread to thread
 
 
 def warm(engine: Engine, settings: Settings) -> None:
-    """Run what needs the most memory, and tell the batcher what a run costs besides its rows."""
+    """Run what needs the most memory, and tell the batcher what runs cost."""
     manifest, cells = engine.manifest, settings.batch_cells
     shortest = 1
     longest = settings.max_steps
@@ -31,7 +32,7 @@ def warm(engine: Engine, settings: Settings) -> None:
     steps = max(shortest, STEPS)
     one, many = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
     row_s = max(many - one, 1e-9) / (ROWS - 1)
-    engine.batcher.calibrate(overhead_rows=max(0.0, one / row_s - 1))
+    engine.batcher.calibrate(overhead_rows=max(0.0, one / row_s - 1), overhead_cells=RUN_S / row_s * steps)
 
 
 def _seconds(engine: Engine, lengths: list[int]) -> float:
