@@ -303,10 +303,12 @@ class Batcher(Generic[R, A]):
 
     def _run_batch(self, batch: list[_Waiting[R]]) -> None:
         began = self._clock()
-        answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
+        try:
+            answers = self._attempt(self._run, [waiting.submission.rows[waiting.index] for waiting in batch])
+        finally:
+            with self._counting:
+                self._queued -= len(batch)
         run_s = self._clock() - began
-        with self._counting:
-            self._queued -= len(batch)
         sizes = [waiting.size for waiting in batch]
         self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), run_s)
         outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
@@ -339,15 +341,17 @@ class Batcher(Generic[R, A]):
                 submission.future.set_result(None)
 
     def _ended(self, death: BaseException | None) -> None:
-        self.alive = False
         self._ended_threads += 1
-        if self._ended_threads == self._threads:
+        all_ended = self._ended_threads == self._threads
+        if all_ended:
             self._stopped.set()
         if death is not None:
             log.critical("%s: the worker died", self._name, exc_info=death)
-        for submission in list(self._open):
-            if not submission.future.done():
-                submission.future.set_exception(InternalError("the worker of this model stopped"))
+        if death is not None or all_ended:
+            self.alive = False
+            for submission in list(self._open):
+                if not submission.future.done():
+                    submission.future.set_exception(InternalError("the worker of this model stopped"))
 
 
 def _timing(submission: Submission[Any]) -> Timing:

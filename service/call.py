@@ -48,7 +48,7 @@ class Call(Request):
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         super().__init__(scope, receive)
         self.service, self.started = service, time.perf_counter()
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])
+        self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
         self.rejected: dict[int, Rejected] = {}

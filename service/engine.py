@@ -94,17 +94,28 @@ class Engine:
     def measure(self, rows: list[Row]) -> list[int | Exception]:
         """Return how many steps each row has, or why it cannot be run; texts are tokenised together."""
         texts = [row for row in rows if row.text is not None]
-        if texts:
+        try:
+            self._tokenise(texts)
+        except Exception as failure:  # noqa: BLE001 - the library raises bare Exceptions; it is logged
+            if len(rows) > 1:
+                return [size for row in rows for size in self.measure([row])]
+            log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
+            return [InternalError("the tokenizer failed on this text; the log has the cause")]
+        return [self._size(row) for row in rows]
+
+    def _tokenise(self, rows: list[Row]) -> None:
+        if rows:
             vocabulary = self.model.vocabulary
             assert vocabulary is not None
             whole = self.manifest.task != "step"  # a text that comes in pieces has no marks of beginning and end
-            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in texts], add_special_tokens=whole)
-            for row, encoding in zip(texts, encodings, strict=True):
+            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=whole)
+            for row, encoding in zip(rows, encodings, strict=True):
                 row.encoding = encoding
-        return [self._size(row) for row in rows]
 
     def _size(self, row: Row) -> int | Exception:
         if row.encoding is None:
+            if not np.isfinite(row.steps).all():
+                return NotFinite("a value is beyond the range of float32, 3.4e38")
             return len(row.steps)
         ids = row.encoding.ids
         if not ids:
@@ -139,8 +150,6 @@ class Engine:
             padded = np.zeros(shape, self._sequence.dtype)
             for place, steps in zip(padded, sequences, strict=True):
                 place[: len(steps)] = steps
-        if not np.isfinite(padded).all():
-            raise NotFinite("a value is beyond the range of float32, 3.4e38")
         feeds: dict[str, Array] = {self._sequence.name: padded}
         if self.manifest.lengths is not None:
             feeds[self.manifest.lengths] = np.array(lengths, np.int32)

@@ -47,7 +47,6 @@ async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: 
         slots.insert(index, rejected)
     _check_count(len(slots), body.items_field, service.settings.max_items)
     timeout_s = _timeout_s(body, service.settings.timeout_ms)
-    engine.batcher.admit(len(slots))  # before the items cost anything
     jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
     outcomes, timing = await _run(call, jobs, timeout_s)
     results: list[dict[str, Any]] = []
@@ -162,7 +161,8 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
 
     watch = Watch(call, abandon)
     try:
-        return [await batcher.answer(submission) for batcher, submission in under_way]
+        answers = [batcher.answer(submission) for batcher, submission in under_way]
+        return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
     except asyncio.CancelledError:
         if left:
             raise ClientDisconnect from None

@@ -66,7 +66,12 @@ class Settings(BaseSettings):
     max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
     max_state_bytes: int = Field(1_048_576, ge=1, description="Largest state of a session that a token may carry.")
-    state_ttl_s: int = Field(86_400, ge=1, description="How long a state token can be used after it was issued.")
+    state_ttl_s: int = Field(
+        86_400,
+        ge=1,
+        le=315_360_000,
+        description="How long a state token can be used after it was issued; ten years at most.",
+    )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "baton",
         description="Where the token key is made and kept when token_keys is empty.",

@@ -234,6 +234,22 @@ async def test_two_threads_run_parts_of_one_request_at_a_time() -> None:
     assert not batcher.alive
 
 
+async def test_drain_answers_what_one_thread_runs_when_the_other_has_ended() -> None:
+    gate = Gate()
+    batcher = make(gate.run, threads=2, name="drained")
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("drained")]
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    draining = asyncio.create_task(batcher.drain())
+    ends = [asyncio.create_task(asyncio.to_thread(thread.join)) for thread in threads]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0.01)  # lets the loop hear of it
+    gate.let_go(1)
+    assert (await running).outcomes == [2]
+    await draining
+    await asyncio.gather(*ends)
+
+
 async def test_the_death_of_one_of_two_threads_answers_everyone() -> None:
     def run(rows: list[int]) -> list[int]:
         if rows == [13]:

@@ -317,3 +317,11 @@ def test_two_versions_answer_their_own_states_and_the_newest_answers_new_work(
     (line,) = server.client.get("/v1/models").json()["models"]
     assert (line["version"], line["versions"]) == ("2", ["1", "2"])
     server.stop()
+
+
+def test_a_number_beyond_float32_fails_alone_and_without_a_run(server: Server) -> None:
+    before = server.metric("baton_batch_rows_sum", "model", "numbers")
+    body = {"model": "numbers", "items": [{"values": [1.0]}, {"values": [1e39]}, {"values": [2.0]}]}
+    answer = server.post("/v1/step", body).json()
+    assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "not_finite", None]
+    assert server.metric("baton_batch_rows_sum", "model", "numbers") - before == 2
