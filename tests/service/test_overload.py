@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from service.app import create_app
+from service.engine import Engine, Row
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +177,41 @@ async def test_a_single_text_does_not_wait_for_a_request_of_hundreds(tiny_models
         assert not large.done()
         slow.let_go(100)
         assert (await large).json()["summary"] == {"ok": 400, "failed": 0}
+
+
+async def test_a_run_that_fails_fails_the_row_at_fault_and_not_those_beside_it(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    async with slow_service(tiny_models, tmp_path) as (client, slow):
+        slow.let_go(100)
+        healthy = slow._run
+
+        def run(names: list[str], feeds: dict) -> list:
+            if 3 in feeds["lengths"]:
+                raise RuntimeError("three")
+            return healthy(names, feeds)
+
+        slow._run = run
+        answer = (await ask(client, "good film", "a good film", "bad film")).json()
+        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "internal", None]
+        assert (await ask(client, "good")).status_code == 200
+
+
+async def test_a_text_that_breaks_the_tokenizer_fails_alone(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenise = Engine._tokenise
+
+    def breaking(engine: Engine, rows: list[Row]) -> None:
+        if any(row.text == "boom" for row in rows):
+            raise RuntimeError("boom")
+        tokenise(engine, rows)
+
+    monkeypatch.setattr(Engine, "_tokenise", breaking)
+    async with slow_service(tiny_models, tmp_path) as (client, slow):
+        slow.let_go(100)
+        answer = (await ask(client, "good film", "boom", "bad film")).json()
+        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "internal", None]
 
 
 async def test_the_death_of_a_model_s_worker_answers_everyone_and_ends_readiness(
