@@ -28,6 +28,7 @@ from service.http import BodyRoute, RequestScope, install_error_handlers
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.repository import find_versions, load_model
+from service.sessions import Sessions
 from service.settings import Settings
 from service.state.token import KeyRing, Sealer, load_or_create_key
 from service.warmup import warm
@@ -91,7 +92,8 @@ def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
     engines = Engines(_load_engines(settings, metrics))
-    return Service(settings, engines, _sealer(settings, clock), metrics, Authenticator(settings.api_keys))
+    sessions = Sessions(settings, engines, _sealer(settings, clock))
+    return Service(settings, engines, sessions, metrics, Authenticator(settings.api_keys))
 
 
 def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:

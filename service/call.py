@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope
 from service.auth import Authenticator
 from service.engine import Engines
 from service.metrics import Metrics
+from service.sessions import Sessions
 from service.settings import Settings
-from service.state.token import Sealer
 from service.wire import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -34,7 +34,7 @@ class Service:
 
     settings: Settings
     engines: Engines
-    sealer: Sealer
+    sessions: Sessions
     metrics: Metrics
     authenticator: Authenticator
 

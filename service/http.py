@@ -105,7 +105,7 @@ class BodyRoute(APIRoute):
         """
         call.authenticate()
         call.service.engines.admit(self._body.task)  # a refusal should cost nothing that can be spared
-        body, call.rejected = parse(self._body, await _read_json(call))
+        body, call.rejected = parse(self._body, await _read_json(call), most_items=call.service.settings.max_items)
         reply: Reply = await self.endpoint(call, body)
         timing = _server_timing(reply)
         return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, server_timing=timing)

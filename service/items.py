@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from service.batching import Served, Timing
 from service.call import Call, Watch
 from service.engine import Answer, Engine, Row
-from service.errors import BatchTooLarge, EmptyInput, InternalError, InvalidRequest, RequestError, StateError
+from service.errors import InternalError, InvalidRequest, RequestError, StateError
 from service.http import Reply
 from service.wire import BatchRequest, Rejected
 
@@ -34,27 +34,33 @@ class Job:
 
 
 Prepare = Callable[[Any], Job]
+Carry = Callable[[Sequence[Job], Sequence[Answer]], Awaitable[Sequence[dict[str, Any] | RequestError]]]
 
 
-async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: Prepare) -> Reply:
-    """Answer every item of `body`: `prepare` makes its job, and may refuse it by raising a RequestError.
+async def answer_items(
+    call: Call, body: BatchRequest, engine: Engine, prepare: Prepare, carry: Carry | None = None
+) -> Reply:
+    """Answer every item of `body`.
 
-    Raises: EmptyInput for no items, BatchTooLarge for too many, and what the batcher raises for the request as a whole.
+    `prepare` makes an item's job, and may refuse it by raising a RequestError; `carry` says what the results of the
+    answered jobs have besides what is shown of them, or why they fail after all.
+
+    Raises: what the batcher raises for the request as a whole.
     """
     service = call.service
     slots = list(getattr(body, body.items_field))
     for index, rejected in call.rejected.items():
         slots.insert(index, rejected)
-    _check_count(len(slots), body.items_field, service.settings.max_items)
     timeout_s = _timeout_s(body, service.settings.timeout_ms)
     jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
     outcomes, timing = await _run(call, jobs, timeout_s)
+    shown = await _show(jobs, outcomes, carry)
     results: list[dict[str, Any]] = []
     errors: list[RequestError] = []
-    for index, (slot, job, outcome) in enumerate(zip(slots, jobs, outcomes, strict=True)):
+    for index, (slot, job, outcome) in enumerate(zip(slots, jobs, shown, strict=True)):
         head = {"index": index, "id": getattr(slot, "id", None)}
-        if isinstance(job, Job) and isinstance(outcome, Answer):
-            results.append({**head, **job.show(outcome)})
+        if isinstance(outcome, dict):
+            results.append({**head, **outcome})
         else:
             errors.append(_error(f"{body.items_field}[{index}]", job, outcome))
             results.append({**head, "error": errors[-1].body()})
@@ -88,13 +94,6 @@ async def answer_items(call: Call, body: BatchRequest, engine: Engine, prepare: 
     return Reply(content, status, timing, total_s)
 
 
-def _check_count(count: int, field: str, most: int) -> None:
-    if not count:
-        raise EmptyInput(f"{field} is empty; give at least one item", field=field)
-    if count > most:
-        raise BatchTooLarge(f"{count} items; at most {most} in one request", field=field, limit=most)
-
-
 def _timeout_s(body: BatchRequest, most_ms: int) -> float:
     if body.timeout_ms is None:
         return most_ms / 1000
@@ -114,7 +113,25 @@ def _attempt(prepare: Prepare, slot: Any, place: str) -> Job | RequestError:
         return error
 
 
-def _error(place: str, job: Job | RequestError, outcome: Answer | Exception | None) -> RequestError:
+async def _show(
+    jobs: Sequence[Job | RequestError], outcomes: Sequence[Answer | Exception | None], carry: Carry | None
+) -> list[dict[str, Any] | Exception | None]:
+    """Return the outcomes with each answer as its result shows it."""
+    done = [
+        (index, job, outcome)
+        for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True))
+        if isinstance(job, Job) and isinstance(outcome, Answer)
+    ]
+    carried: Sequence[dict[str, Any] | RequestError] = [{}] * len(done)
+    if carry is not None:
+        carried = await carry([job for _, job, _ in done], [answer for _, _, answer in done])
+    shown: list[Any] = list(outcomes)
+    for (index, job, answer), more in zip(done, carried, strict=True):
+        shown[index] = {**job.show(answer), **more} if isinstance(more, dict) else more
+    return shown
+
+
+def _error(place: str, job: Job | RequestError, outcome: Exception | None) -> RequestError:
     """Return why an item has no answer: what was found before it ran, or what came of its run."""
     if isinstance(job, RequestError):
         return job

@@ -13,7 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from service.contract import Task, field_path
-from service.errors import BatchTooLarge, InvalidRequest, MalformedJson, NotFinite, RequestError, StateInvalid
+from service.errors import (
+    BatchTooLarge,
+    EmptyInput,
+    InvalidRequest,
+    MalformedJson,
+    NotFinite,
+    RequestError,
+    StateInvalid,
+)
 
 MOST_ID_CHARS = 128
 MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
@@ -49,11 +57,22 @@ class BatchRequest(Strict):
 B = TypeVar("B", bound=BatchRequest)
 
 
-def parse(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
+def parse(kind: type[B], body: bytes, *, most_items: int) -> tuple[B, dict[int, Rejected]]:
     """Read a request body; return it without the items that are refused, and those by their place.
 
-    Raises: MalformedJson when it is not JSON; InvalidRequest and its kin when the request as a whole is wrong.
+    Raises: MalformedJson when it is not JSON; EmptyInput for no items and BatchTooLarge for more than `most_items`;
+    InvalidRequest and its kin when the request is wrong as a whole in other ways.
     """
+    read, rejected = _read(kind, body)
+    count, field = len(getattr(read, kind.items_field)) + len(rejected), kind.items_field
+    if not count:
+        raise EmptyInput(f"{field} is empty; give at least one item", field=field)
+    if count > most_items:
+        raise BatchTooLarge(f"{count} items; at most {most_items} in one request", field=field, limit=most_items)
+    return read, rejected
+
+
+def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
     try:
         return kind.model_validate_json(body), {}
     except ValidationError as failure:

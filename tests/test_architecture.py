@@ -15,8 +15,9 @@ LAYERS = (
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
     {"service.repository"},
     {"service.engine"},
-    {"service.probe", "service.call"},
-    {"service.http", "service.warmup"},
+    {"service.probe", "service.sessions"},
+    {"service.call", "service.steps", "service.warmup"},
+    {"service.http"},
     {"service.items"},
     {
         "service.endpoints",

@@ -6,9 +6,10 @@ goes on from there (rewind), and one token used twice is two sessions (fork).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter
@@ -16,38 +17,22 @@ from pydantic import Field, WithJsonSchema
 
 from service.call import Call, Service
 from service.contract import Task
-from service.engine import Answer, Engine, Row
-from service.errors import (
-    EmptyInput,
-    InvalidRequest,
-    ItemTooLarge,
-    RaggedInputs,
-    StateError,
-    StateInvalid,
-    StateModelGone,
-    StateWrongModel,
-)
+from service.engine import Answer, Engine
+from service.errors import RequestError, StateInvalid
 from service.http import BODY_ERRORS, BodyRoute, Reply, error_responses
 from service.items import Job, answer_items
-from service.runtime import Array, cast
-from service.state.token import INVALID, new_session_id
-from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
+from service.sessions import Carried, Point
+from service.steps import StepInput, read_row, show_step
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
 
-class StepItem(Strict):
+class StepItem(StepInput):
     id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
     state: Annotated[bytes | None, WithJsonSchema({"type": "string", "contentEncoding": "base64url"})] = Field(
         None, description="the token of the last answer; without this member a new session begins"
     )
-    inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
-        None, description="k rows of features"
-    )
-    values: Annotated[list[float], Field(fail_fast=True)] | None = Field(
-        None, description="k numbers, for a one-number model"
-    )
-    text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
 
 class StepRequest(BatchRequest):
@@ -69,13 +54,8 @@ class Step(Result):
 
 
 @dataclass(slots=True)
-class _Start:
-    """Where an item begins: an engine, and a session that exists or is new."""
-
-    engine: Engine
-    state: bytes | None
-    session_id: bytes
-    step: int
+class _StepJob(Job):
+    start: Point
 
 
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
@@ -83,110 +63,52 @@ async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     service, tenant = call.service, call.tenant
     newest = service.engines.for_task(body.model, body.task)
+    tokens = [item.state for item in body.items if item.state is not None]
+    resumed = iter(await service.sessions.resume(tokens, model=body.model, tenant=tenant))
 
     def prepare(item: StepItem) -> Job:
-        start = _begin(newest) if "state" not in item.model_fields_set else _resume(service, body.model, item, tenant)
-        row, member = _row(item, start, service)
+        start = _start(item, newest, resumed, service)
+        row, member = read_row(item, start, service.settings)
+        return _StepJob(
+            start.engine, row, partial(show_step, start, row, last_only=body.returned == "last"), member, start
+        )
 
-        def show(answer: Answer) -> dict[str, Any]:
-            return _shown(service, start, row, answer, tenant, last_only=body.returned == "last")
+    async def carry(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        points = [_reached(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        carried = await service.sessions.hand_out(points, tenant=tenant)
+        return [_carried(point, one) for point, one in zip(points, carried, strict=True)]
 
-        return Job(start.engine, row, show, member)
-
-    return await answer_items(call, body, newest, prepare)
-
-
-def _begin(engine: Engine) -> _Start:
-    return _Start(engine, state=None, session_id=new_session_id(), step=0)
+    return await answer_items(call, body, newest, prepare, carry)
 
 
-def _resume(service: Service, model: str, item: StepItem, tenant: str) -> _Start:
-    """Open the item's state: authenticity first, then whether it belongs to `model`, then what is in it.
+def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestError], service: Service) -> Point:
+    """Return where the item begins, which is where the next of `resumed` is when it has a state.
 
-    Raises: StateInvalid, StateExpired, StateModelGone, StateWrongModel.
+    Raises: StateError.
     """
-    try:
-        if item.state is None:
-            raise StateInvalid("state is null; leave the member out to begin a new session", reason="null")
-        fingerprint = service.sealer.maker(item.state, longest_state_bytes=service.settings.max_state_bytes)
-        session = service.sealer.open(item.state, tenant=tenant)
-        engine = _maker(service, model, fingerprint)
-        if len(session.state) != engine.state_bytes:
-            raise StateInvalid(INVALID, reason="wrong_size")
-    except StateError as error:
-        error.field = "state"
-        raise
-    engine.metrics.token_opened()
-    return _Start(engine, session.state, session.id, session.step)
-
-
-def _maker(service: Service, model: str, fingerprint: bytes) -> Engine:
-    engine = service.engines.by_fingerprint(fingerprint)
-    if engine is None:
-        message = "the model version that made this state is not served here any more; begin a new session"
-        raise StateModelGone(message, reason="model_gone")
-    if engine.manifest.name != model:
-        message = f"this state was made by model {engine.manifest.name!r}, the request names {model!r}"
-        raise StateWrongModel(message, reason="wrong_model")
-    return engine
-
-
-def _row(item: StepItem, start: _Start, service: Service) -> tuple[Row, str]:
-    """Return the item's row, and the name of the member that holds its input."""
-    given = [name for name in ("inputs", "values", "text") if getattr(item, name) is not None]
-    manifest, most = start.engine.manifest, service.settings.max_steps
-    wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
-    allowed = {wanted, "values"} if manifest.features == 1 else {wanted}
-    if len(given) != 1 or given[0] not in allowed:
-        have = f"{' and '.join(given)} given" if given else "nothing to step on given"
-        raise InvalidRequest(f"{have}; model {manifest.name!r} takes {' or '.join(sorted(allowed))}", field=wanted)
-    if item.text is not None:
-        most_chars = service.settings.max_text_chars
-        if len(item.text) > most_chars:
-            message = f"the text has {len(item.text)} characters; at most {most_chars}"
-            raise ItemTooLarge(message, field="text", limit=most_chars)
-        return Row(text=item.text, state=start.state, most_tokens=most), "text"
-    dtype = manifest.sequence.dtype
-    if item.inputs is not None:
-        steps = _read_rows(item.inputs, manifest.features or 1, dtype)
+    if item.state is not None:
+        point = next(resumed)
+    elif "state" in item.model_fields_set:
+        point = StateInvalid("state is null; leave the member out to begin a new session", reason="null")
     else:
-        steps = cast(item.values, dtype).reshape(-1, *([] if manifest.features is None else [1]))
-    if not len(steps):
-        raise EmptyInput("no steps; give at least one", field=given[0])
-    if len(steps) > most:
-        raise ItemTooLarge(f"{len(steps)} steps; at most {most} in one item", field=given[0], limit=most)
-    return Row(steps, start.state), given[0]
+        return service.sessions.begin(newest)
+    if isinstance(point, RequestError):
+        point.field = "state"
+        raise point
+    return point
 
 
-def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
-    for index, row in enumerate(rows):
-        if len(row) != features:
-            message = f"{len(row)} values, {features} needed in every row"
-            raise RaggedInputs(message, field=f"inputs[{index}]")
-    return cast(rows, dtype).reshape(-1, features)
+def _reached(job: Job, answer: Answer) -> Point:
+    assert isinstance(job, _StepJob)
+    return job.start.after(len(job.row.steps), answer.state)
 
 
-def _shown(
-    service: Service, start: _Start, row: Row, answer: Answer, tenant: str, *, last_only: bool
-) -> dict[str, Any]:
-    manifest, reached = start.engine.manifest, start.step + len(row.steps)
-    token, expires_ms = service.sealer.seal(
-        answer.state, session_id=start.session_id, step=reached, fingerprint=manifest.fingerprint, tenant=tenant
-    )
-    start.engine.metrics.token_issued(reached)
-    result: dict[str, Any] = {
-        "version": manifest.version,
-        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
-        "state": token,
-        "step": reached,
-        "expires_at": _shown_time(expires_ms // 1000),
+def _carried(point: Point, carried: Carried) -> dict[str, Any]:
+    return {
+        "state": carried.token,
+        "step": point.step,
+        "expires_at": _shown_time(carried.expires_ms // 1000),
     }
-    if row.encoding is not None:
-        vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
-        assert vocabulary is not None
-        start.engine.metrics.text_read(vocabulary.unknown_ratio(ids))
-        result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
-    return result
 
 
 @lru_cache(maxsize=16)
