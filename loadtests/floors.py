@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tokenizers import Tokenizer
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -133,6 +134,33 @@ class StepLimit:
         return len(answers)
 
 
+class RunLimit:
+    """Chunks of sessions in runs of `batch`, states fed back as the tensors they are: the model, and nothing around it.
+
+    Shapes: chunks [chunks, steps * features].
+    """
+
+    def __init__(self, directory: Path, chunks: Array, batch: int) -> None:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        self._session = _session(directory / manifest["file"])
+        features = manifest["inputs"][0]["shape"][2]
+        rows = cycle(chunks.reshape(len(chunks), -1, features))
+        self._batches = cycle([np.stack(list(islice(rows, batch))) for _ in chunks])
+        self._sequence, self._states = manifest["inputs"][0]["name"], manifest["states"]
+        self._names = [manifest["outputs"][0]["name"], *(state["output"] for state in self._states)]
+        self._steps = batch * chunks.shape[1] // features
+        self._feeds = {manifest["lengths"]: np.full(batch, chunks.shape[1] // features, np.int32)}
+        for state in self._states:
+            self._feeds[state["input"]] = np.zeros([1, batch, state["shape"][2]], np.float32)
+
+    def advance(self) -> int:
+        self._feeds[self._sequence] = next(self._batches)
+        _, *states = self._session.run(self._names, self._feeds)
+        for state, carried in zip(self._states, states, strict=True):
+            self._feeds[state["input"]] = carried
+        return self._steps
+
+
 class Tokens:
     """The service's own tokens; the only place here that knows how they are made."""
 
@@ -146,6 +174,28 @@ class Tokens:
 
     def open(self, token: bytes) -> bytes:
         return self._sealer.open(token, tenant=TENANT).state
+
+
+class TokenLimit:
+    """A state of `size` bytes, sealed and opened."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens, self._state = Tokens(), bytes(size)
+
+    def advance(self) -> int:
+        self._tokens.open(self._tokens.seal(self._state))
+        return 1
+
+
+class CipherLimit:
+    """The same bytes encrypted and decrypted with AES-256-GCM under one key, and nothing else."""
+
+    def __init__(self, size: int) -> None:
+        self._cipher, self._nonce, self._state = AESGCM(bytes(32)), bytes(12), bytes(size)
+
+    def advance(self) -> int:
+        self._cipher.decrypt(self._nonce, self._cipher.encrypt(self._nonce, self._state, None), None)
+        return 1
 
 
 def _session(file: Path) -> ort.InferenceSession:

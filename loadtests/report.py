@@ -32,6 +32,8 @@ UNITS = {
     "step-1": "steps/s",
     "step-16": "steps/s",
     "forecast-16": "series/s",
+    "stream-1": "steps/s",
+    "stream-64": "steps/s",
 }
 
 
@@ -75,6 +77,12 @@ def figures(scenarios: dict[str, Raw]) -> list[Figure]:
         found.append(_closed("step-16", raw, "in_process", "`/v1/step`, 16 sessions, of the in-process limit", 0.75))
     if raw := scenarios.get("forecast-16"):
         found.append(_closed("forecast-16", raw, "in_process", "`/v1/forecast`, 16 series, of the limit", 0.8))
+    if raw := scenarios.get("tokens"):
+        found.append(_tokens(raw))
+    if raw := scenarios.get("stream-1"):
+        found.append(_closed("stream-1", raw, "echo", "`/v1/stream`, 1 step a frame, over a WebSocket echo", 0.35))
+    if raw := scenarios.get("stream-64"):
+        found.append(_cost_per_step(raw))
     if raw := scenarios.get("steady"):
         found.append(_steady(raw))
     if raw := scenarios.get("overload"):
@@ -95,6 +103,26 @@ def _closed(name: str, raw: Raw, floor: str, what: str, at_least: float) -> Figu
     text = f"{what}, {raw['connections']} connections"
     clean = not _errors(rounds)
     return Figure(text, f"{measured:,.0f} {unit}", ratio, f"{below:,.0f} {unit}", at_least=at_least, clean=clean)
+
+
+def _cost_per_step(raw: Raw) -> Figure:
+    rounds = raw["rounds"]
+    ours, floor = (
+        [1e6 / rate for rate in rates]
+        for rates in ([r["load"]["items_per_s"] for r in rounds], [r["floors"]["session_run"] for r in rounds])
+    )
+    ratio = statistics.median(mine / least for mine, least in zip(ours, floor, strict=True))
+    batch = raw["limit"]["batch"]
+    what = f"`/v1/stream`, 64 steps a frame: time a step, of `session.run` on batches of {batch}"
+    text = f"{what}, {raw['connections']} connections"
+    us, least_us = statistics.median(ours), statistics.median(floor)
+    return Figure(text, f"{us:.1f} us", ratio, f"{least_us:.1f} us", at_most=1.4, clean=not _errors(rounds))
+
+
+def _tokens(raw: Raw) -> Figure:
+    ours, floor = (statistics.median(r[name] for r in raw["rounds"]) for name in ("seal_and_open_us", "cipher_us"))
+    what = f"seal and open a state of 4 KiB (the cipher alone: {floor:.1f} us)"
+    return Figure(what, f"{ours:.1f} us", ours, at_most=30, unit=" us")
 
 
 def _padding(raw: Raw) -> Figure:
@@ -159,7 +187,7 @@ def page(result: Raw) -> str:
     limits = [
         f"{name} {scenarios[name]['limit']['batch']} rows (padding {scenarios[name]['limit']['padding']:.3f})"
         for name in UNITS
-        if "limit" in scenarios.get(name, {})
+        if "padding" in scenarios.get(name, {}).get("limit", {})
     ]
     parts = [
         about(result),

@@ -18,17 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from loadtests import payloads
 from loadtests.closedloop import batching, load_service, run_wrk
-from loadtests.floors import Limit, RaggedLimit, StepLimit, forecast_limit, rate, sentiment_limit
-from loadtests.models import COMMITTED, STEP_MODEL, newest
+from loadtests.floors import (
+    CipherLimit,
+    Limit,
+    RaggedLimit,
+    RunLimit,
+    StepLimit,
+    TokenLimit,
+    forecast_limit,
+    rate,
+    sentiment_limit,
+)
+from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, newest
 from loadtests.payloads import Pool
 from loadtests.requirements import BenchError
 from loadtests.serving import ROOT, CoresWatch, Running, baseline, baton, metrics, resident_mb
+from loadtests.streams import FrameLoad
 
 ROUNDS, SECONDS, WARM_S = 5, 3.0, 1.0
 PEAK_CONNECTIONS, PEAK_S = 64, 4.0
+STREAMS = 32
+TOKENS_S, TOKEN_STATE_BYTES = 0.5, 4096
 STEADY_ROUNDS, STEADY_S, STEADY_LOAD = 3, 10.0, 0.7
 OVERLOAD_S, OVERLOAD = 20.0, 3.0
 SWEEP_S, SWEEP = 4.0, (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -62,6 +76,16 @@ class Bench:
             load, runs = load_service(self.service, pool, connections=connections, seconds=SECONDS)
             rounds.append({"floors": found, "load": asdict(load), "batching": asdict(runs)})
         return {"connections": connections, "items_per_request": pool.items, "rounds": rounds}
+
+    def measure_streams(self, load: FrameLoad, floors: dict[str, Floor]) -> Raw:
+        """Return rounds as `measure` does, of frames over `STREAMS` connections."""
+        load.stream(self.service, STREAMS, WARM_S)
+        rounds = []
+        for _ in range(ROUNDS):
+            found = {name: floor() for name, floor in floors.items()}
+            seen, runs = load.stream(self.service, STREAMS, SECONDS)
+            rounds.append({"floors": found, "load": asdict(seen), "batching": asdict(runs)})
+        return {"connections": STREAMS, "items_per_request": load.steps, "rounds": rounds}
 
     def peak(self) -> float:
         """Return the requests per second of one text each that the service answers in a closed loop."""
@@ -166,6 +190,39 @@ def step_16(bench: Bench) -> Raw:
     return bench.measure(pool, 8, {"in_process": limit_floor(limit)})
 
 
+def tokens(bench: Bench) -> Raw:
+    """Seal and open a state of 4 KiB, beside the cipher alone."""
+    sealing, cipher = TokenLimit(TOKEN_STATE_BYTES), CipherLimit(TOKEN_STATE_BYTES)
+    rounds = []
+    for _ in range(ROUNDS):
+        floor_per_s, sealed_per_s = (rate(limit, TOKENS_S) for limit in (cipher, sealing))
+        rounds.append({"cipher_us": 1e6 / floor_per_s, "seal_and_open_us": 1e6 / sealed_per_s})
+    return {"rounds": rounds}
+
+
+def stream_1(bench: Bench) -> Raw:
+    """One step a frame, beside a WebSocket that sends the same frames back."""
+    load = FrameLoad.write(bench.folder, steps=1)
+    with baseline("wsecho", bench.folder) as echo:
+
+        def echoed() -> float:
+            found = load.run(echo, STREAMS, SECONDS, answer_values=FEATURES)
+            if found.errors:
+                raise BenchError(f"the echo gave {found.errors} wrong answers, so it is no floor")
+            return found.requests_per_s
+
+        return bench.measure_streams(load, {"echo": echoed})
+
+
+def stream_64(bench: Bench) -> Raw:
+    """Many steps a frame, beside the model run on the same frames in batches like those that the service formed."""
+    load = FrameLoad.write(bench.folder, steps=64)
+    _, runs = load.stream(bench.service, STREAMS, WARM_S)
+    batch = max(1, round(runs.batch_rows))
+    limit = RunLimit(newest(STEP_MODEL, bench.models), np.load(load.file), batch)
+    return {**bench.measure_streams(load, {"session_run": limit_floor(limit)}), "limit": {"batch": batch}}
+
+
 def steady(bench: Bench) -> Raw:
     """Open loop below the peak: are answers as quick as they can be?"""
     rounds = []
@@ -194,7 +251,10 @@ SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "sentiment-32": sentiment_32,
     "step-1": step_1,
     "step-16": step_16,
+    "tokens": tokens,
     "forecast-16": forecast_16,
+    "stream-1": stream_1,
+    "stream-64": stream_64,
     "steady": steady,
     "overload": overload,
     "sweep": sweep,

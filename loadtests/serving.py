@@ -52,6 +52,7 @@ def baton(models: Path, folder: Path) -> Iterator[Running]:
 def baseline(name: str, folder: Path) -> Iterator[Running]:
     """Run an application of `loadtests.baselines`, as uvicorn is run in production: one worker, no access log."""
     options = ["--port", "0", "--no-access-log", "--workers", "1", "--loop", "uvloop", "--http", "httptools"]
+    options += ["--ws", "websockets-sansio"]
     command = [sys.executable, "-m", "uvicorn", f"loadtests.baselines.{name}:app", *options]
     with _running(command, {}, folder, ready_path="/openapi.json") as running:
         yield running
