@@ -29,7 +29,7 @@ from service.errors import (
 )
 from service.metrics import ModelMetrics
 from service.repository import Model
-from service.runtime import Array
+from service.runtime import Array, Node
 from service.settings import Settings
 from service.state.token import INVALID
 
@@ -78,6 +78,10 @@ class Engine:
         self._layout = np.dtype(
             [(s.input, np.dtype(s.dtype).newbyteorder("<"), s.row_shape) for s in self.manifest.states]
         )
+        nodes = {node.name: node for node in model.session.inputs}
+        self._constants = {name: _filled(nodes[name], value) for name, value in self.manifest.constants.items()}
+        if self.manifest.lengths is not None:
+            self._lengths_dtype = nodes[self.manifest.lengths].dtype
         self.state_bytes: int = self._layout.itemsize
         self._new_state = bytes(self.state_bytes)
         self.batcher: Batcher[Row, Answer] = Batcher(
@@ -150,9 +154,9 @@ class Engine:
             padded = np.zeros(shape, self._sequence.dtype)
             for place, steps in zip(padded, sequences, strict=True):
                 place[: len(steps)] = steps
-        feeds: dict[str, Array] = {self._sequence.name: padded}
+        feeds: dict[str, Array] = {self._sequence.name: padded, **self._constants}
         if self.manifest.lengths is not None:
-            feeds[self.manifest.lengths] = np.array(lengths, np.int32)
+            feeds[self.manifest.lengths] = np.array(lengths, self._lengths_dtype)
         if self.manifest.states:
             carried = np.frombuffer(b"".join([row.state or self._new_state for row in rows]), self._layout)
             for state in self.manifest.states:
@@ -191,6 +195,10 @@ class Engine:
     def unpack(self, state: bytes) -> dict[str, Array]:
         """Return the states in `state` by the names of their inputs, each of its `State.row_shape`."""
         return {s.input: np.frombuffer(state, self._layout)[s.input][0] for s in self.manifest.states}
+
+
+def _filled(node: Node, value: float) -> Array:
+    return np.full([size for size in node.shape if isinstance(size, int)], value, node.dtype)
 
 
 class Engines:

@@ -13,6 +13,7 @@ LAYERS = (
     {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
     {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
+    {"service.graph"},
     {"service.repository"},
     {"service.engine"},
     {"service.probe", "service.call"},
