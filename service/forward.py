@@ -125,7 +125,7 @@ class Forward:
         axes: dict[int | str, int] = {"batch": rows, "time": steps}
         for (field, name, shape), tensor in zip(self._made, tensors, strict=True):
             if tensor.shape != tuple([axes.get(axis, axis) for axis in shape]):
-                message = f"{name} is declared {list(shape)}, but a run of {rows} rows made {list(tensor.shape)}"
+                message = f"{name} is declared {list(shape)}, but with a batch of {rows} it is {list(tensor.shape)}"
                 raise ManifestError(self._file, field, message)
 
     def _begin(self, states: Sequence[bytes | None]) -> list[Array]:

@@ -176,11 +176,12 @@ def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
     """
     if dtype == "float32":
         return cast(numbers, dtype)
-    array, most = np.asarray(numbers, np.float64), min(np.iinfo(dtype).max, EXACT)
-    bad = np.argwhere((array != np.floor(array)) | (np.abs(array) > most))
+    array, bounds = np.asarray(numbers, np.float64), np.iinfo(dtype)
+    least, most = max(bounds.min, -EXACT), min(bounds.max, EXACT)
+    bad = np.argwhere((array != np.floor(array)) | (array < least) | (array > most))
     if len(bad):
         place = tuple(bad[0])
-        message = f"{array[place]:.17g} is no whole number from {-most} to {most}, which this model takes"
+        message = f"{array[place]:.17g} is no whole number from {least} to {most}, which this model takes"
         raise InvalidRequest(message, field=field + "".join(f"[{index}]" for index in place))
     return array.astype(dtype)
 
