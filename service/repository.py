@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from service.contract import MANIFEST_FILE, Manifest, Text, read_manifest, verify_files
 from service.errors import ManifestError
+from service.graph import check_graph
 from service.runtime import Session
 
 
@@ -79,7 +80,8 @@ def load_model(directory: Path, *, device: str, intra_op_threads: int) -> Model:
     manifest = read_verified(directory)
     file = directory / MANIFEST_FILE
     vocabulary = _load_vocabulary(directory, manifest.text) if manifest.text is not None else None
-    session = Session(directory / manifest.file, manifest, device=device, intra_op_threads=intra_op_threads)
+    session = Session(directory / manifest.file, device=device, intra_op_threads=intra_op_threads)
+    check_graph(session, file, manifest)
     return Model(manifest, file, session, vocabulary)
 
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime: devices, sessions, and the check of a graph against its manifest.
+"""ONNX Runtime: devices, and sessions that run any graph.
 
-The only importer of onnxruntime. It knows tensors and names, not requests, rows or tokens. Invariant: a `Session` that
-exists has every input, output and state that its manifest declares, with the declared types and shapes.
+The only importer of onnxruntime. It knows tensors and names, not manifests, requests, rows or tokens. Invariant: a
+`Session` that exists holds a graph that ONNX Runtime took.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import MANIFEST_FILE, Manifest
 from service.errors import DeviceUnavailable, ManifestError
 
 # Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
@@ -28,7 +28,6 @@ log = logging.getLogger("baton.runtime")
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
-_TYPES = ", ".join(GRAPH_TYPES.values())
 VERSION: str = ort.__version__
 
 
@@ -52,13 +51,26 @@ def choose_providers(device: str) -> list[str]:
     return [CPU]
 
 
+@dataclass(frozen=True)
+class Node:
+    """An input or output of a graph.
+
+    Shapes: an axis is its size, its name, or None where the graph gives neither; dtype is as numpy names it, or as ONNX
+    Runtime does for what the service never feeds.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
 class Session:
-    """One loaded graph. `run` may be called from several threads; it releases the GIL."""
+    """One loaded graph; `run` may be called from several threads, and releases the GIL."""
 
-    def __init__(self, file: Path, manifest: Manifest, *, device: str, intra_op_threads: int) -> None:
-        """Load `file` and check it against `manifest`.
+    def __init__(self, file: Path, *, device: str, intra_op_threads: int) -> None:
+        """Load `file`.
 
-        Raises: ManifestError naming file and field; DeviceUnavailable when `device` is cuda and cannot be had.
+        Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
@@ -76,60 +88,21 @@ class Session:
             message = f"{CUDA} is installed but did not start (driver or CUDA libraries missing)"
             if device == "cuda":
                 raise DeviceUnavailable(f"{message}; ONNX Runtime has {', '.join(ort.get_available_providers())}")
-            log.warning("device auto: %s, so %s runs on the CPU", message, manifest.name)
-        _check_graph(self._session, file.parent / MANIFEST_FILE, manifest)
-        nodes = {node.name: node for node in self._session.get_inputs()}
-        self._constants = {
-            name: np.full(nodes[name].shape, value, GRAPH_TYPES[nodes[name].type])
-            for name, value in manifest.constants.items()
-        }
+            log.warning("device auto: %s, so %s runs on the CPU", message, file)
+        self.inputs = [_node(argument) for argument in self._session.get_inputs()]
+        self.outputs = [_node(argument) for argument in self._session.get_outputs()]
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Run the graph once and return the outputs called `names`, in that order."""
-        outputs: list[Array] = self._session.run(names, {**feeds, **self._constants})
+        outputs: list[Array] = self._session.run(names, feeds)
         return outputs
+
+
+def _node(argument: ort.NodeArg) -> Node:
+    return Node(argument.name, GRAPH_TYPES.get(argument.type, argument.type), tuple(argument.shape))
 
 
 def cast(values: object, dtype: npt.DTypeLike) -> Array:
     """Return finite numbers as an array of `dtype`; what it cannot hold becomes infinite, for the engine to refuse."""
     with np.errstate(over="ignore"):
         return np.asarray(values, dtype)
-
-
-def _check_graph(session: ort.InferenceSession, file: Path, manifest: Manifest) -> None:
-    given = {node.name: node for node in session.get_inputs()}
-    made = {node.name: node for node in session.get_outputs()}
-    inputs = [("inputs[0]", tensor.name, tensor.dtype, tensor.shape) for tensor in manifest.inputs]
-    if manifest.lengths:
-        inputs.append(("lengths", manifest.lengths, "int32", ("batch",)))
-    outputs = [(f"outputs[{i}]", t.name, t.dtype, t.shape) for i, t in enumerate(manifest.outputs)]
-    for i, state in enumerate(manifest.states):
-        inputs.append((f"states[{i}].input", state.input, state.dtype, state.shape))
-        outputs.append((f"states[{i}].output", state.output, state.dtype, state.shape))
-    for kind, declared, found in (("input", inputs, given), ("output", outputs, made)):
-        for field, name, dtype, shape in declared:
-            if name not in found:
-                raise ManifestError(file, field, f"the graph has no {kind} {name!r}; it has {', '.join(found)}")
-            _check_tensor(file, field, found[name], dtype, shape)
-    for name in manifest.constants:
-        if name not in given:
-            raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
-        node = given[name]
-        fixed = all(isinstance(size, int) for size in node.shape)
-        if node.type not in GRAPH_TYPES or not fixed:
-            message = f"the graph has {node.type} {list(node.shape)}; a constant is {_TYPES} of fixed shape"
-            raise ManifestError(file, f"constants.{name}", message)
-    unfed = set(given) - {name for _, name, _, _ in inputs} - set(manifest.constants)
-    if unfed:
-        raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
-
-
-def _check_tensor(file: Path, field: str, node: ort.NodeArg, dtype: str, shape: Sequence[int | str]) -> None:
-    found = GRAPH_TYPES.get(node.type, node.type)
-    if found != dtype:
-        raise ManifestError(file, field, f"{node.name} is declared {dtype}, but the graph has {found}")
-    fits = len(node.shape) == len(shape) and all(
-        size == axis if isinstance(size, int) else True for size, axis in zip(node.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ManifestError(file, field, f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}")

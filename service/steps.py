@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from service.engine import Answer, Row
@@ -15,6 +16,8 @@ from service.runtime import Array, cast
 from service.sessions import Point
 from service.settings import Settings
 from service.wire import Strict
+
+EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
 
 
 class StepInput(Strict):
@@ -47,11 +50,11 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
             message = f"the text has {len(item.text)} characters; at most {most_chars}"
             raise ItemTooLarge(message, field="text", limit=most_chars)
         return Row(text=item.text, state=start.state, most_tokens=most), "text"
-    dtype = manifest.sequence.dtype
     if item.inputs is not None:
-        steps = _read_rows(item.inputs, manifest.features or 1, dtype)
+        steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
     else:
-        steps = cast(item.values, dtype).reshape(-1, *([] if manifest.features is None else [1]))
+        steps = _read_numbers(item.values, manifest.sequence.dtype, "values")
+        steps = steps.reshape(-1, *([] if manifest.features is None else [1]))
     if not len(steps):
         raise EmptyInput("no steps; give at least one", field=given[0])
     if len(steps) > most:
@@ -64,7 +67,24 @@ def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
         if len(row) != features:
             message = f"{len(row)} values, {features} needed in every row"
             raise RaggedInputs(message, field=f"inputs[{index}]")
-    return cast(rows, dtype).reshape(-1, features)
+    return _read_numbers(rows, dtype, "inputs").reshape(-1, features)
+
+
+def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
+    """Return `numbers`, in lists of equal length, as an array of `dtype`.
+
+    Raises: InvalidRequest for the first that is not whole, or too large, where the model takes whole numbers.
+    """
+    if dtype == "float32":
+        return cast(numbers, dtype)
+    array, bounds = np.asarray(numbers, np.float64), np.iinfo(dtype)
+    least, most = max(bounds.min, -EXACT), min(bounds.max, EXACT)
+    bad = np.argwhere((array != np.floor(array)) | (array < least) | (array > most))
+    if len(bad):
+        place = tuple(bad[0])
+        message = f"{array[place]:.17g} is no whole number from {least} to {most}, which this model takes"
+        raise InvalidRequest(message, field=field + "".join(f"[{index}]" for index in place))
+    return array.astype(dtype)
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""The check of a loaded graph against its manifest: names, types and shapes.
+
+It knows what the graph says of itself; how it behaves is for `service.probe` to try. Invariant: a graph that passed has
+every input, output and state that its manifest declares, as declared, and needs no other input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.contract import Manifest
+from service.errors import ManifestError
+from service.runtime import Node, Session
+from service.tensors import DTYPE_BYTES, fits
+
+_TYPES = ", ".join(DTYPE_BYTES)
+_Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes of which one will do, shape
+
+
+def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
+    """Check what `session` takes and makes against `manifest`, which was read from `file`.
+
+    Raises: ManifestError naming `file`, the field and what the graph has.
+    """
+    given = {node.name: node for node in session.inputs}
+    made = {node.name: node for node in session.outputs}
+    inputs: list[_Declared] = [("inputs[0]", tensor.name, (tensor.dtype,), tensor.shape) for tensor in manifest.inputs]
+    if manifest.lengths:
+        inputs.append(("lengths", manifest.lengths, ("int32", "int64"), ("batch",)))
+    outputs: list[_Declared] = [(f"outputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.outputs)]
+    for i, state in enumerate(manifest.states):
+        inputs.append((f"states[{i}].input", state.input, (state.dtype,), state.shape))
+        outputs.append((f"states[{i}].output", state.output, (state.dtype,), state.shape))
+    for kind, declared, found in (("input", inputs, given), ("output", outputs, made)):
+        for field, name, dtypes, shape in declared:
+            if name not in found:
+                raise ManifestError(file, field, f"the graph has no {kind} {name!r}; it has {', '.join(found)}")
+            _check_tensor(file, field, found[name], dtypes, shape)
+    for name, value in manifest.constants.items():
+        if name not in given:
+            raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
+        node = given[name]
+        if node.dtype not in DTYPE_BYTES or not all(isinstance(size, int) for size in node.shape):
+            message = f"the graph has {node.dtype} {list(node.shape)}; a constant is {_TYPES} of fixed shape"
+            raise ManifestError(file, f"constants.{name}", message)
+        if not fits(value, node.dtype):
+            raise ManifestError(file, f"constants.{name}", f"{value} is declared, but the graph takes {node.dtype}")
+    unfed = set(given) - {name for _, name, _, _ in inputs} - set(manifest.constants)
+    if unfed:
+        raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
+
+
+def _check_tensor(file: Path, field: str, node: Node, dtypes: Sequence[str], shape: Sequence[int | str]) -> None:
+    if node.dtype not in dtypes:
+        declared = " or ".join(dtypes)
+        raise ManifestError(file, field, f"{node.name} is declared {declared}, but the graph has {node.dtype}")
+    if not node.shape:
+        return  # ONNX Runtime shows a graph that says nothing of the shape like this; runs will tell
+    agrees = len(node.shape) == len(shape) and all(
+        not isinstance(size, int) or size == axis for size, axis in zip(node.shape, shape, strict=True)
+    )
+    if not agrees:
+        message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
+        raise ManifestError(file, field, message)
