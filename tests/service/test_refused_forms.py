@@ -110,6 +110,15 @@ def test_an_output_of_another_shape_is_refused_where_only_a_run_shows_it(tmp_pat
     assert refused.value.field == "outputs[0]"
 
 
+def test_a_batch_axis_that_the_graph_fixes_is_refused(tmp_path: Path) -> None:
+    tiny.cell(tmp_path, graph_shapes={"x": [1, 2]})
+    with pytest.raises(
+        ManifestError, match=r"has \[1, 2\]; sizes must agree, and 'batch' and 'time' be free"
+    ) as refused:
+        load(tmp_path, "cell")
+    assert refused.value.field == "inputs[0]"
+
+
 def test_a_graph_that_mixes_its_rows_is_refused(tmp_path: Path) -> None:
     tiny.crowd(tmp_path)
     with pytest.raises(ManifestError, match="neighbours in the batch; the graph must keep the rows") as refused:
