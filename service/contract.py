@@ -138,11 +138,11 @@ class Manifest(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_tensors()
-        if self.streamable != (self.task == "step"):
-            raise FieldError("streamable", "must be true for task 'step', and for no other: only steps carry states")
         if self.streamable:
             self._check_streamable()
         getattr(self, f"_check_{self.task}")()
+        if self.streamable != (self.task == "step"):
+            raise FieldError("streamable", "must be true for task 'step', and for no other: only steps carry states")
         return self
 
     def _check_tensors(self) -> None:
