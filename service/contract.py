@@ -10,6 +10,7 @@ Invariant: a `Manifest` that exists is consistent in itself; what it says of fil
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +124,7 @@ class Manifest(Part):
     @cached_property
     def features(self) -> int | None:
         """Values per step of the input; None where a step is one number or one id."""
-        return self.sequence.sizes[0] if self.sequence.sizes else None
+        return math.prod(self.sequence.sizes) if self.sequence.sizes else None
 
     @cached_property
     def state_bytes(self) -> int:
@@ -147,10 +148,10 @@ class Manifest(Part):
 
     def _check_tensors(self) -> None:
         shape = list(self.sequence.shape)
-        if len(self.sequence.sizes) > 1:
-            message = f"is {shape}; beside 'batch' and 'time' it may hold one size, the features of a step"
+        if sum(size > 1 for size in self.sequence.sizes) > 1:
+            message = f"is {shape}; beside 'batch', 'time' and ones it may hold one size, the features of a step"
             raise FieldError("inputs[0].shape", message)
-        if self.text is not None and self.sequence.sizes:
+        if self.text is not None and self.features not in (None, 1):
             raise FieldError("inputs[0].shape", f"is {shape}; with 'text' a step is one id, so there are no features")
         if self.text is not None and self.sequence.dtype == "float32":
             raise FieldError("inputs[0].dtype", "is float32; with 'text' it is int32 or int64 ids")

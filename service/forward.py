@@ -29,6 +29,7 @@ class Forward:
         self._made += [(f"states[{i}].output", s.output, s.shape) for i, s in enumerate(self._states)]
         self._names = [name for _, name, _ in self._made]
         self._graph_order = _inverse(self._sequence.row_order)
+        self._leading = 2 if self._sequence.has_time else 1  # axes before those of a step: batch, and time
         self._state_orders = [_inverse(state.row_order) for state in self._states]
         self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
         nodes = {node.name: node for node in session.inputs}
@@ -111,7 +112,8 @@ class Forward:
 
         Shapes: steps [batch, time, ...], or [batch, ...] for a graph without a time axis.
         """
-        feeds = {self._sequence.name: np.ascontiguousarray(steps.transpose(self._graph_order)), **self._constants}
+        shaped = steps.reshape(*steps.shape[: self._leading], *self._sequence.sizes)
+        feeds = {self._sequence.name: np.ascontiguousarray(shaped.transpose(self._graph_order)), **self._constants}
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(lengths, self._lengths_dtype)
         for state, tensor in zip(self._states, carried, strict=True):

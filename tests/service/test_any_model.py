@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import tiny
 import tiny_forms
 from conftest import Server, ServerFactory
 
@@ -52,6 +53,15 @@ def time_major_by_hand(run: Run, rows: list) -> Outputs:
 def equal_lengths_by_hand(run: Run, rows: list) -> Outputs:
     out = run({"x": np.array(rows, np.float32)[:, None], "h": floats(1, 1, 4), "c": floats(1, 1, 4)})
     return {"y": out["y"][:, :, 0]}
+
+
+def one_step_by_hand(run: Run, rows: list) -> Outputs:
+    states, made = {"h": floats(1, 1, 4), "c": floats(1, 1, 4)}, []
+    for row in rows:
+        out = run({"x": np.array([[row]], np.float32), **states})
+        made.append(out["y"][:, :, 0])
+        states = {name: out[f"{name}_out"] for name in states}
+    return {"y": made}
 
 
 def meter_by_hand(run: Run, rows: list) -> Outputs:
@@ -106,6 +116,16 @@ FORMS = {
     "cell": Form(tiny_forms.cell, cell_by_hand, PAIRS),
     "time-major": Form(tiny_forms.time_major, time_major_by_hand, PAIRS),
     "equal-lengths": Form(tiny_forms.time_major, equal_lengths_by_hand, PAIRS, changes=(("lengths", None),)),
+    "one-step": Form(
+        tiny_forms.time_major,
+        one_step_by_hand,
+        PAIRS,
+        changes=(
+            ("lengths", None),
+            ("inputs", [tiny.tensor("x", "float32", 1, "batch", 2)]),
+            ("outputs", [tiny.tensor("y", "float32", 1, 1, "batch", 4)]),
+        ),
+    ),
     "meter": Form(tiny_forms.meter, meter_by_hand, PAIRS),
     "column": Form(tiny_forms.column, column_by_hand, PAIRS),
     "codes": Form(tiny_forms.codes, codes_by_hand, CODES, "values"),

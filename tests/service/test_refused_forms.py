@@ -55,7 +55,7 @@ BROKEN: list[tuple[Write, Change, str, str]] = [
     (tiny_forms.cell, shaped("outputs", "batch", "time", 3), "outputs[0].shape", "must hold no 'time', as the input"),
     (tiny_forms.time_major, shaped("outputs", 1, "batch", 4), "outputs[0].shape", "must hold 'time', as the input"),
     (tiny_forms.cell, shaped("outputs", "time", "time", "batch"), "outputs[0].shape", "'time' at most once"),
-    (tiny_forms.cell, shaped("inputs", "batch", 2, 1), "inputs[0].shape", "one size, the features of a step"),
+    (tiny_forms.cell, shaped("inputs", "batch", 2, 3), "inputs[0].shape", "one size, the features of a step"),
     (tiny_forms.cell, shaped("inputs", "batch", "time", 2), "outputs[0].shape", "must hold 'time'"),
     (tiny_forms.cell, shaped("states", 1, "batch", "time"), "states[0].shape", "no 'time'"),
     (tiny_forms.column, shaped("inputs", "batch", 2), "inputs[0]", "but the graph has [2, 'batch']"),
