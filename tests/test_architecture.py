@@ -13,11 +13,11 @@ LAYERS = (
     {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
     {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
-    {"service.graph"},
+    {"service.graph", "service.reading"},
     {"service.repository"},
     {"service.engine"},
     {"service.probe", "service.call"},
-    {"service.http", "service.warmup"},
+    {"service.http", "service.warmup", "service.inspection"},
     {"service.items"},
     {
         "service.endpoints",
