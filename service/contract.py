@@ -2,7 +2,7 @@
 
 `models/<name>/<version>/` holds `manifest.json`, the ONNX file, and for text models a tokenizer. The service owns this
 module; training validates what it publishes with the same code. It knows pydantic and the standard library only: the
-graph itself is checked against the manifest by `service.runtime`.
+graph itself is checked against the manifest by `service.graph`.
 
 Invariant: a `Manifest` that exists is consistent in itself; what it says of files is true once `verify_files` returned.
 """
@@ -10,79 +10,23 @@ Invariant: a `Manifest` that exists is consistent in itself; what it says of fil
 from __future__ import annotations
 
 import hashlib
-import math
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.errors import ManifestError
+from service.tensors import FieldError, Part, Size, State, Tensor
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-DTYPE_BYTES = {"float32": 4, "int32": 4, "int64": 8}
 
 Task = Literal["sentiment", "forecast", "step"]
-Dtype = Literal["float32", "int32", "int64"]
-Size = Annotated[int, Field(ge=1)]
-Axis = Literal["batch", "time"]
-Shape = tuple[Size | Axis, ...]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Part(BaseModel):
-    """A part of the manifest: immutable, unknown members refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Tensor(Part):
-    """An input or output of the graph; `labels` names the entries of its last axis."""
-
-    name: str = Field(min_length=1)
-    dtype: Dtype
-    shape: Shape
-    labels: tuple[str, ...] | None = None
-
-    @model_validator(mode="after")
-    def _labels_fit(self) -> Self:
-        if self.labels is not None and (not self.shape or self.shape[-1] != len(self.labels)):
-            raise ValueError(f"{len(self.labels)} labels do not fit the last axis of shape {list(self.shape)}")
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels must differ")
-        return self
-
-
-class State(Part):
-    """A pair of tensors that carries state from one run to the next; a new session starts at zeros."""
-
-    input: str = Field(min_length=1)
-    output: str = Field(min_length=1)
-    dtype: Dtype
-    shape: Shape
-
-    @model_validator(mode="after")
-    def _one_batch_axis(self) -> Self:
-        if self.shape.count("batch") != 1 or "time" in self.shape:
-            raise ValueError(f"shape {list(self.shape)} must hold 'batch' exactly once and no 'time'")
-        return self
-
-    @cached_property
-    def batch_axis(self) -> int:
-        return self.shape.index("batch")
-
-    @cached_property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one session's state: the batch axis left out."""
-        return tuple(size for size in self.shape if isinstance(size, int))
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.row_shape) * DTYPE_BYTES[self.dtype]
 
 
 class Text(Part):
@@ -163,7 +107,7 @@ class Manifest(Part):
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
-    constants: dict[str, float | int] = {}
+    constants: dict[str, float | int] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
     text: Text | None = None
@@ -173,14 +117,13 @@ class Manifest(Part):
 
     @cached_property
     def sequence(self) -> Tensor:
-        """The input that carries the rows, `[batch, time]` or `[batch, time, features]`."""
+        """The input that carries the rows; without a time axis the graph takes one step a run."""
         return self.inputs[0]
 
     @cached_property
     def features(self) -> int | None:
         """Values per step of the input; None where a step is one number or one id."""
-        size = self.sequence.shape[2] if len(self.sequence.shape) == 3 else None
-        return size if isinstance(size, int) else None
+        return self.sequence.sizes[0] if self.sequence.sizes else None
 
     @cached_property
     def state_bytes(self) -> int:
@@ -198,33 +141,30 @@ class Manifest(Part):
         if self.streamable:
             self._check_streamable()
         getattr(self, f"_check_{self.task}")()
-        if (self.text is None) != (self.sequence.dtype == "float32"):
-            message = f"is {self.sequence.dtype}; with 'text' it is int32 or int64 ids, without it float32"
-            raise _FieldError("inputs[0].dtype", message)
         return self
 
     def _check_tensors(self) -> None:
-        shape = self.sequence.shape
-        if shape[:2] != ("batch", "time") or len(shape) > 3 or not all(isinstance(s, int) for s in shape[2:]):
-            raise _FieldError(
-                "inputs[0].shape", f"is {list(shape)}; it must be [batch, time] or [batch, time, features]"
-            )
+        shape = list(self.sequence.shape)
+        if len(self.sequence.sizes) > 1:
+            message = f"is {shape}; beside 'batch' and 'time' it may hold one size, the features of a step"
+            raise FieldError("inputs[0].shape", message)
+        if self.text is not None and self.sequence.sizes:
+            raise FieldError("inputs[0].shape", f"is {shape}; with 'text' a step is one id, so there are no features")
+        if self.text is not None and self.sequence.dtype == "float32":
+            raise FieldError("inputs[0].dtype", "is float32; with 'text' it is int32 or int64 ids")
         given = [self.sequence.name, *self.constants, *(s.input for s in self.states)]
         given += [self.lengths] if self.lengths else []
         made = [*(t.name for t in self.outputs), *(s.output for s in self.states)]
         for field, names in (("inputs", given), ("outputs", made)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise _FieldError(field, f"{', '.join(twice)} is named more than once")
-        for index, output in enumerate(self.outputs):
-            if output.shape[:1] != ("batch",) or "batch" in output.shape[1:] or "time" in output.shape[2:]:
-                raise _FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch")
+                raise FieldError(field, f"{', '.join(twice)} is named more than once")
 
     def _check_streamable(self) -> None:
         if not self.states:
-            raise _FieldError("states", "a streamable model must name the states that a client carries")
+            raise FieldError("states", "a streamable model must name the states that a client carries")
         if self.network is not None and self.network.bidirectional:
-            raise _FieldError(
+            raise FieldError(
                 "streamable",
                 "must be false for a bidirectional network: its reverse direction starts at the end of the "
                 "sequence, which a stream does not have yet; export one direction only",
@@ -232,25 +172,28 @@ class Manifest(Part):
 
     def _check_step(self) -> None:
         if not self.streamable:
-            raise _FieldError("streamable", "must be true for task 'step'")
+            raise FieldError("streamable", "must be true for task 'step'")
         for index, output in enumerate(self.outputs):
-            if output.shape[:2] != ("batch", "time"):
-                raise _FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must begin with batch, time")
+            if output.has_time != self.sequence.has_time:
+                rule = "hold 'time', as the input does" if self.sequence.has_time else "hold no 'time', as the input"
+                raise FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must {rule}")
 
     def _check_sentiment(self) -> None:
         if self.text is None:
-            raise _FieldError("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
+            raise FieldError("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
+        self._check_batch_first()
         (output, *more) = self.outputs
-        if more or output.labels is None or output.dtype != "float32" or len(output.shape) != 2:
-            raise _FieldError("outputs", "must be one float32 tensor [batch, labels] that names its labels")
+        if more or output.labels is None or output.dtype != "float32" or output.shape != ("batch", len(output.labels)):
+            raise FieldError("outputs", "must be one float32 tensor [batch, labels] that names its labels")
         if self.text.polarity is not None and len(self.text.polarity) != len(output.labels):
-            raise _FieldError("text.polarity", f"has {len(self.text.polarity)} weights for {len(output.labels)} labels")
+            raise FieldError("text.polarity", f"has {len(self.text.polarity)} weights for {len(output.labels)} labels")
 
     def _check_forecast(self) -> None:
         if self.forecast is None:
-            raise _FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
-        if self.sequence.dtype != "float32" or self.features is not None:
-            raise _FieldError("inputs[0]", "must be float32 [batch, time] for task 'forecast'")
+            raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
+        if self.sequence.dtype != "float32":
+            raise FieldError("inputs[0].dtype", "must be float32 for task 'forecast'")
+        self._check_batch_first()
         horizon = self.forecast.horizon
         expected = {
             "mean": ("batch", horizon),
@@ -258,15 +201,12 @@ class Manifest(Part):
         }
         if {output.name: output.shape for output in self.outputs} != expected:
             shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
-            raise _FieldError("outputs", f"must be {shapes}")
+            raise FieldError("outputs", f"must be {shapes}")
 
-
-class _FieldError(ValueError):
-    """A broken rule between members, with the member it is about."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    def _check_batch_first(self) -> None:
+        if self.sequence.shape != ("batch", "time"):
+            shape = list(self.sequence.shape)
+            raise FieldError("inputs[0].shape", f"is {shape}; it must be [batch, time] for task {self.task!r}")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
@@ -309,8 +249,8 @@ def _explain(file: Path, failure: ValidationError) -> ManifestError:
         message = f"{error['input']!r} is not known here; this service reads schema version {SCHEMA_VERSION}"
         return ManifestError(file, "schema_version", message)
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, _FieldError):
-        return ManifestError(file, cause.field, str(cause))
+    if isinstance(cause, FieldError):
+        return ManifestError(file, field_path((*error["loc"], cause.field)), str(cause))
     return ManifestError(file, field_path(error["loc"]) or "file", error["msg"])
 
 

@@ -1,8 +1,7 @@
 """One model version at work: rows in, answers out, in shared runs.
 
-It knows manifests, rows and arrays, not HTTP and not tokens. Invariants: a row's answer does not depend on its
-neighbours beyond float rounding (`service.probe` sees to it before the first request); states go in and come out in
-manifest order.
+It knows manifests, rows and texts, not HTTP and not tokens. Invariant: a row's answer does not depend on its neighbours
+beyond float rounding (`service.probe` sees to it before the first request).
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from service.errors import (
     ItemTooLarge,
     NotFinite,
     RequestError,
-    StateInvalid,
     Unavailable,
     UnknownModel,
     WrongTask,
 )
+from service.forward import Forward
 from service.metrics import ModelMetrics
 from service.repository import Model
-from service.runtime import Array, Node
+from service.runtime import Array
 from service.settings import Settings
-from service.state.token import INVALID
 
 log = logging.getLogger("baton.engine")
 
 NO_STEPS: Array = np.empty(0)
+DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
 @dataclass(slots=True, eq=False)
@@ -72,18 +71,8 @@ class Engine:
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
-        self._sequence = self.manifest.sequence
-        self._output_names = [t.name for t in self.manifest.outputs] + [s.output for s in self.manifest.states]
-        self._by_time = ["time" in output.shape for output in self.manifest.outputs]
-        self._layout = np.dtype(
-            [(s.input, np.dtype(s.dtype).newbyteorder("<"), s.row_shape) for s in self.manifest.states]
-        )
-        nodes = {node.name: node for node in model.session.inputs}
-        self._constants = {name: _filled(nodes[name], value) for name, value in self.manifest.constants.items()}
-        if self.manifest.lengths is not None:
-            self._lengths_dtype = nodes[self.manifest.lengths].dtype
-        self.state_bytes: int = self._layout.itemsize
-        self._new_state = bytes(self.state_bytes)
+        self._forward = Forward(model.session, model.file, self.manifest)
+        self.state_bytes: int = self._forward.state_bytes
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             measure=self.measure,
@@ -91,7 +80,7 @@ class Engine:
             queue_rows=settings.queue_rows,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),
-            same_size=self.manifest.lengths is None,
+            same_size=self.manifest.lengths is None and self.manifest.sequence.has_time,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
 
@@ -127,13 +116,13 @@ class Engine:
         if len(ids) > row.most_tokens and not row.cut:
             message = f"the text has {len(ids)} tokens; at most {row.most_tokens}"
             return ItemTooLarge(message, limit=row.most_tokens)
-        row.steps = np.array(ids[: row.most_tokens], self._sequence.dtype)
+        row.steps = np.array(ids[: row.most_tokens], self.manifest.sequence.dtype)
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
         try:
-            return self._split(rows, self.model.session.run(self._output_names, self._collate(rows)))
+            outputs, states, finite = self._forward.run([row.steps for row in rows], [row.state for row in rows])
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.run([row])]
@@ -143,62 +132,14 @@ class Engine:
             error = InternalError("the model failed on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
-
-    def _collate(self, rows: list[Row]) -> dict[str, Array]:
-        sequences = [row.steps for row in rows]
-        lengths = [len(steps) for steps in sequences]
-        shape = (len(rows), max(lengths), *sequences[0].shape[1:])
-        if min(lengths) == max(lengths):
-            padded = np.concatenate(sequences).reshape(shape)
-        else:
-            padded = np.zeros(shape, self._sequence.dtype)
-            for place, steps in zip(padded, sequences, strict=True):
-                place[: len(steps)] = steps
-        feeds: dict[str, Array] = {self._sequence.name: padded, **self._constants}
-        if self.manifest.lengths is not None:
-            feeds[self.manifest.lengths] = np.array(lengths, self._lengths_dtype)
-        if self.manifest.states:
-            carried = np.frombuffer(b"".join([row.state or self._new_state for row in rows]), self._layout)
-            for state in self.manifest.states:
-                by_row = carried[state.input]
-                if not np.isfinite(by_row).all():
-                    raise StateInvalid(INVALID, reason="not_finite", field="state")
-                feeds[state.input] = np.moveaxis(by_row, 0, state.batch_axis).astype(state.dtype, "C")
-        return feeds
-
-    def _split(self, rows: list[Row], tensors: list[Array]) -> list[Answer | Exception]:
-        outputs = self.manifest.outputs
-        carried = np.empty(len(rows), self._layout)
-        for state, tensor in zip(self.manifest.states, tensors[len(outputs) :], strict=True):
-            by_row = np.moveaxis(tensor, state.batch_axis, 0)
-            if by_row.shape[1:] != state.row_shape:
-                raise ValueError(f"{state.output} has shape {list(tensor.shape)}, declared {list(state.shape)}")
-            carried[state.input] = by_row
-        packed, size = carried.tobytes(), self.state_bytes
-        answers: list[Answer | Exception] = []
-        for index, row in enumerate(rows):
-            cut = len(row.steps)
-            made = {
-                output.name: tensor[index, :cut] if by_time else tensor[index]
-                for output, tensor, by_time in zip(outputs, tensors, self._by_time, strict=False)
-            }
-            answers.append(Answer(made, packed[index * size : (index + 1) * size]))
-        if all(np.isfinite(tensor).all() for tensor in tensors):
-            return answers
-        return [self._finite(answer) for answer in answers if isinstance(answer, Answer)]
-
-    def _finite(self, answer: Answer) -> Answer | Exception:
-        if all(np.isfinite(array).all() for array in (*answer.outputs.values(), *self.unpack(answer.state).values())):
-            return answer
-        return NotFinite("these inputs drive the model to values that are not finite; are they in a sensible range?")
+        return [
+            Answer(made, state) if sound else NotFinite(DRIVEN_OFF)
+            for made, state, sound in zip(outputs, states, finite, strict=True)
+        ]
 
     def unpack(self, state: bytes) -> dict[str, Array]:
         """Return the states in `state` by the names of their inputs, each of its `State.row_shape`."""
-        return {s.input: np.frombuffer(state, self._layout)[s.input][0] for s in self.manifest.states}
-
-
-def _filled(node: Node, value: float) -> Array:
-    return np.full([size for size in node.shape if isinstance(size, int)], value, node.dtype)
+        return self._forward.unpack(state)
 
 
 class Engines:

@@ -1,7 +1,7 @@
 """The draft of a manifest for a graph that nobody here made, tried before it is shown.
 
-`service.reading` says what the graph can be; loading it and `service.probe` tell which of that it is. It knows nothing of
-what the numbers mean, and every draft says so. Invariant: a `Draft` without a problem is served as it stands.
+`service.reading` says what the graph can be; loading it and `service.probe` tell which of that it is. It knows nothing
+of what the numbers mean, and every draft says so. Invariant: a `Draft` without a problem is served as it stands.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.engine import Engine
 from service.errors import ManifestError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
-from service.reading import Reading, Shape, find_readings, free_axes, likeness, listed, told
+from service.reading import STAND_IN, Reading, Shape, find_readings, free_axes, likeness, listed, told
 from service.repository import load_model
 from service.runtime import Session
 from service.settings import Settings
@@ -106,7 +106,7 @@ def _manifest(file: Path, session: Session, name: str, reading: Reading, doubts:
         "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
         "outputs": [_tensor(output, dtypes, reading.made) for output in reading.outputs],
         "lengths": roles.lengths,
-        "constants": dict.fromkeys(roles.constants, 0),
+        "constants": dict.fromkeys(roles.constants, STAND_IN),
         "states": [
             {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
             for given, output in reading.pairs
@@ -139,7 +139,9 @@ def _try(file: Path, manifest: Manifest, settings: Settings) -> ManifestError | 
 def _doubts(session: Session, reading: Reading) -> list[str]:
     roles, shapes = reading.roles, reading.roles.shapes
     sequence, outputs = roles.sequence, reading.outputs
-    doubts = [f"constants.{name}: the value is not in the graph; 0 stands in for it" for name in roles.constants]
+    doubts = [
+        f"constants.{name}: the value is not in the graph; {STAND_IN} stands in for it" for name in roles.constants
+    ]
     if sequence.dtype == "float32":
         doubts.append(f"inputs[0]: what the values of {sequence.name} are, their order, units and scaling")
     else:
@@ -160,6 +162,11 @@ def _doubts(session: Session, reading: Reading) -> list[str]:
     weak = [pair for pair in reading.pairs if likeness(*pair) < ALIKE]
     if weak:
         doubts.append(f"states: {told(weak)} by type, shape and order alone; the names are not alike")
+    if "time" not in shapes[sequence.name]:
+        doubts.append(
+            "states: the pairs are read from names and shapes; without a time axis a wrong pair answers as smoothly "
+            "as a right one, so compare a few steps with the original"
+        )
     doubts.append("states: whether sessions begin at zeros, as drafted; start takes other values")
     doubts.append("provenance: where the weights come from, and their licence")
     return doubts

@@ -1,8 +1,8 @@
 """Reading a foreign graph: which input is the sequence, which are states, and where their next values come out.
 
 Names and axes suggest readings, and running the graph tells the shapes of its outputs, whatever the file says of them.
-Which reading is right is for `service.inspection` to try. It knows graphs, not manifests. Invariant: in a `Reading` every
-input has one role, and every state comes out with the type and shape that it goes in with.
+Which reading is right is for `service.inspection` to try. It knows graphs, not manifests. Invariant: in a `Reading`
+every input has one role, and every state comes out with the type and shape that it goes in with.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract import DTYPE_BYTES
 from service.errors import ManifestError
 from service.runtime import Node, Session
+from service.tensors import DTYPE_BYTES
 
+STAND_IN = 1  # for a constant, whose value no graph tells; 0 would divide by zero where it divides
 MOST_READINGS = 24  # all orders of four states of one shape
 SIZES = ({"batch": 2, "time": 3}, {"batch": 5, "time": 3}, {"batch": 2, "time": 7})
 DIRECTIONS = {
@@ -95,8 +96,9 @@ def find_readings(file: Path, session: Session) -> list[Reading]:
         answering = [reading for pairs in pairings if (reading := Reading(roles, made, pairs)).outputs]
         if lonely:
             refusals.append(
-                f"no output has the type and shape of {lonely[0]} {listed(roles.shapes[lonely[0]])}, so it is no state, "
-                f"and the sequence is {roles.sequence.name}; a state comes out as it goes in, and one input is all else"
+                f"no output has the type and shape of {lonely[0]} {listed(roles.shapes[lonely[0]])}, so it is no "
+                f"state, and the sequence is {roles.sequence.name}; a state comes out as it goes in, and all else "
+                "is one input"
             )
         elif not answering:
             refusals.append("beside the states, no output has one row per step; the graph needs one to answer with")
@@ -144,8 +146,8 @@ def _check_inputs(file: Path, inputs: Sequence[Node], rest: Sequence[Node]) -> N
             file,
             "inputs",
             f"no axis is free in {_several(fixed)}: the graph was exported for one batch size, and Baton runs the "
-            "sessions of many clients as one batch; export it with a free batch axis (dynamic_shapes or dynamic_axes of "
-            "torch.onnx.export)",
+            "sessions of many clients as one batch; export it with a free batch axis (dynamic_shapes or dynamic_axes "
+            "of torch.onnx.export)",
         )
     if len(rest) < 2:
         raise ManifestError(
@@ -156,8 +158,8 @@ def _check_inputs(file: Path, inputs: Sequence[Node], rest: Sequence[Node]) -> N
         )
     if len(long := [node for node in rest if len(free_axes(node)) > 1]) > 1:
         message = (
-            f"{_several(long)} have several free axes each; one input is the sequence, and a state has one size for each "
-            "row of the batch (what grows with every step, as attention's keys and values do, is none)"
+            f"{_several(long)} have several free axes each; one input is the sequence, and a state has one size for "
+            "each row of the batch (what grows with every step, as attention's keys and values do, is none)"
         )
         raise ManifestError(file, "inputs", message)
 
@@ -196,6 +198,8 @@ def _measure(session: Session, roles: Roles) -> dict[str, Shape]:
         }
         if roles.lengths is not None:
             feeds[roles.lengths] += sizes["time"]
+        for name in roles.constants:
+            feeds[name] += STAND_IN
         runs.append([tensor.shape for tensor in session.run(names, feeds)])
     kinds = {tuple(sizes[axis] for sizes in SIZES): axis for axis in SIZES[0]}
     made = {}

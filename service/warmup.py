@@ -26,7 +26,8 @@ def warm(engine: Engine, settings: Settings) -> None:
         longest = manifest.text.max_length
     if manifest.forecast is not None:
         shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
-    for steps in (longest, max(shortest, cells // WINDOW)):
+    largest = (longest, max(shortest, cells // WINDOW)) if manifest.sequence.has_time else (1,)
+    for steps in largest:
         rows = max(1, min(WINDOW, cells // steps))
         engine.run(sample(engine, [steps] * rows))
     steps = max(shortest, STEPS)

@@ -19,8 +19,8 @@ import onnx
 import torch
 from torch import nn
 
-from service import contract
 from service.errors import StartupError
+from service.tensors import State, Tensor
 from training.recurrent import OPSET, Recurrent
 
 Array = npt.NDArray[Any]
@@ -46,10 +46,10 @@ class Servable:
     """
 
     network: nn.Module
-    sequence: contract.Tensor
-    outputs: tuple[contract.Tensor, ...]
+    sequence: Tensor
+    outputs: tuple[Tensor, ...]
     draw: Callable[[np.random.Generator, int], Array]
-    states: tuple[contract.State, ...] = ()
+    states: tuple[State, ...] = ()
     streamable: bool = False
     row_lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21)
 

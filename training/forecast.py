@@ -13,7 +13,7 @@ import lightning
 import numpy as np
 import torch
 
-from service import contract
+from service import contract, tensors
 from training.data import find
 from training.export import Array, Servable
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
@@ -112,10 +112,10 @@ def forecast_servable(network: ForecastNetwork) -> Servable:
     lengths = (1, MIN_HISTORY, SEGMENT, SEGMENT + 1, 100, MAX_HISTORY - 1, MAX_HISTORY)
     return Servable(
         network,
-        contract.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
         (
-            contract.Tensor(name="mean", dtype="float32", shape=("batch", HORIZON)),
-            contract.Tensor(name="quantiles", dtype="float32", shape=("batch", HORIZON, len(LEVELS))),
+            tensors.Tensor(name="mean", dtype="float32", shape=("batch", HORIZON)),
+            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", HORIZON, len(LEVELS))),
         ),
         draw_walk,
         row_lengths=lengths,
@@ -127,8 +127,8 @@ def live_servable(network: LiveNetwork) -> Servable:
     labels = tuple(f"{level:g}" for level in LEVELS)
     return Servable(
         network,
-        contract.Tensor(name="values", dtype="float32", shape=("batch", "time")),
-        (contract.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
+        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
         draw_walk,
         states=network.states,
         streamable=True,

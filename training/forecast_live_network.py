@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from service.contract import Shape, State
+from service.tensors import Shape, State
 from training.forecast_metrics import LEVELS
 from training.forecast_network import FLOAT_STEP, SMALLEST_SCALE, rising
 from training.recurrent import Recurrent

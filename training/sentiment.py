@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from service import contract
+from service import contract, tensors
 from training.data import Found, find
 from training.evaluate import ask
 from training.export import Array, Servable
@@ -107,15 +107,15 @@ def prepare(make: Callable[[int], Network], seed: int, epochs: int) -> Sentiment
 def servable(network: Network, vocabulary: int) -> Servable:
     """Return the network with its signature: whole texts to one row of scores, or a row of scores after each word."""
     live = isinstance(network, LiveSentimentNetwork)
-    axes: contract.Shape = ("batch", "time", len(LABELS)) if live else ("batch", len(LABELS))
+    axes: tensors.Shape = ("batch", "time", len(LABELS)) if live else ("batch", len(LABELS))
 
     def draw(rng: np.random.Generator, length: int) -> Array:
         return rng.integers(1, vocabulary, length, dtype=np.int32)
 
     return Servable(
         network,
-        contract.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
-        (contract.Tensor(name="scores", dtype="float32", shape=axes, labels=LABELS),),
+        tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
+        (tensors.Tensor(name="scores", dtype="float32", shape=axes, labels=LABELS),),
         draw,
         states=network.recurrent.states if live else (),
         streamable=live,

@@ -10,9 +10,10 @@ from pydantic import BaseModel, Field
 
 from service import __version__, runtime
 from service.call import call_of, require_tenant
-from service.contract import Forecast, Metric, Network, Provenance, State, Task, Tensor, Text
+from service.contract import Forecast, Metric, Network, Provenance, Task, Text
 from service.engine import Engine
 from service.http import error_responses
+from service.tensors import State, Tensor
 
 router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
 

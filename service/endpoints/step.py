@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from fastapi import APIRouter
 from pydantic import Field, WithJsonSchema
 
@@ -32,6 +33,8 @@ from service.items import Job, answer_items
 from service.runtime import Array, cast
 from service.state.token import INVALID, new_session_id
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
+
+EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
@@ -146,11 +149,11 @@ def _row(item: StepItem, start: _Start, service: Service) -> tuple[Row, str]:
             message = f"the text has {len(item.text)} characters; at most {most_chars}"
             raise ItemTooLarge(message, field="text", limit=most_chars)
         return Row(text=item.text, state=start.state, most_tokens=most), "text"
-    dtype = manifest.sequence.dtype
     if item.inputs is not None:
-        steps = _read_rows(item.inputs, manifest.features or 1, dtype)
+        steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
     else:
-        steps = cast(item.values, dtype).reshape(-1, *([] if manifest.features is None else [1]))
+        steps = _read_numbers(item.values, manifest.sequence.dtype, "values")
+        steps = steps.reshape(-1, *([] if manifest.features is None else [1]))
     if not len(steps):
         raise EmptyInput("no steps; give at least one", field=given[0])
     if len(steps) > most:
@@ -163,7 +166,24 @@ def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
         if len(row) != features:
             message = f"{len(row)} values, {features} needed in every row"
             raise RaggedInputs(message, field=f"inputs[{index}]")
-    return cast(rows, dtype).reshape(-1, features)
+    return _read_numbers(rows, dtype, "inputs").reshape(-1, features)
+
+
+def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
+    """Return `numbers`, in lists of equal length, as an array of `dtype`.
+
+    Raises: InvalidRequest for the first that is not whole, or too large, where the model takes whole numbers.
+    """
+    if dtype == "float32":
+        return cast(numbers, dtype)
+    array, bounds = np.asarray(numbers, np.float64), np.iinfo(dtype)
+    least, most = max(bounds.min, -EXACT), min(bounds.max, EXACT)
+    bad = np.argwhere((array != np.floor(array)) | (array < least) | (array > most))
+    if len(bad):
+        place = tuple(bad[0])
+        message = f"{array[place]:.17g} is no whole number from {least} to {most}, which this model takes"
+        raise InvalidRequest(message, field=field + "".join(f"[{index}]" for index in place))
+    return array.astype(dtype)
 
 
 def _shown(

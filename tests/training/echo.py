@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from service import contract
+from service import contract, tensors
 from training.evaluate import ask
 from training.export import Array, Servable
 from training.recipe import Recipe, Release
@@ -46,8 +46,8 @@ def servable_stack(recurrent: Recurrent, features: int) -> Servable:
     width = recurrent.hidden_size * recurrent.directions
     return Servable(
         Stack(recurrent),
-        contract.Tensor(name="x", dtype="float32", shape=("batch", "time", features)),
-        (contract.Tensor(name="y", dtype="float32", shape=("batch", "time", width)),),
+        tensors.Tensor(name="x", dtype="float32", shape=("batch", "time", features)),
+        (tensors.Tensor(name="y", dtype="float32", shape=("batch", "time", width)),),
         draw_rows(features),
         states=recurrent.states,
         streamable=not recurrent.bidirectional,

@@ -1,0 +1,128 @@
+"""Tensors and states as a manifest declares them: dtypes, named axes, and what a session starts with.
+
+It knows pydantic and the standard library only; training declares its models with it. Invariant: a `Tensor` or `State`
+that exists has one batch axis, and a start that fits its dtype and shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+DTYPE_BYTES = {"float32": 4, "int32": 4, "int64": 8}
+LARGEST_FLOAT32 = 2.0**128 - 2.0**104
+
+Dtype = Literal["float32", "int32", "int64"]
+Size = Annotated[int, Field(ge=1)]
+Axis = Literal["batch", "time"]
+Shape = tuple[Size | Axis, ...]
+
+
+class FieldError(ValueError):
+    """A broken rule, with the member that it is about, as seen from where it was found."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Part(BaseModel):
+    """A part of the manifest: immutable, unknown members refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Tensor(Part):
+    """An input or output of the graph; `labels` names the entries of its last fixed axis."""
+
+    name: str = Field(min_length=1)
+    dtype: Dtype
+    shape: Shape
+    labels: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shape.count("batch") != 1 or self.shape.count("time") > 1:
+            message = f"is {list(self.shape)}; it must hold 'batch' exactly once and 'time' at most once"
+            raise FieldError("shape", message)
+        if self.labels is not None and self.sizes[-1:] != (len(self.labels),):
+            raise FieldError("labels", f"{len(self.labels)} do not fit the last size of shape {list(self.shape)}")
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise FieldError("labels", "must differ")
+        return self
+
+    @cached_property
+    def has_time(self) -> bool:
+        return "time" in self.shape
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The fixed axes: the shape of one step, or of a whole row where there is no time."""
+        return tuple(size for size in self.shape if isinstance(size, int))
+
+    @cached_property
+    def row_order(self) -> tuple[int, ...]:
+        """The places of batch, of time if there is one, and of the fixed axes: transposed so, rows come first."""
+        named = [self.shape.index(axis) for axis in ("batch", "time") if axis in self.shape]
+        return (*named, *(place for place in range(len(self.shape)) if place not in named))
+
+
+class State(Part):
+    """A pair of tensors that carries state from one run to the next.
+
+    A new session begins with `start`: one number, or nested lists of the state's shape without its batch axis.
+    """
+
+    input: str = Field(min_length=1)
+    output: str = Field(min_length=1)
+    dtype: Dtype
+    shape: Shape
+    start: JsonValue = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shape.count("batch") != 1 or "time" in self.shape:
+            raise FieldError("shape", f"is {list(self.shape)}; it must hold 'batch' exactly once and no 'time'")
+        for number in _numbers(self.start, self.row_shape if isinstance(self.start, list) else ()):
+            if not fits(number, self.dtype):
+                raise FieldError("start", f"{number} is no {self.dtype} that a state may hold")
+        return self
+
+    @cached_property
+    def batch_axis(self) -> int:
+        return self.shape.index("batch")
+
+    @cached_property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one session's state: the batch axis left out."""
+        return tuple(size for size in self.shape if isinstance(size, int))
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.row_shape) * DTYPE_BYTES[self.dtype]
+
+
+def fits(number: float, dtype: str) -> bool:
+    """Return whether `number` is finite in `dtype`, and whole where that holds whole numbers only."""
+    if dtype == "float32":
+        return abs(number) <= LARGEST_FLOAT32
+    most = 1 << (8 * DTYPE_BYTES[dtype] - 1)
+    return -most <= number < most and int(number) == number
+
+
+def _numbers(value: JsonValue, shape: tuple[int, ...]) -> Iterator[float]:
+    """Yield the numbers in nested lists of `shape`.
+
+    Raises: FieldError when it has another shape or holds something else.
+    """
+    if shape and isinstance(value, list) and len(value) == shape[0]:
+        for part in value:
+            yield from _numbers(part, shape[1:])
+    elif not shape and isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    else:
+        raise FieldError("start", "must be one number, or nested lists of numbers in the shape without its batch axis")

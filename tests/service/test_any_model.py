@@ -1,0 +1,258 @@
+"""Recurrent graphs of every form, served from hand-written manifests through a real server.
+
+What the server answers is compared with ONNX Runtime on the raw graph, fed by hand with one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny
+from conftest import Server, ServerFactory
+
+from service.forward import Forward
+from service.graph import check_graph
+from service.repository import load_model
+from service.runtime import Session
+
+CLOSE = 1e-5
+RNG = np.random.default_rng(12)
+PAIRS = RNG.normal(size=(12, 2)).astype(np.float32).tolist()
+CODES = RNG.integers(0, 7, size=12).tolist()
+TURNS = RNG.integers(-200, 200, size=12).tolist()
+Run = Callable[[dict[str, Any]], dict[str, np.ndarray]]
+Outputs = dict[str, Any]
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def cell_by_hand(run: Run, rows: list) -> Outputs:
+    h, made = floats(1, 1, 4), []
+    for row in rows:
+        out = run({"x": np.array([row], np.float32), "h": h})
+        made.append(out["y"][0])
+        h = out["h_out"]
+    return {"y": made}
+
+
+def time_major_by_hand(run: Run, rows: list) -> Outputs:
+    x = np.array(rows, np.float32)[:, None]
+    out = run({"x": x, "lengths": np.array([len(rows)]), "h": floats(1, 1, 4), "c": floats(1, 1, 4)})
+    return {"y": out["y"][:, :, 0]}
+
+
+def equal_lengths_by_hand(run: Run, rows: list) -> Outputs:
+    out = run({"x": np.array(rows, np.float32)[:, None], "h": floats(1, 1, 4), "c": floats(1, 1, 4)})
+    return {"y": out["y"][:, :, 0]}
+
+
+def meter_by_hand(run: Run, rows: list) -> Outputs:
+    mean, peak = np.array([[0.5], [-2]], np.float32), np.array([[-1.5, -1.5]], np.float32)
+    states = {"window": floats(1, 5, 2), "mean": mean, "peak": peak, "count": np.array([1 << 60])}
+    made: Outputs = {"total": [], "means": [], "steps": []}
+    for row in rows:
+        out = run({"x": np.array([row], np.float32), "rate": np.array(0.25, np.float32), **states})
+        states = {name: out[f"{name}_out"] for name in states}
+        made["total"].append(out["total"][0])
+        made["means"].append(out["means"][:, 0])
+        made["steps"].append(out["steps"][0])
+    return made
+
+
+def column_by_hand(run: Run, rows: list) -> Outputs:
+    h, made = np.array([[0.1], [-0.2], [0.3], [0.9]], np.float32), []
+    for row in rows:
+        out = run({"x": np.array(row, np.float32)[:, None], "h": h})
+        made.append(out["y"][:, 0])
+        h = out["h_out"]
+    return {"y": made}
+
+
+def codes_by_hand(run: Run, rows: list) -> Outputs:
+    out = run({"codes": np.array(rows)[:, None], "h": floats(1, 1, 4)})
+    return {"y": out["y"][:, :, 0]}
+
+
+def dial_by_hand(run: Run, rows: list) -> Outputs:
+    one, size = np.array([1], np.int32), np.array(100, np.int32)
+    total, made = 50 * one, []
+    for row in rows:
+        out = run({"turn": np.array([row], np.int32), "lengths": one, "size": size, "total": total})
+        made.append(out["shown"][0])
+        total = out["total_out"]
+    return {"shown": made}
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of graph: how it is written, what a session of it takes, and its answers by hand."""
+
+    write: Callable[..., Path]
+    by_hand: Callable[[Run, list], Outputs]
+    rows: list
+    member: str = "inputs"
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+FORMS = {
+    "cell": Form(tiny.cell, cell_by_hand, PAIRS),
+    "time-major": Form(tiny.time_major, time_major_by_hand, PAIRS),
+    "equal-lengths": Form(tiny.time_major, equal_lengths_by_hand, PAIRS, changes=(("lengths", None),)),
+    "meter": Form(tiny.meter, meter_by_hand, PAIRS),
+    "column": Form(tiny.column, column_by_hand, PAIRS),
+    "codes": Form(tiny.codes, codes_by_hand, CODES, "values"),
+    "dial": Form(tiny.dial, dial_by_hand, TURNS, "values"),
+}
+each_form = pytest.mark.parametrize("name", FORMS)
+
+
+def write_forms(root: Path) -> Path:
+    for name, form in FORMS.items():
+        form.write(root, name=name, **dict(form.changes))
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_forms(tmp_path_factory.mktemp("forms"))
+
+
+@pytest.fixture(scope="module")
+def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(models, tmp_path_factory.mktemp("state"))
+    yield server
+    server.stop()
+
+
+def step(server: Server, name: str, *parts: tuple[str | None, list]) -> list[dict]:
+    """Advance sessions by (state, rows), a state of None beginning one; return their results with every output."""
+    items = [{FORMS[name].member: rows, **({} if state is None else {"state": state})} for state, rows in parts]
+    answer = server.post("/v1/step", {"model": name, "items": items, "return": "all"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def by_hand(models: Path, name: str, rows: list) -> Outputs:
+    session = onnxruntime.InferenceSession(models / name / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_outputs()]
+    return FORMS[name].by_hand(lambda feeds: dict(zip(names, session.run(names, feeds), strict=True)), rows)
+
+
+def assert_same(made: Outputs, due: Outputs) -> None:
+    assert made.keys() == due.keys()
+    for name in due:
+        assert np.shape(made[name]) == np.shape(due[name])
+        np.testing.assert_allclose(made[name], due[name], atol=CLOSE)
+
+
+@each_form
+def test_a_session_is_answered_as_the_raw_graph_answers(served: Server, models: Path, name: str) -> None:
+    (result,) = step(served, name, (None, FORMS[name].rows))
+    assert_same(result["outputs"], by_hand(models, name, FORMS[name].rows))
+
+
+@each_form
+@pytest.mark.parametrize("cuts", [[1] * 12, [5, 7], [2, 1, 6, 3]])
+def test_chunks_with_carried_state_equal_the_whole(served: Server, name: str, cuts: list[int]) -> None:
+    rows, state, done, made = FORMS[name].rows, None, 0, {}
+    for cut in cuts:
+        (result,) = step(served, name, (state, rows[done : done + cut]))
+        state, done = result["state"], done + cut
+        for output, values in result["outputs"].items():
+            made.setdefault(output, []).extend(values)
+    (whole,) = step(served, name, (None, rows))
+    assert_same(made, whole["outputs"])
+
+
+@each_form
+def test_sessions_of_unequal_length_share_a_request_and_are_answered_as_alone(served: Server, name: str) -> None:
+    rows = FORMS[name].rows
+    (parent,) = step(served, name, (None, rows[:4]))
+    parts = [(None, rows[:3]), (parent["state"], rows[4:9]), (None, rows[5:8]), (None, rows), (None, rows[7:8])]
+    for part, result in zip(parts, step(served, name, *parts), strict=True):
+        (alone,) = step(served, name, part)
+        assert_same(result["outputs"], alone["outputs"])
+        (after,), (after_alone,) = (step(served, name, (r["state"], rows[:1])) for r in (result, alone))
+        assert_same(after["outputs"], after_alone["outputs"])
+
+
+def test_sessions_go_on_after_the_server_was_killed(
+    models: Path, served: Server, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(models, tmp_path)
+    states = {name: step(server, name, (None, form.rows[:7]))[0]["state"] for name, form in FORMS.items()}
+    server.kill()
+    server.start()
+    for name, form in FORMS.items():
+        (after,), (whole,) = step(server, name, (states[name], form.rows[7:])), step(served, name, (None, form.rows))
+        assert_same(after["outputs"], {output: values[7:] for output, values in whole["outputs"].items()})
+    server.stop()
+
+
+def test_the_last_step_is_what_is_returned_where_not_all_are_asked_for(served: Server) -> None:
+    answer = served.post("/v1/step", {"model": "meter", "items": [{"inputs": PAIRS[:3]}]})
+    (result,) = answer.json()["results"]
+    (every,) = step(served, "meter", (None, PAIRS[:3]))
+    assert result["outputs"] == {name: values[-1] for name, values in every["outputs"].items()}
+    assert result["outputs"]["steps"] == (1 << 60) + 3
+
+
+def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
+    model = load_model(models / "cell" / "1", device="cpu", intra_op_threads=1)
+
+    class Counting(Session):
+        def run(self, names: Any, feeds: Any) -> Any:
+            batches.append(len(feeds["x"]))
+            return super().run(names, feeds)
+
+    batches: list[int] = []
+    session = Counting(models / "cell" / "1" / "model.onnx", device="cpu", intra_op_threads=1)
+    check_graph(session, model.file, model.manifest)
+    sequences = [np.array(PAIRS[:length], np.float32) for length in (2, 5, 2, 3)]
+    Forward(session, model.file, model.manifest).run(sequences, [None] * 4)
+    assert batches == [4, 4, 2, 1, 1]
+
+
+def test_a_state_that_the_graph_counts_is_exact_beyond_what_floats_hold(served: Server) -> None:
+    state, counts = None, []
+    for row in PAIRS:
+        (result,) = step(served, "meter", (state, [row]))
+        state = result["state"]
+        counts += result["outputs"]["steps"]
+    assert counts == [(1 << 60) + n for n in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "field", "message"),
+    [
+        ("codes", [1, 2.5], "values[1]", "2.5 is no whole number"),
+        ("codes", [2**53], "values[0]", "to 9007199254740991"),
+        ("codes", [-(2**70)], "values[0]", "no whole number"),
+        ("dial", [0, 0, 2**31], "values[2]", "from -2147483648 to 2147483647"),
+        ("dial", [1, 0.1], "values[1]", "0.1"),
+    ],
+)
+def test_a_number_that_is_not_whole_or_too_large_fails_alone_and_is_named(
+    served: Server, name: str, values: list, field: str, message: str
+) -> None:
+    items = [{"values": [1]}, {"values": values}, {"values": [1]}]
+    first, bad, last = served.post("/v1/step", {"model": name, "items": items}).json()["results"]
+    assert (bad["error"]["code"], bad["error"]["field"]) == ("invalid_request", f"items[1].{field}")
+    assert message in bad["error"]["message"]
+    assert first["outputs"] == last["outputs"]
+
+
+def test_a_code_that_the_graph_does_not_take_fails_alone(served: Server) -> None:
+    """Nobody but the graph knows how many codes it has; the probe tries 0 and 1."""
+    items = [{"values": [6]}, {"values": [7]}, {"values": [6]}]
+    first, bad, last = served.post("/v1/step", {"model": "codes", "items": items}).json()["results"]
+    assert bad["error"]["code"] == "internal"
+    np.testing.assert_allclose(first["outputs"]["y"], last["outputs"]["y"], atol=CLOSE)
