@@ -118,11 +118,11 @@ def _roles(file: Path, session: Session) -> Iterator[Roles]:
     lengths = [n for n in session.inputs if n.dtype != "float32" and len(n.shape) == 1 and "len" in n.name.lower()]
     rest = [node for node in session.inputs if node not in constants and node not in lengths]
     _check_inputs(file, session.inputs, rest)
-    for sequence in [node for node in rest if len(free_axes(node)) > 1] or rest:
+    for sequence in _sequences(file, rest):
         states = tuple(node for node in rest if node is not sequence)
         shapes = {node.name: _named(node, {free_axes(node)[0]: "batch"}) for node in (*states, *lengths)}
         batches = {node.shape[free_axes(node)[0]] for node in (*states, *lengths)}
-        for axes in _layouts(file, sequence, batches):
+        for axes in _layouts(sequence, batches):
             yield Roles(
                 sequence,
                 lengths[0].name if lengths else None,
@@ -164,15 +164,25 @@ def _check_inputs(file: Path, inputs: Sequence[Node], rest: Sequence[Node]) -> N
         raise ManifestError(file, "inputs", message)
 
 
-def _layouts(file: Path, sequence: Node, batches: set[int | str | None]) -> list[dict[int, str]]:
-    """Return which of the sequence's free axes can be batch and time, the likeliest first."""
-    free = free_axes(sequence)
-    if len(free) > 2 or len(sequence.shape) - len(free) > 1:
+def _sequences(file: Path, rest: Sequence[Node]) -> list[Node]:
+    """Return which inputs can be the sequence, by their axes.
+
+    Raises: ManifestError when none can.
+    """
+    likely = [node for node in rest if len(free_axes(node)) > 1] or rest
+    able = [node for node in likely if len(free_axes(node)) <= 2 and len(node.shape) - len(free_axes(node)) <= 1]
+    if not able:
         message = (
-            f"{sequence.name} is {listed(sequence.shape)}; a sequence has batch, time, and one fixed size at most: "
-            "export a time axis as a free one, join several axes of features to one, and fix their size"
+            f"the sequence has batch, time, and one fixed size at most, which is not so of {_several(likely)}: export "
+            "a time axis as a free one, join several axes of features to one, and fix their size"
         )
         raise ManifestError(file, "inputs[0].shape", message)
+    return able
+
+
+def _layouts(sequence: Node, batches: set[int | str | None]) -> list[dict[int, str]]:
+    """Return which of the sequence's free axes can be batch and time, the likeliest first."""
+    free = free_axes(sequence)
     if len(free) == 1:
         return [{free[0]: "batch"}]
     first, second = (sequence.shape[axis] for axis in free)
@@ -259,7 +269,8 @@ def listed(shape: Shape) -> str:
 
 
 def _several(nodes: Sequence[Node]) -> str:
-    return " and ".join(f"{node.name} {listed(node.shape)}" for node in nodes)
+    *most, last = (f"{node.name} {listed(node.shape)}" for node in nodes)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def told(pairs: Sequence[tuple[str, str]]) -> str:
