@@ -141,6 +141,8 @@ class Manifest(Part):
         if self.streamable:
             self._check_streamable()
         getattr(self, f"_check_{self.task}")()
+        if self.streamable != (self.task == "step"):
+            raise FieldError("streamable", "must be true for task 'step', and for no other: only steps carry states")
         return self
 
     def _check_tensors(self) -> None:
@@ -171,8 +173,6 @@ class Manifest(Part):
             )
 
     def _check_step(self) -> None:
-        if not self.streamable:
-            raise FieldError("streamable", "must be true for task 'step'")
         for index, output in enumerate(self.outputs):
             if output.has_time != self.sequence.has_time:
                 rule = "hold 'time', as the input does" if self.sequence.has_time else "hold no 'time', as the input"

@@ -28,7 +28,8 @@ class Forward:
         self._made = [(f"outputs[{i}]", t.name, t.shape) for i, t in enumerate(manifest.outputs)]
         self._made += [(f"states[{i}].output", s.output, s.shape) for i, s in enumerate(self._states)]
         self._names = [name for _, name, _ in self._made]
-        self._from_rows = np.argsort(self._sequence.row_order)
+        self._graph_order = _inverse(self._sequence.row_order)
+        self._state_orders = [_inverse(state.row_order) for state in self._states]
         self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
         nodes = {node.name: node for node in session.inputs}
         self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
@@ -84,17 +85,17 @@ class Forward:
         self, sequences: Sequence[Array], lengths: list[int], states: Sequence[bytes | None]
     ) -> tuple[list[Array], Array]:
         """Run a graph without a time axis once for each step; rows that have ended take no part in later runs."""
-        order = np.argsort([-length for length in lengths], kind="stable")  # so that the rows that go on come first
-        steps = _padded([sequences[index] for index in order], lengths)
-        carried = self._begin([states[index] for index in order])
+        places = np.argsort([-length for length in lengths], kind="stable")  # so that the rows that go on come first
+        steps = _padded([sequences[place] for place in places], lengths)
+        carried = self._begin([states[place] for place in places])
         outputs = [np.zeros((*steps.shape[:2], *t.sizes), t.dtype) for t in self._manifest.outputs]
         final = np.empty(len(lengths), self._layout)
         done = 0
         for end in sorted(set(lengths)):
             running = sum(length >= end for length in lengths)
             carried = [
-                np.moveaxis(np.moveaxis(tensor, state.batch_axis, 0)[:running], 0, state.batch_axis)
-                for state, tensor in zip(self._states, carried, strict=True)
+                tensor.transpose(state.row_order)[:running].transpose(order)
+                for state, tensor, order in zip(self._states, carried, self._state_orders, strict=True)
             ]
             for step in range(done, end):
                 made, carried = self._pass(steps[:running, step], [1] * running, carried)
@@ -102,7 +103,7 @@ class Forward:
                     rows[:running, step] = values
             self._pack(final[:running], carried)
             done = end
-        back = np.argsort(order)
+        back = np.argsort(places)
         return [rows[back] for rows in outputs], final[back]
 
     def _pass(self, steps: Array, lengths: list[int], carried: list[Array]) -> tuple[list[Array], list[Array]]:
@@ -110,7 +111,7 @@ class Forward:
 
         Shapes: steps [batch, time, ...], or [batch, ...] for a graph without a time axis.
         """
-        feeds = {self._sequence.name: np.ascontiguousarray(steps.transpose(self._from_rows)), **self._constants}
+        feeds = {self._sequence.name: np.ascontiguousarray(steps.transpose(self._graph_order)), **self._constants}
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(lengths, self._lengths_dtype)
         for state, tensor in zip(self._states, carried, strict=True):
@@ -134,16 +135,16 @@ class Forward:
             return []
         by_row = np.frombuffer(b"".join([state or self._new_state for state in states]), self._layout)
         carried = []
-        for state in self._states:
+        for state, order in zip(self._states, self._state_orders, strict=True):
             values = by_row[state.input]
             if not np.isfinite(values).all():
                 raise StateInvalid(INVALID, reason="not_finite", field="state")
-            carried.append(np.moveaxis(values, 0, state.batch_axis).astype(state.dtype, "C"))
+            carried.append(values.transpose(order).astype(state.dtype, "C"))
         return carried
 
     def _pack(self, by_row: Array, carried: list[Array]) -> None:
         for state, tensor in zip(self._states, carried, strict=True):
-            by_row[state.input] = np.moveaxis(tensor, state.batch_axis, 0)
+            by_row[state.input] = tensor.transpose(state.row_order)
 
 
 def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
@@ -154,6 +155,10 @@ def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
     for place, steps in zip(padded, sequences, strict=True):
         place[: len(steps)] = steps
     return padded
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def _filled(node: Node, value: float) -> Array:

@@ -69,4 +69,5 @@ def _check_tensor(
     )
     if not agrees:
         message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
+        message += "; sizes must agree, and 'batch' and 'time' be free in the graph"
         raise ManifestError(file, field, message)

@@ -66,9 +66,8 @@ class Tensor(Part):
 
     @cached_property
     def row_order(self) -> tuple[int, ...]:
-        """The places of batch, of time if there is one, and of the fixed axes: transposed so, rows come first."""
-        named = [self.shape.index(axis) for axis in ("batch", "time") if axis in self.shape]
-        return (*named, *(place for place in range(len(self.shape)) if place not in named))
+        """The places of batch, of time if there is one, and of the sizes: transposed so, rows come first."""
+        return _row_order(self.shape)
 
 
 class State(Part):
@@ -101,6 +100,11 @@ class State(Part):
         """The shape of one session's state: the batch axis left out."""
         return tuple(size for size in self.shape if isinstance(size, int))
 
+    @cached_property
+    def row_order(self) -> tuple[int, ...]:
+        """The places of batch and of the sizes: transposed so, rows come first."""
+        return _row_order(self.shape)
+
     @property
     def row_bytes(self) -> int:
         return math.prod(self.row_shape) * DTYPE_BYTES[self.dtype]
@@ -112,6 +116,11 @@ def fits(number: float, dtype: str) -> bool:
         return abs(number) <= LARGEST_FLOAT32
     most = 1 << (8 * DTYPE_BYTES[dtype] - 1)
     return -most <= number < most and int(number) == number
+
+
+def _row_order(shape: Shape) -> tuple[int, ...]:
+    named = [shape.index(axis) for axis in ("batch", "time") if axis in shape]
+    return (*named, *(place for place in range(len(shape)) if place not in named))
 
 
 def _numbers(value: JsonValue, shape: tuple[int, ...]) -> Iterator[float]:

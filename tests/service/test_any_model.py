@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import tiny
+import tiny_forms
 from conftest import Server, ServerFactory
 
 from service.forward import Forward
@@ -103,13 +103,13 @@ class Form:
 
 
 FORMS = {
-    "cell": Form(tiny.cell, cell_by_hand, PAIRS),
-    "time-major": Form(tiny.time_major, time_major_by_hand, PAIRS),
-    "equal-lengths": Form(tiny.time_major, equal_lengths_by_hand, PAIRS, changes=(("lengths", None),)),
-    "meter": Form(tiny.meter, meter_by_hand, PAIRS),
-    "column": Form(tiny.column, column_by_hand, PAIRS),
-    "codes": Form(tiny.codes, codes_by_hand, CODES, "values"),
-    "dial": Form(tiny.dial, dial_by_hand, TURNS, "values"),
+    "cell": Form(tiny_forms.cell, cell_by_hand, PAIRS),
+    "time-major": Form(tiny_forms.time_major, time_major_by_hand, PAIRS),
+    "equal-lengths": Form(tiny_forms.time_major, equal_lengths_by_hand, PAIRS, changes=(("lengths", None),)),
+    "meter": Form(tiny_forms.meter, meter_by_hand, PAIRS),
+    "column": Form(tiny_forms.column, column_by_hand, PAIRS),
+    "codes": Form(tiny_forms.codes, codes_by_hand, CODES, "values"),
+    "dial": Form(tiny_forms.dial, dial_by_hand, TURNS, "values"),
 }
 each_form = pytest.mark.parametrize("name", FORMS)
 

@@ -102,6 +102,11 @@ BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
     (lambda m: m["outputs"][0].pop("labels"), "outputs", "names its labels"),
     (lambda m: m["inputs"][0].update(dtype="float32"), "inputs[0].dtype", "it is int32 or int64 ids"),
     (lambda m: m["inputs"][0].update(dtype="int64"), "inputs[0]", "declared int64, but the graph has int32"),
+    (
+        lambda m: m.update(streamable=True, states=[tiny.state("h", 1, "batch", 4)]),
+        "streamable",
+        "must be true for task 'step', and for no other",
+    ),
     (lambda m: m["outputs"][0].update(labels=["same", "same"]), "outputs[0].labels", "must differ"),
 ]
 

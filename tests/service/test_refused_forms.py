@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_forms
 
 from service.app import create_app
 from service.engine import Answer, Engine, Row
@@ -36,32 +37,37 @@ def shaped(kind: str, *shape: int | str) -> Change:
 
 SHAPELESS_START = "one number, or nested lists"
 BROKEN: list[tuple[Write, Change, str, str]] = [
-    (tiny.meter, starting(1, [0.5]), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(1, [[0.5, 0.5]]), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(0, [[0, 0], [0, 0], [0], [0, 0], [0, 0]]), "states[0].start", SHAPELESS_START),
-    (tiny.meter, starting(1, []), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(1, ["0", 0]), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(1, True), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(1, None), "states[1].start", SHAPELESS_START),
-    (tiny.meter, starting(1, [0.5, NAN]), "states[1].start", "nan is no float32"),
-    (tiny.meter, starting(2, float("inf")), "states[2].start", "inf is no float32"),
-    (tiny.meter, starting(2, -HUGE), "states[2].start", "-1e+39 is no float32"),
-    (tiny.meter, starting(3, 0.5), "states[3].start", "0.5 is no int64"),
-    (tiny.meter, starting(3, 1 << 63), "states[3].start", "9223372036854775808 is no int64"),
-    (tiny.dial, starting(0, -(1 << 31) - 1), "states[0].start", "-2147483649 is no int32"),
-    (tiny.meter, lambda m: m["constants"].update(rate=HUGE), "constants.rate", "the graph takes float32"),
-    (tiny.dial, lambda m: m["constants"].update(size=99.5), "constants.size", "the graph takes int32"),
-    (tiny.cell, shaped("outputs", "batch", "time", 3), "outputs[0].shape", "must hold no 'time', as the input"),
-    (tiny.time_major, shaped("outputs", 1, "batch", 4), "outputs[0].shape", "must hold 'time', as the input"),
-    (tiny.cell, shaped("outputs", "time", "time", "batch"), "outputs[0].shape", "'time' at most once"),
-    (tiny.cell, shaped("inputs", "batch", 2, 1), "inputs[0].shape", "one size, the features of a step"),
-    (tiny.cell, shaped("inputs", "batch", "time", 2), "outputs[0].shape", "must hold 'time'"),
-    (tiny.cell, shaped("states", 1, "batch", "time"), "states[0].shape", "no 'time'"),
-    (tiny.column, shaped("inputs", "batch", 2), "inputs[0]", "but the graph has [2, 'batch']"),
-    (tiny.cell, lambda m: m["states"][0].update(output="y"), "outputs", "y is named more than once"),
-    (tiny.meter, lambda m: m["states"].pop(), "inputs", "the graph also needs count"),
-    (tiny.meter, lambda m: m["states"][3].update(dtype="int32", start=0), "states[3].input", "but the graph has int64"),
-    (tiny.time_major, lambda m: m.update(lengths="x", inputs=[]), "inputs", "at least 1 item"),
+    (tiny_forms.meter, starting(1, [0.5]), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, [[0.5, 0.5]]), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(0, [[0, 0], [0, 0], [0], [0, 0], [0, 0]]), "states[0].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, []), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, ["0", 0]), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, True), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, None), "states[1].start", SHAPELESS_START),
+    (tiny_forms.meter, starting(1, [0.5, NAN]), "states[1].start", "nan is no float32"),
+    (tiny_forms.meter, starting(2, float("inf")), "states[2].start", "inf is no float32"),
+    (tiny_forms.meter, starting(2, -HUGE), "states[2].start", "-1e+39 is no float32"),
+    (tiny_forms.meter, starting(3, 0.5), "states[3].start", "0.5 is no int64"),
+    (tiny_forms.meter, starting(3, 1 << 63), "states[3].start", "9223372036854775808 is no int64"),
+    (tiny_forms.dial, starting(0, -(1 << 31) - 1), "states[0].start", "-2147483649 is no int32"),
+    (tiny_forms.meter, lambda m: m["constants"].update(rate=HUGE), "constants.rate", "the graph takes float32"),
+    (tiny_forms.dial, lambda m: m["constants"].update(size=99.5), "constants.size", "the graph takes int32"),
+    (tiny_forms.cell, shaped("outputs", "batch", "time", 3), "outputs[0].shape", "must hold no 'time', as the input"),
+    (tiny_forms.time_major, shaped("outputs", 1, "batch", 4), "outputs[0].shape", "must hold 'time', as the input"),
+    (tiny_forms.cell, shaped("outputs", "time", "time", "batch"), "outputs[0].shape", "'time' at most once"),
+    (tiny_forms.cell, shaped("inputs", "batch", 2, 1), "inputs[0].shape", "one size, the features of a step"),
+    (tiny_forms.cell, shaped("inputs", "batch", "time", 2), "outputs[0].shape", "must hold 'time'"),
+    (tiny_forms.cell, shaped("states", 1, "batch", "time"), "states[0].shape", "no 'time'"),
+    (tiny_forms.column, shaped("inputs", "batch", 2), "inputs[0]", "but the graph has [2, 'batch']"),
+    (tiny_forms.cell, lambda m: m["states"][0].update(output="y"), "outputs", "y is named more than once"),
+    (tiny_forms.meter, lambda m: m["states"].pop(), "inputs", "the graph also needs count"),
+    (
+        tiny_forms.meter,
+        lambda m: m["states"][3].update(dtype="int32", start=0),
+        "states[3].input",
+        "but the graph has int64",
+    ),
+    (tiny_forms.time_major, lambda m: m.update(lengths="x", inputs=[]), "inputs", "at least 1 item"),
     (tiny.stepper, lambda m: m.update(lengths="h", states=m["states"][1:]), "lengths", "int32 or int64"),
     (tiny.sentiment, shaped("inputs", "time", "batch"), "inputs[0].shape", "must be [batch, time]"),
     (tiny.sentiment, shaped("inputs", "batch", "time", 3), "inputs[0].shape", "there are no features"),
@@ -84,7 +90,7 @@ def test_a_manifest_that_does_not_fit_is_refused_by_field(
 
 
 def test_a_state_that_leaves_in_another_shape_is_refused_where_the_graph_says_so(tmp_path: Path) -> None:
-    directory = tiny.grower(tmp_path, graph_shapes={"h_out": ["batch", 5]})
+    directory = tiny_forms.grower(tmp_path, graph_shapes={"h_out": ["batch", 5]})
     with pytest.raises(ManifestError) as refused:
         load(tmp_path, "grower")
     assert (refused.value.file, refused.value.field) == (str(directory / "manifest.json"), "states[0].output")
@@ -93,7 +99,7 @@ def test_a_state_that_leaves_in_another_shape_is_refused_where_the_graph_says_so
 
 
 def test_a_state_that_leaves_in_another_shape_is_refused_where_only_a_run_shows_it(tmp_path: Path) -> None:
-    directory = tiny.grower(tmp_path, graph_shapes={"h": ["n", "width"], "h_out": ["n", "wider"]})
+    directory = tiny_forms.grower(tmp_path, graph_shapes={"h": ["n", "width"], "h_out": ["n", "wider"]})
     with pytest.raises(ManifestError) as refused:
         load(tmp_path, "grower")
     assert (refused.value.file, refused.value.field) == (str(directory / "manifest.json"), "states[0].output")
@@ -102,7 +108,7 @@ def test_a_state_that_leaves_in_another_shape_is_refused_where_only_a_run_shows_
 
 def test_an_output_of_another_shape_is_refused_where_only_a_run_shows_it(tmp_path: Path) -> None:
     output = tiny.tensor("y", "float32", "batch", 3)
-    tiny.crowd(tmp_path, outputs=[output], graph_shapes={"x": ["n", "f"], "h": ["n", "f"], "y": ["n", "g"]})
+    tiny_forms.crowd(tmp_path, outputs=[output], graph_shapes={"x": ["n", "f"], "h": ["n", "f"], "y": ["n", "g"]})
     with pytest.raises(
         ManifestError, match=r"declared \['batch', 3\], but with a batch of 1 it is \[1, 2\]"
     ) as refused:
@@ -110,8 +116,17 @@ def test_an_output_of_another_shape_is_refused_where_only_a_run_shows_it(tmp_pat
     assert refused.value.field == "outputs[0]"
 
 
+def test_a_batch_axis_that_the_graph_fixes_is_refused(tmp_path: Path) -> None:
+    tiny_forms.cell(tmp_path, graph_shapes={"x": [1, 2]})
+    with pytest.raises(
+        ManifestError, match=r"has \[1, 2\]; sizes must agree, and 'batch' and 'time' be free"
+    ) as refused:
+        load(tmp_path, "cell")
+    assert refused.value.field == "inputs[0]"
+
+
 def test_a_graph_that_mixes_its_rows_is_refused(tmp_path: Path) -> None:
-    tiny.crowd(tmp_path)
+    tiny_forms.crowd(tmp_path)
     with pytest.raises(ManifestError, match="neighbours in the batch; the graph must keep the rows") as refused:
         load(tmp_path, "crowd")
     assert refused.value.field == "inputs[0].shape"
@@ -121,7 +136,7 @@ def test_states_that_are_paired_wrongly_are_refused(tmp_path: Path) -> None:
     states = [tiny.state("h", 1, "batch", 4), tiny.state("c", 1, "batch", 4)]
     for state, output in zip(states, ("c_out", "h_out"), strict=True):
         state["output"] = output
-    directory = tiny.time_major(tmp_path)
+    directory = tiny_forms.time_major(tmp_path)
     manifest = json.loads((directory / "manifest.json").read_text())
     tiny.write_manifest(directory, {**manifest, "states": states})
     with pytest.raises(ManifestError, match="chunks with carried state differ") as refused:
@@ -131,8 +146,8 @@ def test_states_that_are_paired_wrongly_are_refused(tmp_path: Path) -> None:
 
 def test_a_graph_that_says_nothing_of_its_shapes_is_served(tmp_path: Path) -> None:
     unknown = dict.fromkeys(("x", "h", "y", "h_out"))
-    tiny.column(tmp_path / "one", graph_shapes=unknown)
-    tiny.column(tmp_path / "other")
+    tiny_forms.column(tmp_path / "one", graph_shapes=unknown)
+    tiny_forms.column(tmp_path / "other")
     rows = [Row(np.ones((3, 2), np.float32))]
     one, other = (load(tmp_path / name, "column").run(rows)[0] for name in ("one", "other"))
     assert isinstance(one, Answer)
@@ -140,7 +155,7 @@ def test_a_graph_that_says_nothing_of_its_shapes_is_served(tmp_path: Path) -> No
     assert one.state == other.state
 
 
-@pytest.mark.parametrize("write", [tiny.time_major, tiny.meter])
+@pytest.mark.parametrize("write", [tiny_forms.time_major, tiny_forms.meter])
 def test_a_state_that_is_not_finite_is_refused_for_its_row_alone(tmp_path: Path, write: Write) -> None:
     engine = load(tmp_path, write(tmp_path).parent.name)
     steps = np.ones((2, 2), np.float32)
@@ -156,7 +171,7 @@ def test_a_state_that_is_not_finite_is_refused_for_its_row_alone(tmp_path: Path,
 
 
 def test_inputs_that_drive_a_state_to_infinity_are_refused_for_their_row_alone(tmp_path: Path) -> None:
-    tiny.meter(tmp_path)
+    tiny_forms.meter(tmp_path)
     engine = load(tmp_path, "meter")
     steps, far = np.ones((3, 2), np.float32), np.array([[3e38, 0], [-3e38, 0]], np.float32)
     first, bad, last = engine.run([Row(steps), Row(far), Row(steps)])

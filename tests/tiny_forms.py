@@ -1,0 +1,176 @@
+"""Tiny step models of every form that a graph may have: axes in any order, no time axis, integers, stored starts.
+
+Two at the end are broken, each in its own way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from tiny import GraphBuilder, state, tensor, write_model
+
+
+def cell(root: Path, **changes: Any) -> Path:
+    """A GRU without a time axis: one step of two features a run."""
+    build = GraphBuilder(6, lengths="")
+    zero = build.constant(np.array([0], np.int64))
+    (one_step,) = build.add("Unsqueeze", ["x", build.constant(np.array([1], np.int64))])
+    _, h = build.recurrent("GRU", one_step, 2, 4, ["h"], linear_before_reset=1)
+    (last,) = build.add("Squeeze", [h, zero])
+    manifest = {
+        "name": "cell",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [tensor("y", "float32", "batch", 3)],
+        "states": [state("h", 1, "batch", 4)],
+    }
+    return write_model(root, build, {"y": build.dense(last, 4, 3), "h_out": h}, **{**manifest, **changes})
+
+
+def time_major(root: Path, **changes: Any) -> Path:
+    """A bare LSTM node, its axes as ONNX has them; lengths are int64 where it takes any."""
+    lengths = changes.get("lengths", "lengths")
+    build = GraphBuilder(7)
+    build.lengths = build.add("Cast", ["lengths"], to=TensorProto.INT32)[0] if lengths else ""
+    weights = [build.weight(1, 16, 2), build.weight(1, 16, 4), build.weight(1, 32)]
+    y, h, c = build.add("LSTM", ["x", *weights, build.lengths, "h", "c"], 3, hidden_size=4)
+    manifest = {
+        "name": "time-major",
+        "task": "step",
+        "streamable": True,
+        "inputs": [tensor("x", "float32", "time", "batch", 2)],
+        "outputs": [tensor("y", "float32", "time", 1, "batch", 4)],
+        "states": [state("h", 1, "batch", 4), state("c", 1, "batch", 4)],
+    }
+    made = {"y": y, "h_out": h, "c_out": c}
+    return write_model(root, build, made, lengths_dtype="int64", **{**manifest, **changes})
+
+
+def meter(root: Path, **changes: Any) -> Path:
+    """What a measuring device keeps: its last five steps, a running mean, peaks and a count; each another shape."""
+    build = GraphBuilder(8, lengths="")
+    (one_step,) = build.add("Unsqueeze", ["x", build.constant(np.array([1], np.int64))])
+    bounds = [build.constant(np.array([place], np.int64)) for place in (1, 5, 1)]
+    (kept,) = build.add("Slice", ["window", *bounds])
+    (window,) = build.add("Concat", [kept, one_step], axis=1)
+    (column,) = build.add("Transpose", ["x"], perm=[1, 0])
+    (change,) = build.add("Sub", [column, "mean"])
+    (weighted,) = build.add("Mul", [change, "rate"])
+    (mean,) = build.add("Add", ["mean", weighted])
+    (peak,) = build.add("Max", ["peak", "x"])
+    (count,) = build.add("Add", ["count", build.constant(np.array(1, np.int64))])
+    (total,) = build.add("ReduceSum", [window, build.constant(np.array([1], np.int64))], keepdims=0)
+    manifest = {
+        "name": "meter",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "constants": {"rate": 0.25},
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [
+            tensor("total", "float32", "batch", 2, labels=["left", "right"]),
+            tensor("means", "float32", 2, "batch"),
+            tensor("steps", "int64", "batch"),
+        ],
+        "states": [
+            state("window", "batch", 5, 2),
+            state("mean", 2, "batch", start=[0.5, -2]),
+            state("peak", "batch", 2, start=-1.5),
+            state("count", "batch", dtype="int64", start=1 << 60),
+        ],
+    }
+    made = {"window_out": window, "mean_out": mean, "peak_out": peak, "count_out": count}
+    outputs = {"total": build.add("Add", [total, peak])[0], "means": mean, "steps": count}
+    return write_model(root, build, {**outputs, **made}, **{**manifest, **changes})
+
+
+def column(root: Path, **changes: Any) -> Path:
+    """An Elman network written with matrices, batch last everywhere, that starts at a stored state."""
+    build = GraphBuilder(9)
+    parts = [build.add("MatMul", [build.weight(4, size), name])[0] for size, name in ((2, "x"), (4, "h"))]
+    (h,) = build.add("Tanh", build.add("Add", parts))
+    manifest = {
+        "name": "column",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", 2, "batch")],
+        "outputs": [tensor("y", "float32", 4, "batch")],
+        "states": [state("h", 4, "batch", start=[0.1, -0.2, 0.3, 0.9])],
+    }
+    return write_model(root, build, {"y": h, "h_out": h}, **{**manifest, **changes})
+
+
+def codes(root: Path, **changes: Any) -> Path:
+    """A GRU over codes from 0 to 6 that no tokenizer makes, time first and without lengths."""
+    build = GraphBuilder(10, lengths="")
+    (embedded,) = build.add("Gather", [build.weight(7, 3), "codes"])
+    weights = [build.weight(1, 12, 3), build.weight(1, 12, 4), build.weight(1, 24)]
+    y, h = build.add("GRU", [embedded, *weights, "", "h"], 2, hidden_size=4)
+    manifest = {
+        "name": "codes",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("codes", "int64", "time", "batch")],
+        "outputs": [tensor("y", "float32", "time", 1, "batch", 4)],
+        "states": [state("h", 1, "batch", 4)],
+    }
+    return write_model(root, build, {"y": y, "h_out": h}, **{**manifest, **changes})
+
+
+def dial(root: Path, **changes: Any) -> Path:
+    """Adds up whole numbers, one a run, and shows the sum modulo a size; its lengths input is always one."""
+    build = GraphBuilder(11)
+    (total,) = build.add("Add", [build.add("Mul", ["turn", "lengths"])[0], "total"])
+    (shown,) = build.add("Mod", [total, "size"])
+    manifest = {
+        "name": "dial",
+        "task": "step",
+        "streamable": True,
+        "constants": {"size": 100},
+        "inputs": [tensor("turn", "int32", "batch")],
+        "outputs": [tensor("shown", "int32", "batch")],
+        "states": [state("total", "batch", dtype="int32", start=50)],
+    }
+    made = {"shown": shown, "total_out": total}
+    return write_model(root, build, made, constants_dtype="int32", **{**manifest, **changes})
+
+
+def grower(root: Path, **changes: Any) -> Path:
+    """A broken recurrence: each run makes its state wider."""
+    build = GraphBuilder(12)
+    (wider,) = build.add("Concat", ["h", "x"], axis=1)
+    (y,) = build.add("Identity", ["x"])
+    manifest = {
+        "name": "grower",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [tensor("y", "float32", "batch", 2)],
+        "states": [state("h", "batch", 3)],
+    }
+    return write_model(root, build, {"y": y, "h_out": wider}, **{**manifest, **changes})
+
+
+def crowd(root: Path, **changes: Any) -> Path:
+    """A broken recurrence: what a session gets depends on who shares its run."""
+    build = GraphBuilder(13)
+    (mean,) = build.add("ReduceMean", ["x", build.constant(np.array([0], np.int64))])
+    (h,) = build.add("Add", ["h", build.add("Sub", ["x", mean])[0]])
+    manifest = {
+        "name": "crowd",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [tensor("y", "float32", "batch", 2)],
+        "states": [state("h", "batch", 2)],
+    }
+    return write_model(root, build, {"y": h, "h_out": h}, **{**manifest, **changes})
