@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny
+import tiny_forms
 import torch
 from conftest import ROOT, ServerFactory
 
@@ -58,12 +59,12 @@ def known_to_a_graph(manifest: dict[str, Any]) -> dict[str, Any]:
         (tiny.stepper, {"constants": {"gain": 1}}),
         (tiny.stepper, {"lengths": None}),
         (tiny.number_stepper, {}),
-        (tiny.cell, {}),
-        (tiny.time_major, {}),
-        (tiny.meter, {}),
-        (tiny.column, {}),
-        (tiny.codes, {}),
-        (tiny.dial, {}),
+        (tiny_forms.cell, {}),
+        (tiny_forms.time_major, {}),
+        (tiny_forms.meter, {}),
+        (tiny_forms.column, {}),
+        (tiny_forms.codes, {}),
+        (tiny_forms.dial, {}),
     ],
 )
 def test_a_draft_says_what_the_manifest_written_by_hand_says(
@@ -77,7 +78,7 @@ def test_a_draft_says_what_the_manifest_written_by_hand_says(
 @pytest.mark.parametrize("batch", ["batch", "s0", "unk__7", None])
 def test_axes_of_any_name_or_none_are_found_by_running_the_graph(batch: str | None, tmp_path: Path) -> None:
     shapes = {"x": [None, batch, 2], "y": [None, 1, None, 4], "h": [1, batch, 4], "c": [1, batch, 4]}
-    directory = tiny.time_major(tmp_path, lengths=None, graph_shapes=shapes)
+    directory = tiny_forms.time_major(tmp_path, lengths=None, graph_shapes=shapes)
     ended = inspect(directory / "model.onnx")
     draft = json.loads(ended.stdout)
     assert draft["inputs"][0]["shape"] == ["time", "batch", 2]
@@ -106,7 +107,7 @@ def test_where_names_mislead_the_pairs_that_carry_state_are_drafted(tmp_path: Pa
 
 
 def test_a_draft_says_itself_what_it_could_not_know(tmp_path: Path) -> None:
-    ended = inspect(tiny.meter(tmp_path) / "model.onnx", "--name", "gauge")
+    ended = inspect(tiny_forms.meter(tmp_path) / "model.onnx", "--name", "gauge")
     draft = json.loads(ended.stdout)
     assert draft["name"] == "gauge"
     assert draft["description"].startswith("DRAFT")
