@@ -155,10 +155,12 @@ def _doubts(session: Session, reading: Reading) -> list[str]:
     if "time" in shapes[sequence.name] and not named - {"None"}:
         doubts.append(f"inputs[0].shape: {listed(shapes[sequence.name])} is a guess that works; no axis is named")
     doubts += [f"outputs[{i}]: what the values of {name} mean; labels can name them" for i, name in enumerate(outputs)]
-    left = [name for name in reading.made if name not in {*outputs, *(output for _, output in reading.pairs)}]
-    doubts += [
-        f"outputs: {name} {listed(reading.made[name])} is left out: it has not one row per step" for name in left
-    ]
+    for node in session.outputs:
+        if node.name not in reading.made:
+            doubts.append(f"outputs: {node.name} is left out: its type is {node.dtype}")
+        elif node.name not in (*outputs, *(output for _, output in reading.pairs)):
+            shape = listed(reading.made[node.name])
+            doubts.append(f"outputs: {node.name} {shape} is left out: it has not one row per step")
     weak = [pair for pair in reading.pairs if likeness(*pair) < ALIKE]
     if weak:
         doubts.append(f"states: {told(weak)} by type, shape and order alone; the names are not alike")

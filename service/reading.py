@@ -45,7 +45,8 @@ class Roles:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to understand a graph; `made` has the shapes of its outputs as runs showed them.
+    """One way to understand a graph; `made` has the shapes that runs showed of its outputs, those
+    of types that Baton does not handle left out.
 
     `likeness` is how far the names of the pairs speak for it, `in_order` how many pairs stand in the same order at the
     end of inputs and outputs.
@@ -199,7 +200,7 @@ def _measure(session: Session, roles: Roles) -> dict[str, Shape]:
 
     Exporters write wrong sizes where a step once ran at one size, so what the file says of its outputs is not asked.
     """
-    names = [node.name for node in session.outputs]
+    names = [node.name for node in session.outputs if node.dtype in DTYPE_BYTES]
     runs = []
     for sizes in SIZES:
         feeds = {

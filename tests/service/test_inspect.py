@@ -17,6 +17,7 @@ import tiny
 import tiny_forms
 import torch
 from conftest import ROOT, ServerFactory
+from onnx import load, save_model
 
 CLOSE = 1e-5
 STEPS = np.random.default_rng(5).normal(size=(6, 3)).astype(np.float32)
@@ -232,6 +233,27 @@ def test_pairs_that_neither_names_nor_runs_tell_apart_are_a_doubt(tmp_path: Path
     assert "states: p -> a2, q -> a3 by type, shape and order alone" in ended.stderr
 
 
+@pytest.mark.parametrize("shape", [["batch", 7, 3], [1, 1, 3], [None, None, None]])
+def test_what_a_file_says_of_its_outputs_is_not_trusted(shape: list[int | None], tmp_path: Path) -> None:
+    """Exporters write the sizes of their example there; the draft has what runs gave, and is served."""
+    directory = tiny.stepper(tmp_path, graph_shapes={"y": shape})
+    assert drafted(directory / "model.onnx")["outputs"] == [tiny.tensor("y", "float32", "batch", "time", 3)]
+
+
+def test_outputs_that_cannot_answer_a_step_are_left_out_and_named(tmp_path: Path) -> None:
+    build = tiny.GraphBuilder(3, lengths="")
+    y, h = build.recurrent("GRU", "x", 2, 4, ["h"])
+    made = {"y": y, "h_out": h, "size": build.add("Shape", ["x"])[0], "loud": build.add("Greater", [y, "level"])[0]}
+    inputs = [tiny.tensor("x", "float32", "batch", "time", 2), tiny.tensor("h", "float32", 1, "batch", 4)]
+    outputs = [tiny.tensor("y", "float32", "batch", "time", 4), tiny.tensor("h_out", "float32", 1, "batch", 4)]
+    outputs += [tiny.tensor("size", "int64", 3), tiny.tensor("loud", "bool", "batch", "time", 4)]
+    build.save(tmp_path / "gru.onnx", [*inputs, tiny.tensor("level", "float32")], outputs, made)
+    ended = inspect(tmp_path / "gru.onnx")
+    assert [output["name"] for output in json.loads(ended.stdout)["outputs"]] == ["y"]
+    assert "outputs: size [3] is left out: it has not one row per step" in ended.stderr
+    assert "outputs: loud is left out: its type is tensor(bool)" in ended.stderr
+
+
 def without_states(root: Path) -> Path:
     return tiny.forecast(root)
 
@@ -260,6 +282,25 @@ def fixed_time(root: Path) -> Path:
     return tiny.stepper(root, lengths=None, graph_shapes={"x": ["batch", 7, 2], "y": ["batch", 7, 3]})
 
 
+def half_precision(root: Path) -> Path:
+    build = tiny.GraphBuilder(1)
+    names = {"y": "x", "h_out": "h"}
+    inputs, outputs = ([tiny.tensor(n, "float16", "batch", 2) for n in part] for part in (names.values(), names))
+    build.save(root / "model.onnx", inputs, outputs, names)
+    return root
+
+
+def weights_beside(root: Path) -> Path:
+    directory = tiny.stepper(root)
+    file = directory / "model.onnx"
+    save_model(load(file), file, save_as_external_data=True, location="weights.bin", size_threshold=100)
+    return directory
+
+
+def growing_state(root: Path) -> Path:
+    return tiny.stepper(root, lengths=None, graph_shapes={"h": [1, "batch", None]})
+
+
 def no_onnx(root: Path) -> Path:
     (root / "model.onnx").write_text("no graph")
     return root
@@ -277,6 +318,12 @@ def missing(root: Path) -> Path:
         (fixed_time, "one fixed size at most, which is not so of x [batch, 7, 2], h [1, batch, 4] and c [1, batch, 4]"),
         (unreturned_state, "states: no output has the type and shape of h [1, batch, 4]"),
         (bidirectional, "streamable: chunks with carried state differ by"),
+        (
+            growing_state,
+            "have several free axes each; one input is the sequence, and a state has one size for each row",
+        ),
+        (half_precision, "inputs: x is tensor(float16); Baton feeds float32, int32, int64"),
+        (weights_beside, "External data path does not exist"),
         (no_onnx, "model.onnx: file: ONNX Runtime cannot load it"),
         (missing, "model.onnx: file: is missing"),
     ],
