@@ -26,6 +26,7 @@ from service.repository import load_model
 from service.runtime import Session
 from service.settings import Settings
 
+SPLIT = re.compile(r"\n *")
 ALIKE = 0.5  # names less alike than this tell nothing
 
 
@@ -40,27 +41,24 @@ class Draft:
     def json(self) -> str:
         """Return the manifest as people write it: a shape on one line."""
         text = self.manifest.model_dump_json(indent=2, exclude_defaults=True)
-        return (
-            re.sub(
-                r"\[\n[^\[\]{}]*\]",
-                lambda lines: re.sub(r"\n *", " ", lines[0]).replace("[ ", "[").replace(" ]", "]"),
-                text,
-            )
-            + "\n"
-        )
+        return re.sub(r"\[\n *([^\[\]{}]*?)\n *\]", lambda row: f"[{re.sub(SPLIT, ' ', row[1])}]", text) + "\n"
 
     def write(self, file: Path, models_dir: Path) -> Path:
         """Write the draft beside a copy of `file` as `models_dir/<name>/1`, and return that directory.
 
-        Raises: StartupError when it is there already.
+        Raises: StartupError when it is there already, or cannot be written; then nothing is.
         """
         directory = models_dir / self.manifest.name / self.manifest.version
         try:
-            directory.mkdir(parents=True)
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".") as folder:
+                made = Path(folder) / directory.name
+                made.mkdir()
+                shutil.copyfile(file, made / self.manifest.file)
+                (made / MANIFEST_FILE).write_text(self.json())
+                made.rename(directory)
         except OSError as failure:
-            raise StartupError(f"{directory} cannot be made ({failure.strerror}); nothing was written") from None
-        shutil.copyfile(file, directory / self.manifest.file)
-        (directory / MANIFEST_FILE).write_text(self.json())
+            raise StartupError(f"{directory} cannot be written: {failure.strerror}") from failure
         return directory
 
 
@@ -153,7 +151,9 @@ def _doubts(session: Session, reading: Reading) -> list[str]:
         str(n.shape[free_axes(n)[0]]) for n in roles.states
     }
     if "time" in shapes[sequence.name] and not named - {"None"}:
-        doubts.append(f"inputs[0].shape: {listed(shapes[sequence.name])} is a guess that works; no axis is named")
+        doubts.append(
+            f"inputs[0].shape: {listed(shapes[sequence.name])} is a guess that works; the axes' names do not tell"
+        )
     doubts += [f"outputs[{i}]: what the values of {name} mean; labels can name them" for i, name in enumerate(outputs)]
     for node in session.outputs:
         if node.name not in reading.made:

@@ -45,9 +45,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to understand a graph; `made` has the shapes that runs showed of its outputs, those
-    of types that Baton does not handle left out.
+    """One way to understand a graph.
 
+    `made` has the shapes that runs showed of the outputs, but for those of types that Baton does not handle.
     `likeness` is how far the names of the pairs speak for it, `in_order` how many pairs stand in the same order at the
     end of inputs and outputs.
     """

@@ -84,7 +84,7 @@ def test_axes_of_any_name_or_none_are_found_by_running_the_graph(batch: str | No
     draft = json.loads(ended.stdout)
     assert draft["inputs"][0]["shape"] == ["time", "batch", 2]
     assert draft["outputs"][0]["shape"] == ["time", 1, "batch", 4]
-    assert ("no axis is named" in ended.stderr) == (batch is None)
+    assert ("the axes' names do not tell" in ended.stderr) == (batch is None)
 
 
 def test_where_names_mislead_the_pairs_that_carry_state_are_drafted(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     ended = inspect(directory / "model.onnx", "--name", "stepper", "--output", str(tmp_path))
     assert ended.returncode == 1
-    assert "stepper/1 cannot be made (File exists); nothing was written" in ended.stderr
+    assert "stepper/1 cannot be written: Directory not empty" in ended.stderr
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 
