@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from service import __version__
 from service.errors import StartupError
+from service.inspection import draft
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
 from service.workers import run_service
@@ -81,6 +83,37 @@ def models(
         cells = {**line, "streamable": "yes" if line["streamable"] else "no"}
         table.add_row(*(Text(str(cells[name])) for name in SHOWN))
     Console().print(table)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An ONNX file with its states as inputs and outputs.")],
+    name: Annotated[str | None, typer.Option(help="The model's name [the file's].")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Also write the draft, beside a copy of FILE, as <name>/1 in this directory.")
+    ] = None,
+) -> None:
+    """Draft the manifest of a recurrent ONNX file that was not trained here.
+
+    The draft goes to stdout; what the graph does not tell goes to stderr, and into the draft's description. The draft
+    is loaded and tried as `serve` would: where that fails, the reason is shown, nothing is written, and the status is
+    1.
+    """
+    found = draft(file, name or _name_of(file), load_settings())
+    typer.echo(found.json(), nl=False)
+    typer.echo("the graph does not tell, so settle it in the manifest:", err=True)
+    for number, doubt in enumerate(found.doubts, start=1):
+        typer.echo(f"  {number}. {doubt}", err=True)
+    if found.problem is not None:
+        raise StartupError(f"the draft cannot be served as it stands: {found.problem.field}: {found.problem.message}")
+    typer.echo("tried: loads, and answers the same alone, in a batch and in chunks with carried state", err=True)
+    if output is not None:
+        typer.echo(f"wrote {found.write(file, output)}", err=True)
+
+
+def _name_of(file: Path) -> str:
+    """Return the file's name as a model may be called."""
+    return re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")[:64] or "model"
 
 
 def _from_directory(path: str) -> list[dict[str, Any]]:

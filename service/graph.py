@@ -36,7 +36,7 @@ def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
         for field, name, dtypes, shape in declared:
             if name not in found:
                 raise ManifestError(file, field, f"the graph has no {kind} {name!r}; it has {', '.join(found)}")
-            _check_tensor(file, field, found[name], dtypes, shape)
+            _check_tensor(file, field, found[name], dtypes, shape, grows=kind == "output")
     for name, value in manifest.constants.items():
         if name not in given:
             raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
@@ -51,14 +51,21 @@ def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
         raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
 
 
-def _check_tensor(file: Path, field: str, node: Node, dtypes: Sequence[str], shape: Sequence[int | str]) -> None:
+def _check_tensor(
+    file: Path, field: str, node: Node, dtypes: Sequence[str], shape: Sequence[int | str], *, grows: bool
+) -> None:
+    """Compare one tensor; where it `grows` as runs do, a size in place of a named axis is left to them.
+
+    Exporters write an output's sizes as they were in an example, time above all; ONNX Runtime runs with any others.
+    """
     if node.dtype not in dtypes:
         declared = " or ".join(dtypes)
         raise ManifestError(file, field, f"{node.name} is declared {declared}, but the graph has {node.dtype}")
     if not node.shape:
         return  # ONNX Runtime shows a graph that says nothing of the shape like this; runs will tell
     agrees = len(node.shape) == len(shape) and all(
-        not isinstance(size, int) or size == axis for size, axis in zip(node.shape, shape, strict=True)
+        not isinstance(size, int) or size == axis or (grows and isinstance(axis, str))
+        for size, axis in zip(node.shape, shape, strict=True)
     )
     if not agrees:
         message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"

@@ -80,9 +80,13 @@ class Session:
         options.log_severity_level = 4  # what fails raises, and is logged once, by who catches it
         providers = choose_providers(device)
         try:
-            self._session = ort.InferenceSession(file, options, providers=providers)
+            # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
+            self._session = ort.InferenceSession(file.read_bytes(), options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
-            raise ManifestError(file, "file", f"ONNX Runtime cannot load it: {failure}") from failure
+            hint = (
+                "; export it with its weights inside (external_data=False)" if "External data" in str(failure) else ""
+            )
+            raise ManifestError(file, "file", f"ONNX Runtime cannot load it: {failure}{hint}") from failure
         self.device = "cuda" if CUDA in self._session.get_providers() else "cpu"
         if CUDA in providers and self.device == "cpu":
             message = f"{CUDA} is installed but did not start (driver or CUDA libraries missing)"

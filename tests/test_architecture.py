@@ -13,11 +13,11 @@ LAYERS = (
     {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
     {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
-    {"service.graph", "service.forward"},
+    {"service.graph", "service.forward", "service.reading"},
     {"service.repository"},
     {"service.engine"},
     {"service.probe", "service.sessions"},
-    {"service.call", "service.steps", "service.warmup"},
+    {"service.call", "service.steps", "service.warmup", "service.inspection"},
     {"service.http"},
     {"service.items"},
     {

@@ -21,7 +21,13 @@ WORDS = ("[PAD]", "[UNK]", "a", "good", "bad", "film", "not", "very", "!")
 LABELS = ("negative", "positive")
 QUANTILES = (0.1, 0.5, 0.9)
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "int64": TensorProto.INT64}
+TYPES = {
+    "float32": TensorProto.FLOAT,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "float16": TensorProto.FLOAT16,
+    "bool": TensorProto.BOOL,
+}
 
 
 class GraphBuilder:

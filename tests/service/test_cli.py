@@ -29,7 +29,7 @@ def baton(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_help_names_every_command_and_option() -> None:
-    assert all(word in baton("--help").stdout for word in ("serve", "models", "--version"))
+    assert all(word in baton("--help").stdout for word in ("serve", "models", "inspect", "--version"))
     serve = baton("serve", "--help").stdout
     options = ("--host", "--port", "--models-dir", "--device", "--workers")
     assert all(word in serve for word in (*options, "BATON_PORT", "docs/settings.md"))

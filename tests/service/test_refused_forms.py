@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 import tiny_forms
@@ -179,3 +180,14 @@ def test_inputs_that_drive_a_state_to_infinity_are_refused_for_their_row_alone(t
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
     assert first.state == last.state
+
+
+def test_weights_in_a_file_of_their_own_are_refused(tmp_path: Path) -> None:
+    """No hash in the manifest would cover them."""
+    directory = tiny.stepper(tmp_path)
+    file = directory / "model.onnx"
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    tiny.write_manifest(directory, {**manifest, "sha256": tiny.sha256(file)})
+    with pytest.raises(ManifestError, match="external_data=False"):
+        load(tmp_path, "stepper")
