@@ -187,7 +187,17 @@ def start_server() -> Iterator[ServerFactory]:
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """An empty Redis; CI always has one."""
+    """An empty Redis of the test's own; CI always has one."""
+    yield from _redis()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """A Redis that tests neither stop nor count on to be empty."""
+    yield from _redis()
+
+
+def _redis() -> Iterator[RedisServer]:
     command = shutil.which("redis-server")
     if command is None:
         assert "CI" not in os.environ, "no redis-server, and under CI that may not be skipped"
