@@ -33,6 +33,7 @@ LIMITS = (
 )
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+ENTRY_BYTES = 400  # what a held state takes in memory besides its own bytes; measured by a test
 MOST_IN_REDIS = 512 * 2**20  # bytes of one value
 
 
@@ -131,7 +132,7 @@ class Settings(BaseSettings):
         """The bytes of the largest state that the server can hold; 0 in the memory of one of several workers, which
         the others would not see."""
         if self.store == MEMORY:
-            return self.store_bytes if self.workers == 1 else 0
+            return max(0, self.store_bytes - ENTRY_BYTES) if self.workers == 1 else 0
         return MOST_IN_REDIS
 
     def worker_share(self, threads: int) -> int:

@@ -16,14 +16,13 @@ from typing import Any, Protocol, TypeVar
 
 from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
-from service.settings import MEMORY, Settings
+from service.settings import ENTRY_BYTES, MEMORY, Settings
 
 log = logging.getLogger("baton.store")
 
 T = TypeVar("T")
 
 NAME_BYTES = 16
-ENTRY_BYTES = 400  # what a snapshot in memory takes besides its state; measured by a test
 REDIS_PREFIX = "baton:state:"
 REDIS_CONNECTIONS = 32
 REDIS_TIMEOUT_S = 2.0  # of one bulk load or save, connecting included

@@ -16,6 +16,7 @@ import tiny
 from conftest import RedisServer, Server, ServerFactory
 
 from service.app import create_app
+from service.errors import ManifestError
 from service.settings import Settings
 
 CLOSE = 1e-5
@@ -111,7 +112,7 @@ def test_a_held_state_becomes_a_token_and_back_with_a_step_or_without(holder: Se
     (begun,) = step(holder, {"inputs": ROWS[:3]}, hold="server")
     (exported,) = post(holder, "/v1/state", {"id": "a", **state_of(begun)}, hold="client")
     assert (exported["index"], exported["id"], exported["version"], exported["step"]) == (0, "a", "1", 3)
-    assert (exported["held"], len(exported["state"])) == (False, 4 * -(-(105 + 1 + STATE_BYTES) // 3))
+    assert (exported["held"], len(exported["state"])) == (False, 4 * -(-(106 + STATE_BYTES) // 3))
     (imported,) = post(holder, "/v1/state", state_of(exported), hold="server")
     assert imported["held"]
     for result in (begun, exported, imported):
@@ -265,6 +266,15 @@ def test_a_state_too_large_for_a_token_is_held_unless_the_client_insists(
     (halved,) = step(server, {"inputs": ROWS}, hold="client", precision="f16")
     assert not halved["held"]
     server.stop()
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"store_bytes": 431}])
+def test_a_model_whose_states_neither_tokens_nor_the_store_can_take_ends_start_up(
+    tiny_models: Path, tmp_path: Path, settings: dict
+) -> None:
+    needing = Settings(models_dir=tiny_models, state_dir=tmp_path, max_state_bytes=STATE_BYTES - 1, **settings)
+    with pytest.raises(ManifestError, match=r"states: a session has 32 bytes.*BATON_MAX_STATE_BYTES and BATON_STORE"):
+        create_app(needing)
 
 
 def test_a_replica_takes_the_next_step_of_a_state_held_in_redis(

@@ -14,8 +14,8 @@ from conftest import RedisServer
 
 from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
-from service.settings import Settings, load_settings
-from service.state.store import ENTRY_BYTES, MemoryStore, RedisStore, open_store
+from service.settings import ENTRY_BYTES, Settings, load_settings
+from service.state.store import MemoryStore, RedisStore, open_store
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +97,6 @@ async def test_a_snapshot_in_memory_takes_no_more_than_it_is_counted_with() -> N
     tracemalloc.stop()
     assert value(metrics, "held_states") == count
     over = taken / count - size
-    print(f"{over:.0f} bytes over the state")
     assert 0 < over <= ENTRY_BYTES <= 512
     assert taken <= value(metrics, "held_bytes")
 
