@@ -38,7 +38,7 @@ class CarriedResult(Result):
     state: str = Field(description="carry this into the next request")
     step: int = Field(description="steps that the session has taken")
     expires_at: str = Field(description="until when the state can be used, ISO 8601 UTC")
-    held: bool = Field(description="whether the server holds the state, and `state` only names it")
+    held: bool = Field(False, description="true where the server holds the state, and `state` only names it")
 
 
 def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, str]:
@@ -81,9 +81,11 @@ def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
-    """Return what JSON shows of the steps: outputs of the last or of each, and the tokens of a text."""
-    outputs = {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()}
-    result: dict[str, Any] = {"outputs": outputs}
+    """Return what JSON shows of the steps: version, outputs of the last or of each, and the tokens of a text."""
+    result: dict[str, Any] = {
+        "version": start.engine.manifest.version,
+        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
+    }
     if row.encoding is not None:
         vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
         assert vocabulary is not None
@@ -93,14 +95,9 @@ def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dic
 
 
 def show_carried(point: Point, carried: Carried) -> dict[str, Any]:
-    """Return what a `CarriedResult` has besides its place in the request."""
-    return {
-        "version": point.engine.manifest.version,
-        "state": carried.token,
-        "step": point.step,
-        "expires_at": _shown_time(carried.expires_ms // 1000),
-        "held": carried.held,
-    }
+    """Return what JSON shows of the session's state."""
+    result = {"state": carried.token, "step": point.step, "expires_at": _shown_time(carried.expires_ms // 1000)}
+    return {**result, "held": True} if carried.held else result
 
 
 @lru_cache(maxsize=16)

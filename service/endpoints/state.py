@@ -43,7 +43,7 @@ async def state(call: Call, body: StateRequest) -> Reply:
     points = [point for point in resumed if isinstance(point, Point)]
     carried = await sessions.hand_out(points, tenant=tenant, hold=body.hold, precision=body.precision)
     shown = iter(
-        one if isinstance(one, RequestError) else show_carried(point, one)
+        one if isinstance(one, RequestError) else {"version": point.engine.manifest.version, **show_carried(point, one)}
         for point, one in zip(points, carried, strict=True)
     )
     return reply(call, body, engine, [next(shown) if isinstance(one, Point) else one for one in resumed])

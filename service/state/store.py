@@ -135,10 +135,11 @@ class RedisStore:
                 socket_connect_timeout=REDIS_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             )
-        except ValueError as failure:  # its message may quote the URL, and with it a password
+            pool.make_connection()  # so that an option that redis does not know is refused now
+        except (ValueError, TypeError) as failure:  # its message may quote the URL, and with it a password
             raise SettingsError("BATON_STORE is no URL such as redis://host:6379/0") from failure
         self._redis = Redis.from_pool(pool)
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError, TimeoutError)
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
         self._ttl_ms, self._metrics = 1000 * ttl_s, metrics
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:

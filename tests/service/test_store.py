@@ -158,7 +158,9 @@ async def test_several_workers_have_no_memory_in_common() -> None:
     assert open_store(Settings(workers=2), Metrics(), Clock()) is None
 
 
-@pytest.mark.parametrize("url", ["redis://host:port/0", "redis://host/0?socket_timeout=soon", "unix://?db=x"])
+@pytest.mark.parametrize(
+    "url", ["redis://host:port/0", "redis://host/0?socket_timeout=soon", "unix://?db=x", "redis://host/0?tiemout=1"]
+)
 async def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BATON_STORE"):
         open_store(Settings(store=url), Metrics(), Clock())
