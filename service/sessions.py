@@ -50,7 +50,7 @@ class Point:
 
     def after(self, steps: int, state: bytes) -> Point:
         """Return the point that `steps` more lead to."""
-        return replace(self, state=state, step=self.step + steps)
+        return Point(self.engine, state, self.session_id, self.step + steps, self.held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,13 @@ class Sessions:
         if engine.manifest.name != model:
             message = f"this state was made by model {engine.manifest.name!r}, the request names {model!r}"
             raise StateWrongModel(message, reason="wrong_model")
-        sizes = {Form.EXACT: engine.state_bytes, Form.HALVED: engine.halving.size, Form.HELD: NAME_BYTES}
-        if len(session.payload) != sizes[session.form]:
+        form, payload = session.form, session.payload
+        if len(payload) != _payload_bytes(engine, form):
             raise StateInvalid(INVALID, reason="wrong_size")
         engine.metrics.token_opened()
-        if session.form is Form.HELD:
-            return _Named(Point(engine, None, session.id, session.step, held=True), session.payload)
-        state = session.payload if session.form is Form.EXACT else engine.halving.restore(session.payload)
+        if form is Form.HELD:
+            return _Named(Point(engine, None, session.id, session.step, held=True), payload)
+        state = payload if form is Form.EXACT else engine.halving.restore(payload)
         return Point(engine, state, session.id, session.step)
 
     async def _fetch(self, named: Sequence[_Named]) -> Sequence[Point | RequestError]:
@@ -154,9 +154,7 @@ class Sessions:
             except StoreUnavailable as error:
                 return [copy(error) for _ in named]
         return [
-            replace(one.point, state=state)
-            if state is not None and len(state) == one.point.engine.state_bytes
-            else _gone()
+            _gone() if state is None else replace(one.point, state=state)
             for one, state in zip(named, states, strict=True)
         ]
 
@@ -189,6 +187,12 @@ class Sessions:
         )
         point.engine.metrics.token_issued(point.step)
         return Carried(token, expires_ms, held=form is Form.HELD)
+
+
+def _payload_bytes(engine: Engine, form: Form) -> int:
+    if form is Form.EXACT:
+        return engine.state_bytes
+    return engine.halving.size if form is Form.HALVED else NAME_BYTES
 
 
 def _attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:

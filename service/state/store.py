@@ -135,7 +135,7 @@ class RedisStore:
                 socket_connect_timeout=REDIS_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             )
-            pool.make_connection()  # so that an option that redis does not know is refused now
+            pool.make_connection()  # type: ignore[no-untyped-call]  # so that an unknown option is refused now
         except (ValueError, TypeError) as failure:  # its message may quote the URL, and with it a password
             raise SettingsError("BATON_STORE is no URL such as redis://host:6379/0") from failure
         self._redis = Redis.from_pool(pool)
