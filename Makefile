@@ -24,6 +24,7 @@ serve: $(VENV)/.serving  ## serve models/ on port 8000 (BATON_PORT, and the othe
 
 test: $(VENV)/.development  ## run the tests
 	@command -v curl >/dev/null || { echo "installing curl, which runs the README's calls"; $(APT_INSTALL) curl; }
+	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	$(BIN)/pytest
 
 check: $(VENV)/.development  ## lint, formatting, types

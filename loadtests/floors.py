@@ -173,7 +173,7 @@ class Tokens:
         return token
 
     def open(self, token: bytes) -> bytes:
-        return self._sealer.open(token, tenant=TENANT).state
+        return self._sealer.open(token, tenant=TENANT).payload
 
 
 class TokenLimit:

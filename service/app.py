@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from service import __version__
 from service.auth import Authenticator
 from service.call import Service
-from service.endpoints import forecast, health, models, sentiment, step
+from service.endpoints import forecast, health, models, sentiment, state, step
 from service.engine import Engine, Engines
 from service.errors import ManifestError
 from service.http import BodyRoute, RequestScope, install_error_handlers
@@ -30,12 +30,13 @@ from service.probe import probe
 from service.repository import find_versions, load_model
 from service.sessions import Sessions
 from service.settings import Settings
+from service.state.store import open_store
 from service.state.token import KeyRing, Sealer, load_or_create_key
 from service.warmup import warm
 
 log = logging.getLogger("baton.app")
 
-BODY_ENDPOINTS = (sentiment, forecast, step)
+BODY_ENDPOINTS = (sentiment, forecast, step, state)
 DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
 
@@ -55,6 +56,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         gc.freeze()  # what lives as long as the service need not be looked through again: that took 40 ms at a time
         yield
         await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
+        await service.sessions.close()
         log.info("drained")
 
     app = _Application(
@@ -92,7 +94,7 @@ def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
     engines = Engines(_load_engines(settings, metrics))
-    sessions = Sessions(settings, engines, _sealer(settings, clock))
+    sessions = Sessions(settings, engines, _sealer(settings, clock), open_store(settings, metrics, clock))
     return Service(settings, engines, sessions, metrics, Authenticator(settings.api_keys))
 
 
@@ -103,9 +105,10 @@ def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
         threads = settings.worker_share(settings.intra_op_threads)
         model = load_model(directory, device=settings.device, intra_op_threads=threads)
         manifest = model.manifest
-        if manifest.streamable and manifest.state_bytes > settings.max_state_bytes:
-            message = f"a session has {manifest.state_bytes} bytes; BATON_MAX_STATE_BYTES is {settings.max_state_bytes}"
-            raise ManifestError(model.file, "states", message)
+        most = max(settings.max_state_bytes, settings.largest_held_state)
+        if manifest.streamable and manifest.state_bytes > most:
+            message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {most}"
+            raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
         engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
         probe(engine)
         warm(engine, settings)

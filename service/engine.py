@@ -7,6 +7,7 @@ beyond float rounding (`service.probe` sees to it before the first request).
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from service.errors import (
     ItemTooLarge,
     NotFinite,
     RequestError,
+    SessionTooLong,
     Unavailable,
     UnknownModel,
     WrongTask,
@@ -30,6 +32,7 @@ from service.metrics import ModelMetrics
 from service.repository import Model
 from service.runtime import Array
 from service.settings import Settings
+from service.state.halving import Halving
 
 log = logging.getLogger("baton.engine")
 
@@ -41,14 +44,16 @@ DRIVEN_OFF = "these inputs drive the model to values that are not finite; are th
 class Row:
     """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
-    `state` is what an earlier answer returned, None a new session's. A text of more than `most_tokens` is cut when
-    `cut`, refused otherwise. `encoding` is set once the text has been tokenised.
+    `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
+    take. A text of more than `most_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
+    been tokenised.
 
     Shapes: steps [time] or [time, features].
     """
 
     steps: Array = field(default_factory=lambda: NO_STEPS)
     state: bytes | None = None
+    steps_left: int = sys.maxsize
     text: str | None = None
     most_tokens: int = 0
     cut: bool = False
@@ -73,6 +78,7 @@ class Engine:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self._forward = Forward(model.session, model.file, self.manifest)
         self.state_bytes: int = self._forward.state_bytes
+        self.halving = Halving(self.manifest.states)
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             measure=self.measure,
@@ -94,7 +100,12 @@ class Engine:
                 return [size for row in rows for size in self.measure([row])]
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
             return [InternalError("the tokenizer failed on this text; the log has the cause")]
-        return [self._size(row) for row in rows]
+        return [self._admitted(row, self._size(row)) for row in rows]
+
+    def _admitted(self, row: Row, size: int | Exception) -> int | Exception:
+        if isinstance(size, int) and size > row.steps_left:
+            return SessionTooLong(f"{size} steps; the session may take {row.steps_left} more", limit=row.steps_left)
+        return size
 
     def _tokenise(self, rows: list[Row]) -> None:
         if rows:

@@ -10,9 +10,11 @@
         ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
-        │                               HorizonTooLong · QuantileUnavailable · NotFinite
-        ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone
-        └── Unavailable                 Overloaded · NotReady · Draining · DeadlineExceeded · InternalError
+        │                               HorizonTooLong · QuantileUnavailable · NotFinite · PrecisionTooLow ·
+        │                               SessionTooLong
+        ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone
+        └── Unavailable                 Overloaded · NotReady · Draining · StoreUnavailable · DeadlineExceeded ·
+                                        InternalError
 
 It knows no HTTP library and no other module of the service.
 """
@@ -171,10 +173,18 @@ class NotFinite(InputError):
     code = "not_finite"
 
 
+class PrecisionTooLow(InputError):
+    code = "precision_too_low"
+
+
+class SessionTooLong(InputError):
+    code = "session_too_long"
+
+
 class StateError(RequestError):
     """A state token that cannot be used. `reason` is for the log and the metric label, never for the client."""
 
-    def __init__(self, message: str, *, reason: str, field: str | None = None) -> None:
+    def __init__(self, message: str, *, reason: str, field: str | None = "state") -> None:
         super().__init__(message, field=field)
         self.reason = reason
 
@@ -195,6 +205,10 @@ class StateModelGone(StateError):
     code, status = "state_model_gone", 410
 
 
+class StateGone(StateError):
+    code, status = "state_gone", 410
+
+
 class Unavailable(RequestError):
     status = 503
 
@@ -209,6 +223,10 @@ class NotReady(Unavailable):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
 
 
 class DeadlineExceeded(Unavailable):

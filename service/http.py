@@ -107,8 +107,8 @@ class BodyRoute(APIRoute):
         call.service.engines.admit(self._body.task)  # a refusal should cost nothing that can be spared
         body, call.rejected = parse(self._body, await _read_json(call), most_items=call.service.settings.max_items)
         reply: Reply = await self.endpoint(call, body)
-        timing = _server_timing(reply)
-        return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, server_timing=timing)
+        headers = {"server_timing": _server_timing(reply), **_retry_after(reply.content.get("error", {}))}
+        return JsonAnswer(to_json(reply.content, bytes_mode="base64"), reply.status, **headers)
 
 
 async def _read_json(call: Call) -> bytes:
@@ -163,14 +163,16 @@ def _server_timing(reply: Reply) -> str:
     )
 
 
+def _retry_after(error: dict[str, Any]) -> dict[str, str]:
+    return {"retry_after": str(math.ceil(error["retry_after_ms"] / 1000))} if "retry_after_ms" in error else {}
+
+
 def error_response(call: Call, error: RequestError) -> JsonAnswer:
     """Show `error` the way every error is shown, and count it."""
     call.service.metrics.refused(error.code)
     call.log = f"code={error.code} message={str(error)!r}"
     content = {"error": {**error.body(), "request_id": call.request_id}}
-    headers = {}
-    if error.retry_after_ms is not None:
-        headers["retry_after"] = str(math.ceil(error.retry_after_ms / 1000))
+    headers = _retry_after(content["error"])
     if isinstance(error, Unauthorized):
         headers["www_authenticate"] = "Bearer"
     return JsonAnswer(to_json(content), error.status, **headers)

@@ -1,4 +1,4 @@
-"""One request's items on their way: prepared, run together, shown; each fails alone.
+"""One request's items on their way: prepared, run together where they are to be run, shown; each fails alone.
 
 It knows engines, rows and results, not what a task's items look like. Invariant: the answer has one result for each
 item of the request, in its order.
@@ -20,7 +20,7 @@ from service.call import Call, Watch
 from service.engine import Answer, Engine, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError
 from service.http import Reply
-from service.wire import BatchRequest, Rejected
+from service.wire import BatchRequest, Rejected, RunRequest
 
 
 @dataclass(slots=True)
@@ -33,37 +33,50 @@ class Job:
     member: str | None  # of the item, that holds its input; None where the item itself is the input
 
 
+NO_RUN = Timing(queue_s=0.0, run_s=0.0, rows=0, cells=0, padded_cells=0, batch_rows=0)
 Prepare = Callable[[Any], Job]
 Carry = Callable[[Sequence[Job], Sequence[Answer]], Awaitable[Sequence[dict[str, Any] | RequestError]]]
 
 
 async def answer_items(
-    call: Call, body: BatchRequest, engine: Engine, prepare: Prepare, carry: Carry | None = None
+    call: Call, body: RunRequest, engine: Engine, prepare: Prepare, carry: Carry | None = None
 ) -> Reply:
-    """Answer every item of `body`.
+    """Run every item of `body` and answer it.
 
     `prepare` makes an item's job, and may refuse it by raising a RequestError; `carry` says what the results of the
     answered jobs have besides what is shown of them, or why they fail after all.
 
     Raises: what the batcher raises for the request as a whole.
     """
-    service = call.service
-    slots = list(getattr(body, body.items_field))
-    for index, rejected in call.rejected.items():
-        slots.insert(index, rejected)
-    timeout_s = _timeout_s(body, service.settings.timeout_ms)
-    jobs = [_attempt(prepare, slot, f"{body.items_field}[{index}]") for index, slot in enumerate(slots)]
+    timeout_s = _timeout_s(body, call.service.settings.timeout_ms)
+    jobs = [_attempt(prepare, item) for item in getattr(body, body.items_field)]
     outcomes, timing = await _run(call, jobs, timeout_s)
-    shown = await _show(jobs, outcomes, carry)
+    return reply(call, body, engine, await _show(jobs, outcomes, carry), timing)
+
+
+def reply(
+    call: Call,
+    body: BatchRequest,
+    engine: Engine,
+    shown: Sequence[dict[str, Any] | RequestError],
+    timing: Timing = NO_RUN,
+) -> Reply:
+    """Return the answer to `body`: what is `shown` for each of its items, and why others were refused before."""
+    service, field = call.service, body.items_field
+    outcomes: list[tuple[Any, Any]] = list(zip(getattr(body, field), shown, strict=True))
+    for index, rejected in call.rejected.items():
+        outcomes.insert(index, (rejected, rejected.error))
     results: list[dict[str, Any]] = []
     errors: list[RequestError] = []
-    for index, (slot, job, outcome) in enumerate(zip(slots, jobs, shown, strict=True)):
-        head = {"index": index, "id": getattr(slot, "id", None)}
+    for index, (item, outcome) in enumerate(outcomes):
+        head = {"index": index, "id": getattr(item, "id", None)}
         if isinstance(outcome, dict):
             results.append({**head, **outcome})
         else:
-            errors.append(_error(f"{body.items_field}[{index}]", job, outcome))
-            results.append({**head, "error": errors[-1].body()})
+            if not isinstance(item, Rejected):
+                outcome.field = _within(f"{field}[{index}]", outcome.field)
+            errors.append(outcome)
+            results.append({**head, "error": outcome.body()})
     total_s = time.perf_counter() - call.started
     content: dict[str, Any] = {
         "model": engine.manifest.name,
@@ -94,7 +107,7 @@ async def answer_items(
     return Reply(content, status, timing, total_s)
 
 
-def _timeout_s(body: BatchRequest, most_ms: int) -> float:
+def _timeout_s(body: RunRequest, most_ms: int) -> float:
     if body.timeout_ms is None:
         return most_ms / 1000
     if body.timeout_ms > most_ms:
@@ -103,20 +116,17 @@ def _timeout_s(body: BatchRequest, most_ms: int) -> float:
     return body.timeout_ms / 1000
 
 
-def _attempt(prepare: Prepare, slot: Any, place: str) -> Job | RequestError:
-    if isinstance(slot, Rejected):
-        return slot.error
+def _attempt(prepare: Prepare, item: Any) -> Job | RequestError:
     try:
-        return prepare(slot)
+        return prepare(item)
     except RequestError as error:
-        error.field = _within(place, error.field)
         return error
 
 
 async def _show(
     jobs: Sequence[Job | RequestError], outcomes: Sequence[Answer | Exception | None], carry: Carry | None
-) -> list[dict[str, Any] | Exception | None]:
-    """Return the outcomes with each answer as its result shows it."""
+) -> list[dict[str, Any] | RequestError]:
+    """Return what is shown of each answer, or why there is none."""
     done = [
         (index, job, outcome)
         for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True))
@@ -125,18 +135,19 @@ async def _show(
     carried: Sequence[dict[str, Any] | RequestError] = [{}] * len(done)
     if carry is not None:
         carried = await carry([job for _, job, _ in done], [answer for _, _, answer in done])
-    shown: list[Any] = list(outcomes)
+    shown: list[Any] = [
+        _failure(job, outcome) if isinstance(job, Job) and not isinstance(outcome, Answer) else job
+        for job, outcome in zip(jobs, outcomes, strict=True)
+    ]
     for (index, job, answer), more in zip(done, carried, strict=True):
         shown[index] = {**job.show(answer), **more} if isinstance(more, dict) else more
     return shown
 
 
-def _error(place: str, job: Job | RequestError, outcome: Exception | None) -> RequestError:
-    """Return why an item has no answer: what was found before it ran, or what came of its run."""
-    if isinstance(job, RequestError):
-        return job
+def _failure(job: Job, outcome: Exception | None) -> RequestError:
+    """Return why a job has no answer."""
     error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
-    error.field = _within(place, error.field or job.member)
+    error.field = error.field or job.member
     return error
 
 

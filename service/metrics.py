@@ -47,6 +47,12 @@ class Metrics:
         self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
         self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
+        self.held_states = self._gauge("held_states", "States held in this service's memory.", "livesum")
+        self.held_bytes = self._gauge("held_bytes", "Memory that they take.", "livesum")
+        self.evictions = self._counter(
+            "evictions", "Held states dropped from memory: age, or space for newer ones.", "reason"
+        )
+        self.store_failures = self._counter("store_failures", "Failed calls of the Redis store.", "operation")
         self.model_info = self._gauge(
             "model_info", "1 for each loaded model version.", "livemax", "model", "version", "task"
         )

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSource
 
@@ -28,8 +28,13 @@ LIMITS = (
     "max_steps",
     "max_text_chars",
     "max_state_bytes",
+    "max_session_steps",
     "state_ttl_s",
 )
+MEMORY = "memory"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+ENTRY_BYTES = 400  # what a held state takes in memory besides its own bytes; measured by a test
+MOST_IN_REDIS = 512 * 2**20  # bytes of one value
 
 
 class Settings(BaseSettings):
@@ -65,12 +70,26 @@ class Settings(BaseSettings):
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
     max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
-    max_state_bytes: int = Field(1_048_576, ge=1, description="Largest state of a session that a token may carry.")
+    max_state_bytes: int = Field(
+        1_048_576, ge=1, description="Largest state that a token may carry; the server holds larger ones."
+    )
+    max_session_steps: int = Field(
+        2**53 - 1, ge=1, le=2**53 - 1, description="Most steps of a session; JSON carries larger numbers inexactly."
+    )
     state_ttl_s: int = Field(
         86_400,
         ge=1,
         le=315_360_000,
         description="How long a state token can be used after it was issued; ten years at most.",
+    )
+    store: str = Field(
+        MEMORY,
+        description="Where states are that the server holds: memory, of one worker alone, or the URL of a Redis, "
+        "redis://host:6379/0.",
+        repr=False,  # it may hold a password
+    )
+    store_bytes: int = Field(
+        256 * 2**20, ge=1, description="Most memory for held states; past it the least recently used go."
     )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "baton",
@@ -92,6 +111,13 @@ class Settings(BaseSettings):
             raise ValueError(f"max_items {self.max_items} is above queue_rows {self.queue_rows}: never admitted")
         return self
 
+    @field_validator("store")
+    @classmethod
+    def _store_is_known(cls, store: str) -> str:
+        if store != MEMORY and not store.startswith(REDIS_SCHEMES):
+            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with {', '.join(REDIS_SCHEMES)}")
+        return store
+
     @model_validator(mode="after")
     def _api_keys_tell_tenants_apart(self) -> Self:
         keys = [key.get_secret_value() for key in self.api_keys.values()]
@@ -100,6 +126,14 @@ class Settings(BaseSettings):
         if not all(key.isascii() for key in keys):
             raise ValueError("api_keys holds a key that is not ASCII, which no header can carry")
         return self
+
+    @property
+    def largest_held_state(self) -> int:
+        """The bytes of the largest state that the server can hold; 0 in the memory of one of several workers, which
+        the others would not see."""
+        if self.store == MEMORY:
+            return max(0, self.store_bytes - ENTRY_BYTES) if self.workers == 1 else 0
+        return MOST_IN_REDIS
 
     def worker_share(self, threads: int) -> int:
         """Return how many of the service's `threads` one worker has."""

@@ -1,10 +1,12 @@
-"""The steps of a session in JSON: what a client gives for them, and what it is shown of their outputs.
+"""The steps of a session in JSON: what a client gives for them, what it is shown of their outputs and of its state.
 
-It knows engines, points and rows; not how a request came in, and not what becomes of the state.
+It knows engines, points and rows; not how a request came in.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from pydantic import Field
 from service.engine import Answer, Row
 from service.errors import EmptyInput, InvalidRequest, ItemTooLarge, RaggedInputs
 from service.runtime import Array, cast
-from service.sessions import Point
+from service.sessions import Carried, Point
 from service.settings import Settings
-from service.wire import Strict
+from service.wire import Result, Strict
 
 EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
 
@@ -32,6 +34,16 @@ class StepInput(Strict):
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
 
+class CarriedResult(Result):
+    """What a result says of a session's state."""
+
+    version: str = Field(description="the model version that made the state")
+    state: str = Field(description="carry this into the next request")
+    step: int = Field(description="steps that the session has taken")
+    expires_at: str = Field(description="until when the state can be used, ISO 8601 UTC")
+    held: bool = Field(False, description="true where the server holds the state, and `state` only names it")
+
+
 def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, str]:
     """Return the row that goes on from `start`, and the name of the member that holds its input.
 
@@ -39,6 +51,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
     """
     given = [name for name in ("inputs", "values", "text") if getattr(item, name) is not None]
     manifest, most = start.engine.manifest, settings.max_steps
+    left = max(0, settings.max_session_steps - start.step)
     wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
     allowed = {wanted, "values"} if manifest.features == 1 else {wanted}
     if len(given) != 1 or given[0] not in allowed:
@@ -49,7 +62,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
         if len(item.text) > most_chars:
             message = f"the text has {len(item.text)} characters; at most {most_chars}"
             raise ItemTooLarge(message, field="text", limit=most_chars)
-        return Row(text=item.text, state=start.state, most_tokens=most), "text"
+        return Row(text=item.text, state=start.state, steps_left=left, most_tokens=most), "text"
     if item.inputs is not None:
         steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
     else:
@@ -59,7 +72,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
         raise EmptyInput("no steps; give at least one", field=given[0])
     if len(steps) > most:
         raise ItemTooLarge(f"{len(steps)} steps; at most {most} in one item", field=given[0], limit=most)
-    return Row(steps, start.state), given[0]
+    return Row(steps, start.state, left), given[0]
 
 
 def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
@@ -99,3 +112,14 @@ def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dic
         start.engine.metrics.text_read(vocabulary.unknown_ratio(ids))
         result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
     return result
+
+
+def show_carried(point: Point, carried: Carried) -> dict[str, Any]:
+    """Return what JSON shows of the session's state."""
+    result = {"state": carried.token, "step": point.step, "expires_at": _shown_time(carried.expires_ms // 1000)}
+    return {**result, "held": True} if carried.held else result
+
+
+@lru_cache(maxsize=16)
+def _shown_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

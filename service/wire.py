@@ -7,9 +7,9 @@ item that is wrong is refused alone, with its place in the request, and its neig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from service.contract import Task, field_path
@@ -35,6 +35,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, val_json_bytes="base64")
 
 
+Token = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64url"})]
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """An item that is refused before it is prepared; `id` is the client's, where it could be read."""
@@ -48,6 +51,10 @@ class BatchRequest(Strict):
 
     task: ClassVar[Task]
     items_field: ClassVar[str]
+
+
+class RunRequest(BatchRequest):
+    """A request whose items are run."""
 
     timeout_ms: int | None = Field(
         None, ge=1, description="how long the request may wait for its run, at most and by default BATON_TIMEOUT_MS"

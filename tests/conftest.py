@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -117,6 +119,36 @@ class Server:
         return 0.0
 
 
+class RedisServer:
+    """A redis-server of the tests' own, without files; `url` stays the same when it is started again."""
+
+    def __init__(self, command: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._command = command
+        self.start()
+
+    def start(self) -> None:
+        """Start the process (again), empty, and wait until it listens."""
+        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen([self._command, *options], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert any("Ready to accept connections" in line for line in self._process.stdout)
+
+    def stop(self) -> None:
+        self._process.kill()  # a paused process ends at nothing less
+        self._process.communicate(timeout=30)
+
+    def pause(self) -> None:
+        """Let it hang: connections are taken by the kernel, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+
 ServerFactory = Callable[..., Server]
 
 
@@ -151,6 +183,28 @@ def start_server() -> Iterator[ServerFactory]:
     for server in started:
         if server.process.poll() is None:
             server.kill()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """An empty Redis of the test's own; CI always has one."""
+    yield from _redis()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """A Redis that tests neither stop nor count on to be empty."""
+    yield from _redis()
+
+
+def _redis() -> Iterator[RedisServer]:
+    command = shutil.which("redis-server")
+    if command is None:
+        assert "CI" not in os.environ, "no redis-server, and under CI that may not be skipped"
+        pytest.skip("no redis-server; install Debian's redis-server")
+    running = RedisServer(command)
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")

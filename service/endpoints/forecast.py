@@ -26,7 +26,7 @@ from service.errors import (
 from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
 from service.runtime import Array, cast
-from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
@@ -56,7 +56,7 @@ class Series(Strict):
     freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
 
 
-class ForecastRequest(BatchRequest):
+class ForecastRequest(RunRequest):
     task: ClassVar[Task] = "forecast"
     items_field: ClassVar[str] = "series"
 

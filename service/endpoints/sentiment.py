@@ -14,7 +14,7 @@ from service.engine import Answer, Engine, Row
 from service.errors import ItemTooLarge
 from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
-from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result, Strict
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
@@ -38,7 +38,7 @@ TextOrItem = Annotated[
 ]
 
 
-class SentimentRequest(BatchRequest):
+class SentimentRequest(RunRequest):
     task: ClassVar[Task] = "sentiment"
     items_field: ClassVar[str] = "inputs"
 

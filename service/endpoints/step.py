@@ -1,4 +1,4 @@
-"""POST /v1/step: the next steps of many sessions, each carried by the client as a sealed state token.
+"""POST /v1/step: the next steps of many sessions, each carried by the client as a sealed state token, or held here.
 
 A step is a pure function of the token and the inputs: sending both again gives the same outputs (retry), an older token
 goes on from there (rewind), and one token used twice is two sessions (fork).
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
-from typing import Annotated, Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from service.call import Call, Service
 from service.contract import Task
@@ -21,36 +20,38 @@ from service.engine import Answer, Engine
 from service.errors import RequestError, StateInvalid
 from service.http import BODY_ERRORS, BodyRoute, Reply, error_responses
 from service.items import Job, answer_items
-from service.sessions import Carried, Point
-from service.steps import StepInput, read_row, show_step
-from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result
+from service.sessions import Hold, Point, Precision
+from service.steps import CarriedResult, StepInput, read_row, show_carried, show_step
+from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, RunRequest, Token
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
 
 class StepItem(StepInput):
     id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
-    state: Annotated[bytes | None, WithJsonSchema({"type": "string", "contentEncoding": "base64url"})] = Field(
-        None, description="the token of the last answer; without this member a new session begins"
+    state: Token | None = Field(
+        None, description="the state of the last answer; without this member a new session begins"
     )
 
 
-class StepRequest(BatchRequest):
+class StepRequest(RunRequest):
     task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
     model: str = Field(description="a model whose task is step")
     items: list[StepItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
     returned: Literal["last", "all"] = Field("last", alias="return", description="outputs of the last step, or of each")
+    hold: Hold | None = Field(
+        None,
+        description="who keeps the state: the client in a token, or the server; by default as it came, new sessions "
+        "in tokens, and by the server what is too large for a token",
+    )
+    precision: Precision = Field("f32", description="of states in tokens; f16 halves them, at some cost in accuracy")
 
 
-class Step(Result):
-    version: str = Field(description="the model version that ran: the one that made the state")
+class Step(CarriedResult):
     outputs: dict[str, Any] = Field(description="each output by its name: the last row, or k rows")
     tokens: list[str] | None = Field(None, description="the tokens that were the steps, where the input was text")
-    state: str = Field(description="carry this into the next request")
-    step: int = Field(description="steps that the session has taken")
-    expires_at: str = Field(description="until when the state can be used, ISO 8601 UTC")
 
 
 @dataclass(slots=True)
@@ -68,15 +69,19 @@ async def step(call: Call, body: StepRequest) -> Reply:
 
     def prepare(item: StepItem) -> Job:
         start = _start(item, newest, resumed, service)
+        service.sessions.holds(start, body.hold, body.precision)  # refuse before the run what cannot be handed out
         row, member = read_row(item, start, service.settings)
         return _StepJob(
             start.engine, row, partial(show_step, start, row, last_only=body.returned == "last"), member, start
         )
 
-    async def carry(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    async def carry(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[dict[str, Any] | RequestError]:
         points = [_reached(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-        carried = await service.sessions.hand_out(points, tenant=tenant)
-        return [_carried(point, one) for point, one in zip(points, carried, strict=True)]
+        carried = await service.sessions.hand_out(points, tenant=tenant, hold=body.hold, precision=body.precision)
+        return [
+            one if isinstance(one, RequestError) else show_carried(point, one)
+            for point, one in zip(points, carried, strict=True)
+        ]
 
     return await answer_items(call, body, newest, prepare, carry)
 
@@ -84,7 +89,7 @@ async def step(call: Call, body: StepRequest) -> Reply:
 def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestError], service: Service) -> Point:
     """Return where the item begins, which is where the next of `resumed` is when it has a state.
 
-    Raises: StateError.
+    Raises: StateError or StoreUnavailable.
     """
     if item.state is not None:
         point = next(resumed)
@@ -93,7 +98,6 @@ def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestErro
     else:
         return service.sessions.begin(newest)
     if isinstance(point, RequestError):
-        point.field = "state"
         raise point
     return point
 
@@ -101,16 +105,3 @@ def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestErro
 def _reached(job: Job, answer: Answer) -> Point:
     assert isinstance(job, _StepJob)
     return job.start.after(len(job.row.steps), answer.state)
-
-
-def _carried(point: Point, carried: Carried) -> dict[str, Any]:
-    return {
-        "state": carried.token,
-        "step": point.step,
-        "expires_at": _shown_time(carried.expires_ms // 1000),
-    }
-
-
-@lru_cache(maxsize=16)
-def _shown_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -6,18 +6,19 @@ A token is these bytes, which JSON carries as base64url (RFC 4648, section 5):
 
 and its plaintext is
 
-    session id 16 bytes | step uint64 | issued uint64 ms | expires uint64 ms | state's bytes uint32
-    state tensors, little-endian | 0 to 2 zeros, so that base64url needs no padding
+    session id 16 bytes | step uint64 | issued uint64 ms | expires uint64 ms | form 1 byte | payload's bytes uint32
+    payload | 0 to 2 zeros, so that base64url needs no padding
 
-with the tensors in manifest order. Everything before the salt, and the tenant, is bound as associated data; the
-fingerprint is a hash of the model's name, version and weights, so those are bound as well, and a token can be told
-genuine even when its model is gone. Each token is encrypted under a key of its own, derived from the ring's key and the
-token's random salt with keyed BLAKE2b (RFC 7693), so the nonce is fixed: with 192 random bits, 2^80 tokens of one key
-repeat a salt with probability 2^-33. (AES-GCM under the ring's key itself, with random 96-bit nonces, would stop being
-safe at 2^32 tokens, which streams reach.)
+The form says what the payload is: the state itself, the state halved, or the name of a snapshot of it. Everything
+before the salt, and the tenant, is bound as associated data; the fingerprint is a hash of the model's name, version
+and weights, so those are bound as well, and a token can be told genuine even when its model is gone. Each token is
+encrypted under a key of its own, derived from the ring's key and the token's random salt with keyed BLAKE2b (RFC
+7693), so the nonce is fixed: with 192 random bits, 2^80 tokens of one key repeat a salt with probability 2^-33. (AES-
+GCM under the ring's key itself, with random 96-bit nonces, would stop being safe at 2^32 tokens, which streams reach.)
 
-It knows keys, models' fingerprints and bytes; not HTTP, not numpy. Time comes from an injected clock. Invariant: a
-token opens to exactly what was sealed, for the same tenant and model, before it expires; anything else raises.
+It knows keys, models' fingerprints and bytes; not HTTP, not numpy, not what a payload means. Time comes from an
+injected clock. Invariant: a token opens to exactly what was sealed, for the same tenant and model, before it expires;
+anything else raises.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -39,7 +41,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from service.errors import SettingsError, StateExpired, StateInvalid
 
-VERSION = 2
+VERSION = 3
+MOST_SKEW_MS = 60_000  # how far the clocks of replicas may be apart
 KEY_BYTES = 32
 KEY_FILE = "token.key"
 HEADER = struct.Struct("<B4s16s")
@@ -47,20 +50,32 @@ SALT_BYTES = 24
 NONCE = bytes(12)
 RANDOM_BYTES = 16_384  # drawn at a time: a system call gives up the GIL, and then waits for a run
 TAG_BYTES = 16
-BODY = struct.Struct("<16sQQQI")
+BODY = struct.Struct("<16sQQQBI")
 OVERHEAD_BYTES = HEADER.size + SALT_BYTES + BODY.size + TAG_BYTES
 INVALID = "the state token is damaged, was not made by this service, or belongs to someone else"
 
 
+class Form(IntEnum):
+    """What a token's payload is."""
+
+    EXACT = 0  # the state's tensors, raw little-endian, in manifest order
+    HALVED = 1  # the same with float32 tensors as float16
+    HELD = 2  # the name of the state's snapshot in the store
+
+
+FORMS = tuple(Form)  # looking one up here costs a tenth of calling Form
+
+
 @dataclass(slots=True)
 class Session:
-    """One point of one session. Units: times in milliseconds since 1970 UTC; `state` is raw little-endian bytes."""
+    """One point of one session. Units: times in milliseconds since 1970 UTC."""
 
     id: bytes
     step: int
     issued_ms: int
     expires_ms: int
-    state: bytes
+    form: Form
+    payload: bytes
 
 
 class KeyRing:
@@ -91,7 +106,16 @@ class Sealer:
         self._keys, self._ttl_ms, self._clock = keys, 1000 * ttl_s, clock
         self._salts = _random(SALT_BYTES)
 
-    def seal(self, state: bytes, *, session_id: bytes, step: int, fingerprint: bytes, tenant: str) -> tuple[bytes, int]:
+    def seal(
+        self,
+        payload: bytes,
+        *,
+        form: Form = Form.EXACT,
+        session_id: bytes,
+        step: int,
+        fingerprint: bytes,
+        tenant: str,
+    ) -> tuple[bytes, int]:
         """Return the token and the time it expires, in milliseconds since 1970."""
         now_ms = int(1000 * self._clock())
         expires_ms = now_ms + self._ttl_ms
@@ -99,16 +123,16 @@ class Sealer:
         salt = next(self._salts)
         cipher = self._keys.cipher(self._keys.newest_id, salt)
         assert cipher is not None
-        filler = bytes(-(OVERHEAD_BYTES + len(state)) % 3)
-        body = BODY.pack(session_id, step, now_ms, expires_ms, len(state)) + state + filler
+        filler = bytes(-(OVERHEAD_BYTES + len(payload)) % 3)
+        body = BODY.pack(session_id, step, now_ms, expires_ms, form, len(payload)) + payload + filler
         return header + salt + cipher.encrypt(NONCE, body, header + tenant.encode()), expires_ms
 
-    def maker(self, token: bytes, *, longest_state_bytes: int) -> bytes:
+    def maker(self, token: bytes, *, longest_payload_bytes: int) -> bytes:
         """Return the fingerprint of the model that made `token`, as it says; `open` tells whether that is true.
 
         Raises: StateInvalid when it cannot be a token, by its length and first bytes, before any cryptography.
         """
-        if len(token) > OVERHEAD_BYTES + longest_state_bytes + 2:
+        if len(token) > OVERHEAD_BYTES + longest_payload_bytes + 2:
             raise StateInvalid(INVALID, reason="too_long")
         if len(token) < OVERHEAD_BYTES:
             raise StateInvalid(INVALID, reason="too_short")
@@ -131,10 +155,14 @@ class Sealer:
             body = cipher.decrypt(NONCE, token[HEADER.size + SALT_BYTES :], header + tenant.encode())
         except InvalidTag:
             raise StateInvalid(INVALID, reason="not_authentic") from None
-        session_id, step, issued_ms, expires_ms, size = BODY.unpack_from(body)
-        session = Session(session_id, step, issued_ms, expires_ms, state=body[BODY.size : BODY.size + size])
-        if int(1000 * self._clock()) >= session.expires_ms:
+        session_id, step, issued_ms, expires_ms, form, size = BODY.unpack_from(body)
+        payload = body[BODY.size : BODY.size + size]
+        session = Session(session_id, step, issued_ms, expires_ms, FORMS[form], payload)
+        now_ms = int(1000 * self._clock())
+        if now_ms >= session.expires_ms:
             raise StateExpired("the state token has expired; begin a new session", reason="expired")
+        if now_ms < session.issued_ms - MOST_SKEW_MS:
+            raise StateInvalid(INVALID, reason="from_the_future")
         return session
 
 

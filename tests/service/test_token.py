@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError, StateError, StateExpired, StateInvalid
-from service.state.token import KeyRing, Sealer, load_or_create_key
+from service.state.token import Form, KeyRing, Sealer, load_or_create_key
 
 KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -24,24 +24,31 @@ def sealer(*keys: str, now: float = NOW) -> Sealer:
     return Sealer(KeyRing(keys or (KEY,)), ttl_s=60, clock=lambda: now)
 
 
-def seal(with_sealer: Sealer, state: bytes = b"state", tenant: str = "") -> bytes:
-    token, _ = with_sealer.seal(state, session_id=b"s" * 16, step=7, fingerprint=MODEL, tenant=tenant)
+def seal(with_sealer: Sealer, payload: bytes = b"state", tenant: str = "", form: Form = Form.EXACT) -> bytes:
+    token, _ = with_sealer.seal(payload, form=form, session_id=b"s" * 16, step=7, fingerprint=MODEL, tenant=tenant)
     return token
 
 
 def open_(with_sealer: Sealer, token: bytes, tenant: str = "", longest: int = 5) -> bytes:
-    with_sealer.maker(token, longest_state_bytes=longest)
-    return with_sealer.open(token, tenant=tenant).state
+    with_sealer.maker(token, longest_payload_bytes=longest)
+    return with_sealer.open(token, tenant=tenant).payload
 
 
-@given(state=st.binary(max_size=200), session_id=st.binary(min_size=16, max_size=16), step=st.integers(0, 2**64 - 1))
-def test_what_was_sealed_opens_exactly(state: bytes, session_id: bytes, step: int) -> None:
+@given(
+    payload=st.binary(max_size=200),
+    form=st.sampled_from(Form),
+    session_id=st.binary(min_size=16, max_size=16),
+    step=st.integers(0, 2**64 - 1),
+)
+def test_what_was_sealed_opens_exactly(payload: bytes, form: Form, session_id: bytes, step: int) -> None:
     ours = sealer()
-    token, expires_ms = ours.seal(state, session_id=session_id, step=step, fingerprint=MODEL, tenant="acme")
+    token, expires_ms = ours.seal(
+        payload, form=form, session_id=session_id, step=step, fingerprint=MODEL, tenant="acme"
+    )
     assert len(token) % 3 == 0
-    assert ours.maker(token, longest_state_bytes=len(state)) == MODEL
+    assert ours.maker(token, longest_payload_bytes=len(payload)) == MODEL
     session = ours.open(token, tenant="acme")
-    assert (session.state, session.id, session.step) == (state, session_id, step)
+    assert (session.payload, session.form, session.id, session.step) == (payload, form, session_id, step)
     assert session.expires_ms == expires_ms == int(NOW * 1000) + 60_000
 
 
@@ -57,18 +64,20 @@ def test_no_two_tokens_are_encrypted_alike() -> None:
     assert len({token[45:] for token in tokens}) == len(tokens)
 
 
-def test_every_changed_byte_is_refused() -> None:
+@pytest.mark.parametrize("form", Form)
+def test_every_changed_byte_is_refused(form: Form) -> None:
     ours = sealer()
-    token = seal(ours)
+    token = seal(ours, form=form)
     for place in range(len(token)):
         for flip in (1, 128, 255):
             with pytest.raises(StateInvalid):
                 open_(ours, token[:place] + bytes([token[place] ^ flip]) + token[place + 1 :])
 
 
-def test_every_truncation_and_extension_is_refused() -> None:
+@pytest.mark.parametrize("form", Form)
+def test_every_truncation_and_extension_is_refused(form: Form) -> None:
     ours = sealer()
-    token = seal(ours)
+    token = seal(ours, form=form)
     for length in range(len(token)):
         with pytest.raises(StateInvalid):
             open_(ours, token[:length])

@@ -1,0 +1,150 @@
+"""`python -m loadtests.precision`: what `"precision": "f16"` costs on the committed models, on data they never saw.
+
+Sessions step through the data twice, in process and with the service's own code: with their states as they are, and
+with every state halved and restored after each step, as the trip through an f16 token does. Writes the table of
+docs/state.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loadtests.report import write_between
+from loadtests.serving import ROOT
+from service.engine import Answer, Engine, Row
+from service.metrics import Metrics, ModelMetrics
+from service.repository import load_model
+from service.settings import Settings
+from training.data import find
+from training.forecast_data import read_ett, read_weekly
+from training.forecast_evaluation import live_figures
+from training.forecast_metrics import pinball
+from training.text import read_phrases
+
+PAGE = ROOT / "docs" / "state.md"
+LAST_STEPS = 13  # of a weekly series, those that M4 asks for
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass
+class Cost:
+    """One line of the table: differences of outputs, and a figure of the model with f32 and with f16."""
+
+    data: str
+    largest: float
+    mean: float
+    figure: str
+    exact: float
+    halved: float
+
+
+class Sessions:
+    """Sessions of one model that step together; with `halved` each state makes the trip through float16."""
+
+    def __init__(self, engine: Engine, count: int, *, halved: bool) -> None:
+        self._engine, self._halved = engine, halved
+        self.states: list[bytes | None] = [None] * count
+
+    def step(self, steps: Sequence[npt.NDArray[np.generic]], places: Sequence[int]) -> list[Answer]:
+        """Take steps with the sessions at `places`, and return their answers."""
+        rows = [Row(taken, self.states[place]) for taken, place in zip(steps, places, strict=True)]
+        answers = []
+        for place, answer in zip(places, self._engine.run(rows), strict=True):
+            assert isinstance(answer, Answer), answer
+            self.states[place] = self._trip(answer.state) if self._halved else answer.state
+            answers.append(answer)
+        return answers
+
+    def _trip(self, state: bytes) -> bytes:
+        return self._engine.halving.restore(self._engine.halving.halve(state))
+
+
+def engine_of(name: str) -> Engine:
+    model = load_model(ROOT / "models" / name / "1", device="cpu", intra_op_threads=1)
+    return Engine(model, Settings(), ModelMetrics(Metrics(), name, "1"))
+
+
+def sentiment_cost() -> Cost:
+    """Read each test sentence of SST-2 word by word; the last word's label is the sentence's."""
+    engine = engine_of("sentiment-live")
+    texts, labels = read_phrases(find("sst2/test.tsv").path)
+    rows = [Row(text=text, most_tokens=512) for text in texts]
+    engine.measure(rows)
+    scores, right = {}, {}
+    for halved in (False, True):
+        sessions, last, seen = Sessions(engine, len(rows), halved=halved), np.empty((len(rows), 2)), []
+        for word in range(max(len(row.steps) for row in rows)):
+            places = [place for place, row in enumerate(rows) if len(row.steps) > word]
+            answers = sessions.step([rows[place].steps[word : word + 1] for place in places], places)
+            last[places] = [answer.outputs["scores"][0] for answer in answers]
+            seen.append(last[places])
+        scores[halved] = np.concatenate(seen)
+        right[halved] = float(np.mean(last.argmax(axis=1) == labels))
+    difference = np.abs(scores[True] - scores[False])
+    data = f"`sentiment-live`: SST-2 test, {len(rows):,} sentences, word by word"
+    return Cost(data, difference.max(), difference.mean(), "accuracy", right[False], right[True])
+
+
+def ett_cost() -> Cost:
+    """Stream ETTh1's test part as the model's own figures do, one observation a step."""
+    engine = engine_of("forecast-live")
+    ett = read_ett(find("ett/ETTh1.csv").path)
+    made, figures = {}, {}
+    for halved in (False, True):
+
+        def stream(streams: Values, halved: bool = halved) -> Values:
+            sessions, places = Sessions(engine, len(streams), halved=halved), range(len(streams))
+            quantiles = [
+                [answer.outputs["quantiles"][0] for answer in sessions.step(observed, places)]
+                for observed in streams.astype(np.float32).T[:, :, None]
+            ]
+            made[halved] = np.array(quantiles, np.float64).transpose(1, 0, 2)
+            return made[halved]
+
+        figures[halved] = live_figures(ett, stream)[0].value
+    unit = np.abs(np.diff(ett, axis=0)).mean(axis=0)[:, None, None]
+    difference = np.abs(made[True] - made[False]) / unit
+    data = f"`forecast-live`: ETTh1 test, 7 streams of {made[True].shape[1]:,} observations"
+    return Cost(data, difference.max(), difference.mean(), "pinball loss", figures[False], figures[True])
+
+
+def weekly_cost() -> Cost:
+    """Stream the last values of M4's weekly series, which float16 can hold, though no finer than 32 at 50,000."""
+    engine = engine_of("forecast-live")
+    series = read_weekly(find("m4_weekly/Weekly-train.csv").path)
+    unit = np.array([np.abs(np.diff(values)).mean() for values in series])[:, None]
+    actual = np.stack([values[-LAST_STEPS:] for values in series])
+    made, loss = {}, {}
+    for halved in (False, True):
+        sessions, places = Sessions(engine, len(series), halved=halved), range(len(series))
+        steps = [sessions.step([values[:-LAST_STEPS].astype(np.float32) for values in series], places)]
+        for ahead in range(LAST_STEPS - 1):
+            steps.append(sessions.step([row[ahead : ahead + 1].astype(np.float32) for row in actual], places))
+        made[halved] = np.array([[answer.outputs["quantiles"][-1] for answer in one] for one in steps], np.float64)
+        loss[halved] = float(np.mean(pinball(actual, made[halved].transpose(1, 0, 2)) / unit))
+    difference = np.abs(made[True] - made[False]) / unit
+    data = f"`forecast-live`: M4 weekly, {len(series)} series, their last {LAST_STEPS} observations"
+    return Cost(data, difference.max(), difference.mean(), "pinball loss", loss[False], loss[True])
+
+
+def main() -> None:
+    """Measure, and write the table into docs/state.md."""
+    lines = [
+        "| model and data | largest difference | mean difference | figure | f32 | f16 |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {c.data} | {c.largest:.2g} | {c.mean:.2g} | {c.figure} | {c.exact:.5f} | {c.halved:.5f} |"
+            for c in (sentiment_cost(), ett_cost(), weekly_cost())
+        ),
+    ]
+    write_between(PAGE, "precision", "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""States at half their size: what float16 can hold comes back, what it cannot is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract import State
+from service.errors import PrecisionTooLow
+from service.state.halving import Halving
+
+H = State(input="h", output="h_out", dtype="float32", shape=(2, "batch", 3))
+COUNT = State(input="count", output="count_out", dtype="int64", shape=("batch", 1))
+TICKS = State(input="ticks", output="ticks_out", dtype="int32", shape=("batch", 2))
+
+
+def packed(h: list[float], count: int, ticks: list[int]) -> bytes:
+    return np.array(h, "<f4").tobytes() + np.array([count], "<i8").tobytes() + np.array(ticks, "<i4").tobytes()
+
+
+@given(
+    h=st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=6, max_size=6),
+    count=st.integers(-(2**63), 2**63 - 1),
+    ticks=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=2),
+)
+def test_what_float16_holds_and_every_whole_number_comes_back_exactly(
+    h: list[float], count: int, ticks: list[int]
+) -> None:
+    halving = Halving([H, COUNT, TICKS])
+    state = packed(h, count, ticks)
+    halved = halving.halve(state)
+    assert len(halved) == halving.size == len(state) - 12
+    assert halving.restore(halved) == state
+
+
+def test_other_values_come_back_as_the_nearest_that_float16_holds() -> None:
+    halving = Halving([H])
+    state = np.array([0.1, -3.14159, 1e-9, 65504, 2049, 1 / 3], "<f4")
+    restored = np.frombuffer(halving.restore(halving.halve(state.tobytes())), "<f4")
+    np.testing.assert_array_equal(restored, state.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [65520.0, -7e4, 3e38])
+def test_a_value_beyond_float16_is_refused_with_the_way_out(value: float) -> None:
+    with pytest.raises(PrecisionTooLow, match=r'holds .*"precision": "f32"') as refused:
+        Halving([COUNT, H]).halve(np.array([5], "<i8").tobytes() + np.array([0, 0, 0, value, 0, 0], "<f4").tobytes())
+    assert refused.value.limit == 65504

@@ -1,0 +1,164 @@
+"""What is promised of a state that is a value: it branches at will, cannot be forged, and costs the service nothing."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tiny
+from conftest import Server
+
+from service.app import create_app
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_700_000_000.0
+TTL_S = 3600
+KEYS = {"acme": "the-key-of-acme", "umbrella": "the-key-of-umbrella"}
+TOLERANCE = 1e-5  # a batch rounds differently from a single row
+
+
+def encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def service(models: Path, clock: Clock, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """The whole application in this process, so that its clock and its memory are in the test's hands."""
+    app = create_app(Settings(models_dir=models, log_level="error", **settings), clock=clock)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton") as client,
+    ):
+        yield client
+
+
+async def codes(
+    client: httpx.AsyncClient, states: Iterable[str], model: str = "stepper", tenant: str = "acme"
+) -> list[str]:
+    """Return what became of each state: the code of its error, or "ok"."""
+    states, found = list(states), []
+    for start in range(0, len(states), 1000):
+        items = [{"state": state, "inputs": [[1, 2]]} for state in states[start : start + 1000]]
+        headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+        answer = await client.post("/v1/step", json={"model": model, "items": items}, headers=headers)
+        assert answer.status_code < 500
+        found += [result["error"]["code"] if "error" in result else "ok" for result in answer.json()["results"]]
+    assert len(found) == len(states)
+    return found
+
+
+async def test_a_token_that_was_tampered_with_is_refused_with_the_right_code(tmp_path: Path) -> None:
+    """Every bit flipped, every truncation, every other model and tenant, past and future times."""
+    models, clock = tmp_path / "models", Clock()
+    for name, seed in (("stepper", 3), ("other", 4), ("doomed", 5)):
+        tiny.stepper(models, name=name, seed=seed)
+    settings = {"state_dir": tmp_path / "state", "state_ttl_s": TTL_S, "api_keys": KEYS}
+    async with service(models, clock, **settings) as client:
+
+        async def begin(model: str) -> str:
+            headers = {"authorization": f"Bearer {KEYS['acme']}"}
+            body = {"model": model, "items": [{"inputs": [[1, 2]]}]}
+            answer = await client.post("/v1/step", json=body, headers=headers)
+            state: str = answer.json()["results"][0]["state"]
+            return state
+
+        state, doomed = await begin("stepper"), await begin("doomed")
+        raw = base64.urlsafe_b64decode(state)
+        assert await codes(client, [state]) == ["ok"]
+
+        flipped = [raw[:i] + bytes([raw[i] ^ 1 << bit]) + raw[i + 1 :] for i in range(len(raw)) for bit in range(8)]
+        assert set(await codes(client, map(encode, flipped))) == {"state_invalid"}
+        truncated = [encode(raw[:size]) for size in range(len(raw))] + [state[:size] for size in range(len(state))]
+        truncated += [encode(raw[size:]) for size in range(1, len(raw))]
+        assert set(await codes(client, truncated)) == {"state_invalid"}
+        longer = [encode(raw + more) for more in (b"\0", b"\0\0\0", raw)]
+        assert set(await codes(client, longer)) == {"state_invalid"}
+        assert await codes(client, [state], model="other") == ["state_wrong_model"]
+        assert await codes(client, [state], tenant="umbrella") == ["state_invalid"]
+
+        for now, code in (
+            (NOW + TTL_S - 0.001, "ok"),
+            (NOW + TTL_S, "state_expired"),
+            (NOW + 100 * TTL_S, "state_expired"),
+            (NOW - 30, "ok"),  # replicas' clocks differ a little
+            (NOW - 3600, "state_invalid"),
+        ):
+            clock.now = now
+            assert await codes(client, [state]) == [code], now
+    clock.now = NOW
+    for file in (models / "doomed" / "1").iterdir():
+        file.unlink()
+    (models / "doomed" / "1").rmdir()
+    (models / "doomed").rmdir()
+    async with service(models, clock, **settings) as client:
+        assert await codes(client, [doomed]) == ["state_model_gone"]
+
+
+def test_sixty_four_children_of_one_token_each_go_their_own_way(server: Server) -> None:
+    """Each child equals its own run from the beginning, uninterrupted, whether forked one by one or in one request."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(10, 2)).round(3)
+    own = rng.normal(size=(64, 5, 2)).round(3)
+
+    def steps(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answer = server.post("/v1/step", {"model": "stepper", "items": items, "return": "all"}).json()
+        assert answer["summary"]["failed"] == 0
+        return answer["results"]
+
+    uninterrupted = [steps([{"inputs": [*common.tolist(), *child.tolist()]}])[0] for child in own]
+    parent = steps([{"inputs": common.tolist()}])[0]["state"]
+    together = steps([{"state": parent, "inputs": child.tolist()} for child in own])
+    one_by_one = [steps([{"state": parent, "inputs": child.tolist()}])[0] for child in own]
+    for whole, *forks in zip(uninterrupted, together, one_by_one, strict=True):
+        for fork in forks:
+            assert fork["step"] == whole["step"] == 15
+            np.testing.assert_allclose(fork["outputs"]["y"], whole["outputs"]["y"][10:], atol=TOLERANCE)
+    assert len({str(fork["outputs"]["y"]) for fork in together}) == 64
+    again = steps([{"state": fork["state"], "inputs": [[0, 0]]} for fork in together])
+    after = steps([{"state": whole["state"], "inputs": [[0, 0]]} for whole in uninterrupted])
+    for fork, whole in zip(again, after, strict=True):
+        np.testing.assert_allclose(fork["outputs"]["y"], whole["outputs"]["y"], atol=TOLERANCE)
+
+
+async def test_sessions_that_clients_carry_take_no_memory(tmp_path: Path) -> None:
+    """100,000 sessions begin and live on in their clients; of all of them together the service keeps nothing."""
+    tiny.stepper(tmp_path / "models")
+    async with service(tmp_path / "models", Clock(), state_dir=tmp_path / "state") as client:
+
+        async def begin(sessions: int) -> None:
+            for _ in range(sessions // 1000):
+                items = [{"inputs": [[1, 2]]}] * 1000
+                answer = await client.post("/v1/step", json={"model": "stepper", "items": items})
+                assert answer.json()["summary"]["ok"] == 1000
+
+        def held() -> int:
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        await begin(10_000)
+        tracemalloc.start()
+        try:
+            await begin(2_000)
+            before = held()
+            await begin(100_000)
+            assert held() - before < 100_000, "a byte for each session is not nothing"
+        finally:
+            tracemalloc.stop()

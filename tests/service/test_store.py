@@ -1,0 +1,188 @@
+"""Stores of held states by themselves: what loads is what was saved, or nothing; memory stays within its bounds."""
+
+from __future__ import annotations
+
+import gc
+import importlib.abc
+import os
+import sys
+import tracemalloc
+from collections.abc import Sequence
+
+import pytest
+from conftest import RedisServer
+
+from service.errors import SettingsError, StoreUnavailable
+from service.metrics import Metrics
+from service.settings import ENTRY_BYTES, Settings, load_settings
+from service.state.store import MemoryStore, RedisStore, open_store
+
+pytestmark = pytest.mark.anyio
+
+STATE_BYTES = 100
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def memory(places: int, clock: Clock | None = None) -> tuple[MemoryStore, Metrics]:
+    """Return a store with room for so many states of `STATE_BYTES`."""
+    metrics = Metrics()
+    most_bytes = places * (STATE_BYTES + ENTRY_BYTES)
+    return MemoryStore(most_bytes=most_bytes, ttl_s=60, metrics=metrics, clock=clock or Clock()), metrics
+
+
+def states(count: int, size: int = STATE_BYTES) -> list[bytes]:
+    return [os.urandom(size) for _ in range(count)]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"baton_{name}", labels) or 0.0
+
+
+async def test_what_was_saved_loads_and_other_names_are_gone() -> None:
+    store, _ = memory(10)
+    saved = states(5)
+    names = await store.save(saved)
+    assert await store.load([*reversed(names), bytes(16)]) == [*reversed(saved), None]
+
+
+async def test_the_least_recently_used_give_way_and_it_shows() -> None:
+    store, metrics = memory(4)
+    names = await store.save(states(4))
+    await store.load(names[:2])
+    await store.save(states(2))
+    assert [state is not None for state in await store.load(names)] == [True, True, False, False]
+    assert value(metrics, "evictions_total", reason="space") == 2
+    assert value(metrics, "held_states") == 4
+    assert value(metrics, "held_bytes") == 4 * (STATE_BYTES + ENTRY_BYTES)
+
+
+async def test_the_old_go_a_time_to_live_after_their_last_use() -> None:
+    clock = Clock()
+    store, metrics = memory(10, clock)
+    names = await store.save(states(3))
+    clock.now += 40
+    await store.load(names[:1])
+    clock.now += 20
+    assert [state is not None for state in await store.load(names)] == [True, False, False]
+    assert value(metrics, "evictions_total", reason="age") == 2
+    clock.now += 60
+    assert await store.load(names) == [None] * 3
+    assert (value(metrics, "held_states"), value(metrics, "held_bytes")) == (0, 0)
+
+
+async def test_the_same_state_is_kept_once() -> None:
+    store, metrics = memory(10)
+    (state,) = states(1)
+    (first, second), (third,) = await store.save([state, state]), await store.save([bytes(state)])
+    assert first == second == third
+    assert value(metrics, "held_states") == 1
+
+
+async def test_a_snapshot_in_memory_takes_no_more_than_it_is_counted_with() -> None:
+    count, size = 20_000, 1000
+    store, metrics = memory(count * 3)
+    gc.collect()
+    tracemalloc.start()
+    for _ in range(count // 100):
+        await store.save(states(100, size))
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert value(metrics, "held_states") == count
+    over = taken / count - size
+    assert 0 < over <= ENTRY_BYTES <= 512
+    assert taken <= value(metrics, "held_bytes")
+
+
+async def test_redis_keeps_what_was_saved_for_the_time_to_live(redis_server: RedisServer) -> None:
+    store = open_redis(redis_server)
+    saved = states(5)
+    names = await store.save(saved)
+    assert await store.load([*reversed(names), bytes(16)]) == [*reversed(saved), None]
+    keys = [key async for key in store._redis.scan_iter()]
+    assert sorted(keys) == sorted(b"baton:state:" + name.hex().encode() for name in names)
+    assert 0 < await store._redis.pttl(keys[0]) <= 60_000
+    await store.close()
+
+
+@pytest.mark.parametrize("altered", [b"", b"x", b"x" * STATE_BYTES, b"x" * 5000])
+async def test_a_value_that_was_altered_in_redis_is_not_taken(redis_server: RedisServer, altered: bytes) -> None:
+    store = open_redis(redis_server)
+    ours, other = await store.save(states(2))
+    key, other_key = (f"baton:state:{name.hex()}" for name in (ours, other))
+    await store._redis.set(key, altered)
+    assert await store.load([ours]) == [None]
+    await store._redis.copy(other_key, key, replace=True)
+    assert await store.load([ours]) == [None]
+    await store.close()
+
+
+async def test_redis_that_is_gone_or_hangs_is_unavailable_and_then_works_again(redis_server: RedisServer) -> None:
+    store = open_redis(redis_server)
+    saved = states(3)
+    names = await store.save(saved)
+    redis_server.pause()
+    await assert_unavailable(store, saved, names)
+    redis_server.go_on()
+    assert await store.load(names) == saved
+    redis_server.stop()
+    await assert_unavailable(store, saved, names)
+    redis_server.start()
+    assert await store.load(names) == [None] * 3
+    await store.save(saved)
+    assert await store.load(names) == saved
+    await store.close()
+
+
+async def assert_unavailable(store: RedisStore, saved: Sequence[bytes], names: Sequence[bytes]) -> None:
+    for attempt in (store.load(names), store.save(saved)):
+        with pytest.raises(StoreUnavailable) as refused:
+            await attempt
+        assert refused.value.retry_after_ms
+
+
+def open_redis(server: RedisServer) -> RedisStore:
+    store = open_store(Settings(store=server.url, state_ttl_s=60), Metrics(), Clock())
+    assert isinstance(store, RedisStore)
+    return store
+
+
+async def test_several_workers_have_no_memory_in_common() -> None:
+    assert open_store(Settings(workers=2), Metrics(), Clock()) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host:port/0", "redis://host/0?socket_timeout=soon", "unix://?db=x", "redis://host/0?tiemout=1"]
+)
+async def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="BATON_STORE"):
+        open_store(Settings(store=url), Metrics(), Clock())
+
+
+@pytest.mark.parametrize("store", ["", "disk", "http://:secret@host"])
+async def test_a_store_that_is_none_is_refused_without_telling_a_password(store: str) -> None:
+    with pytest.raises(SettingsError, match=r"BATON_STORE: .*redis://") as refused:
+        load_settings(store=store)
+    assert "secret" not in str(refused.value)
+    assert "secret" not in repr(Settings(store="redis://:secret@host"))
+
+
+async def test_without_the_package_redis_start_up_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            if name.split(".")[0] == "redis":
+                raise ModuleNotFoundError(name)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "redis"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    assert isinstance(open_store(Settings(), Metrics(), Clock()), MemoryStore)
+    with pytest.raises(SettingsError, match=r"pip install 'baton-serving\[redis\]'"):
+        open_store(Settings(store="redis://localhost"), Metrics(), Clock())
