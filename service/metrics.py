@@ -48,8 +48,14 @@ class Metrics:
         self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
         self.model_info = self._gauge(
-            "model_info", "1 for each loaded model version.", "livemax", "model", "version", "task"
+            "model_info",
+            "1 for each loaded model version, 0 once unloaded.",
+            "livemax",
+            "model",
+            "version",
+            "task",
         )
+        self.reloads = self._counter("reloads", "Reloads of the models directory: done or refused.", "outcome")
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
         self._of_requests = cache(self.requests.labels)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.engine import Engine, Engines
-from service.errors import StateError, StateInvalid, StateModelGone, StateWrongModel
+from service.engine import Engine
+from service.engines import Engines
+from service.errors import StateError, StateInvalid, StateModelGone, StateWrongModel, UnknownModel
 from service.settings import Settings
 from service.state.token import INVALID, Sealer, new_session_id
 
@@ -44,7 +45,13 @@ class Sessions:
         self._settings, self._engines, self._sealer = settings, engines, sealer
 
     def begin(self, engine: Engine) -> Point:
-        """Return the first point of a new session."""
+        """Return the first point of a new session.
+
+        Raises: UnknownModel when the engine is retiring.
+        """
+        if engine.ends_ms is not None:
+            name = engine.manifest.name
+            raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
         return Point(engine, state=None, session_id=new_session_id(), step=0)
 
     async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | StateError]:
@@ -85,6 +92,7 @@ class Sessions:
             step=point.step,
             fingerprint=point.engine.manifest.fingerprint,
             tenant=tenant,
+            expires_before_ms=point.engine.ends_ms,
         )
         point.engine.metrics.token_issued(point.step)
         return Carried(token, expires_ms)

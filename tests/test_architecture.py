@@ -15,8 +15,9 @@ LAYERS = (
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
     {"service.repository"},
     {"service.engine"},
-    {"service.probe", "service.sessions"},
-    {"service.call", "service.steps", "service.warmup"},
+    {"service.engines", "service.probe"},
+    {"service.sessions", "service.warmup"},
+    {"service.call", "service.steps", "service.loading"},
     {"service.http"},
     {"service.items"},
     {

@@ -91,10 +91,21 @@ class Sealer:
         self._keys, self._ttl_ms, self._clock = keys, 1000 * ttl_s, clock
         self._salts = _random(SALT_BYTES)
 
-    def seal(self, state: bytes, *, session_id: bytes, step: int, fingerprint: bytes, tenant: str) -> tuple[bytes, int]:
-        """Return the token and the time it expires, in milliseconds since 1970."""
+    def seal(
+        self,
+        state: bytes,
+        *,
+        session_id: bytes,
+        step: int,
+        fingerprint: bytes,
+        tenant: str,
+        expires_before_ms: int | None = None,
+    ) -> tuple[bytes, int]:
+        """Return the token and the time it expires, in milliseconds since 1970: `expires_before_ms` at the latest."""
         now_ms = int(1000 * self._clock())
         expires_ms = now_ms + self._ttl_ms
+        if expires_before_ms is not None:
+            expires_ms = min(expires_ms, expires_before_ms)
         header = HEADER.pack(VERSION, self._keys.newest_id, fingerprint)
         salt = next(self._salts)
         cipher = self._keys.cipher(self._keys.newest_id, salt)
