@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,9 +20,9 @@ import httpx
 import numpy as np
 import pytest
 import tiny
-from conftest import Server, ServerFactory
+from conftest import ROOT, Server, ServerFactory
+from here import Clock, serve_here
 
-from service.app import create_app
 from service.engines import Engines
 from service.settings import Settings
 
@@ -232,12 +234,39 @@ def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
     assert server.process.returncode == 0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000_000.0
+@pytest.mark.parametrize(("workers", "early"), [(1, "baton.loading loaded"), (2, "Started parent process")])
+def test_a_sighup_that_comes_while_the_models_load_is_acted_on_afterwards(
+    workers: int, early: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
+    own = {"BATON_MODELS_DIR": str(tiny_models), "BATON_STATE_DIR": str(tmp_path), "BATON_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--workers", str(workers)],
+        env={**inherited, **own},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if early in line)
+        process.send_signal(signal.SIGHUP)
+        for _ in range(workers):
+            next(line for line in process.stderr if "models reloaded" in line)
+        process.terminate()
 
-    def __call__(self) -> float:
-        return self.now
+
+def test_a_sigterm_during_a_reload_drains_as_ever(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    models = shutil.copytree(tiny_models, tmp_path / "models")
+    server = start_server(models, tmp_path / "state")
+    for version in range(2, 12):
+        tiny.stepper(models, version=str(version))
+    reload(server, until="loaded stepper 2")
+    server.stop()
+    assert server.process.returncode == -signal.SIGTERM
+    assert not any("Traceback" in line for line in server.lines)
 
 
 class Service:
@@ -284,15 +313,8 @@ async def until(happened: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def service(root: Path, clock: Clock) -> AsyncIterator[Service]:
     models = root / "models"
-    app = create_app(
-        Settings(models_dir=models, state_dir=root / "state", state_ttl_s=TTL_S, token_keys=json.loads(KEYS)),
-        clock=clock,
-    )
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://baton") as client,
-    ):
+    settings = Settings(models_dir=models, state_dir=root / "state", state_ttl_s=TTL_S, token_keys=json.loads(KEYS))
+    async with serve_here(settings, clock) as (client, app):
         yield Service(client, models, clock, app.state.service.engines)
 
 
