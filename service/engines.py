@@ -7,6 +7,7 @@ how engines are made. Invariant: the table changes as a whole, on the event loop
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from service.contract import Task
@@ -15,9 +16,14 @@ from service.errors import Unavailable, UnknownModel, WrongTask
 
 
 class Engines:
-    """The table that requests find their engine in; `all` is in the order of names and rising versions."""
+    """The table that requests find their engine in; `all` is in the order of names and rising versions.
+
+    `settled` is for the loader to clear while it looks for others.
+    """
 
     def __init__(self, engines: Iterable[Engine]) -> None:
+        self.settled = asyncio.Event()
+        self.settled.set()
         self._set(engines)
 
     def _set(self, engines: Iterable[Engine]) -> None:

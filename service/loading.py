@@ -56,6 +56,7 @@ class Loader:
     def ask(self) -> None:
         """Have the models directory looked at again; asking while that is under way has it done once more."""
         self._asked.set()
+        self.engines.settled.clear()
 
     async def follow(self) -> None:
         """Reload when asked to, and unload each retiring version when its time has come, until cancelled."""
@@ -67,6 +68,8 @@ class Loader:
             if self._asked.is_set():
                 self._asked.clear()
                 await self._reload()
+                if not self._asked.is_set():
+                    self.engines.settled.set()
             if ended := self.engines.remove_ended(self._now_ms()):
                 await self._unload(ended)
 

@@ -6,12 +6,13 @@ for the same tenant and model and has not expired, or from nothing because a new
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.engine import Engine
 from service.engines import Engines
-from service.errors import StateError, StateInvalid, StateModelGone, StateWrongModel, UnknownModel
+from service.errors import NotReady, StateError, StateInvalid, StateModelGone, StateWrongModel, UnknownModel
 from service.settings import Settings
 from service.state.token import INVALID, Sealer, new_session_id
 
@@ -56,8 +57,24 @@ class Sessions:
 
     async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | StateError]:
         """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateModelGone or
-        StateWrongModel, authenticity first."""
-        return [self._attempt(token, model, tenant) for token in tokens]
+        StateWrongModel, authenticity first.
+
+        A token of a version that is not loaded waits for a reload that is under way, for another worker may be ahead.
+
+        Raises: NotReady when that takes longer than a request may wait.
+        """
+        points = [self._attempt(token, model, tenant) for token in tokens]
+        for index, point in enumerate(points):
+            if isinstance(point, StateModelGone) and not self._engines.settled.is_set():
+                await self._reloaded()
+                points[index] = self._attempt(tokens[index], model, tenant)
+        return points
+
+    async def _reloaded(self) -> None:
+        try:
+            await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
+        except TimeoutError:
+            raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
 
     async def hand_out(self, points: Sequence[Point], *, tenant: str) -> list[Carried]:
         """Return what the client carries of each point, none of them new."""

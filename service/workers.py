@@ -149,10 +149,10 @@ class _Supervisor(Multiprocess):
 
     def _pass_on_hangups(self) -> None:
         """Tell the workers to reload; one that starts gets to know when it is ready, for it would die of it now."""
-        for process in self.processes:
-            if process.pid is not None and process.pid in self._to_reload and process.is_ready():
-                self._to_reload -= {process.pid}
-                os.kill(process.pid, signal.SIGHUP)
+        ready = [process.pid for process in self.processes if process.pid in self._to_reload and process.is_ready()]
+        for pid in filter(None, ready):
+            os.kill(pid, signal.SIGHUP)
+        self._to_reload -= set(ready)
 
 
 def _create_worker(settings: Settings, tell: Connection) -> FastAPI:

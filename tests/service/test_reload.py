@@ -57,13 +57,13 @@ def lines(server: Server) -> dict[str, dict]:
 
 
 @contextmanager
-def steady_load(server: Server, clients: int = 4) -> Iterator[list[tuple[str, list]]]:
-    """Keep sessions going on `clients` connections; the list gets each finished session's version and outputs."""
+def steady_load(server: Server, clients: int = 4, **headers: str) -> Iterator[list[tuple[str, list]]]:
+    """Keep sessions going for `clients`; the list gets each finished session's version and outputs."""
     ended, sessions, failures = threading.Event(), [], []
 
     def go_on() -> None:
         try:
-            with httpx.Client(base_url=server.url or "", timeout=30) as client:
+            with httpx.Client(base_url=server.url or "", timeout=30, headers=headers) as client:
                 while not ended.is_set():
                     state, versions, made = {}, set(), []
                     for row in ROWS:
@@ -126,7 +126,7 @@ def test_a_version_whose_directory_is_gone_serves_its_sessions_until_its_end_and
 ) -> None:
     models = tmp_path / "models"
     first = tiny.stepper(models, seed=1)
-    server = start_server(models, tmp_path / "state", BATON_STATE_TTL_S="2")
+    server = start_server(models, tmp_path / "state", BATON_STATE_TTL_S="4")
     begun = step(server, {"inputs": ROWS[:5]})
     tiny.stepper(models, version="2", seed=2)
     shutil.rmtree(first)
@@ -213,7 +213,7 @@ def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
     server = start_server(models, tmp_path / "state", BATON_WORKERS="2")
     begun = step(server, {"inputs": ROWS[:5]})
     tiny.stepper(models, version="2", seed=2)
-    with steady_load(server):
+    with steady_load(server, connection="close") as sessions:  # so that each step may be at another worker
         start = server.mark()
         server.process.send_signal(signal.SIGHUP)
         pids = set()
@@ -221,7 +221,11 @@ def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
             written = server.lines_since(start, until="models reloaded")
             pids.add(int(written[-1].split()[3]))
             start += len(written)
+        so_far = len(sessions)
+        while len(sessions) < so_far + 8:
+            step(server, {"inputs": ROWS})
     assert len(pids) == 2
+    assert {version for version, _ in sessions} == {"1", "2"}
     start = server.mark()
     os.kill(pids.pop(), signal.SIGKILL)
     server.lines_since(start, until="Application startup complete")
@@ -395,6 +399,35 @@ async def test_a_token_of_a_replica_that_retired_the_version_later_finds_it_gone
         early.now += TTL_S
         await running.reload()
         assert outcome(await running.post(token)) == (410, "state_model_gone")
+
+
+@pytest.mark.anyio
+async def test_a_token_of_a_version_that_another_worker_has_loaded_already_waits_for_the_reload_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, behind = tmp_path / "ahead", tmp_path / "behind"
+    for root in (ahead, behind):
+        tiny.stepper(root / "models", seed=1)
+    tiny.stepper(ahead / "models", seed=2, version="2")
+    async with service(ahead, Clock()) as other:
+        token = (await other.step())["state"]
+    async with service(behind, Clock()) as running:
+        assert outcome(await running.post(token)) == (410, "state_model_gone")
+        loading, go_on = threading.Event(), threading.Event()
+
+        def held(*_: object) -> None:
+            loading.set()
+            go_on.wait(10)
+
+        monkeypatch.setattr("service.loading.warm", held)
+        tiny.stepper(running.models, seed=2, version="2")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.to_thread(loading.wait, 10)
+        waiting = asyncio.create_task(running.step(token))
+        assert (await running.step())["version"] == "1", "the service answers from what it has"
+        assert not waiting.done()
+        go_on.set()
+        assert (await waiting)["version"] == "2"
 
 
 @pytest.mark.anyio
