@@ -72,6 +72,7 @@ class Loader:
                     self.engines.settled.set()
             if ended := self.engines.remove_ended(self._now_ms()):
                 await self._unload(ended)
+            gc.collect()  # an engine and its batcher hold each other
 
     async def _reload(self) -> None:
         try:
@@ -93,18 +94,18 @@ class Loader:
         for engine in wanted:
             if engine not in before:
                 self._start(engine)
-        self.engines.replace(wanted, now_ms=self._now_ms(), ttl_ms=1000 * self._settings.state_ttl_s)
+        now_ms = self._now_ms()
+        self.engines.replace(wanted, now_ms=now_ms, ttl_ms=1000 * self._settings.state_ttl_s)
         log.info("models reloaded: %s answer", ", ".join(_label(engine) for engine in wanted))
         for engine in self.engines.all:
-            if engine.ends_ms is not None:
+            if engine.ends_ms is not None and engine.ends_ms > now_ms:
                 log.info("%s is retiring: its sessions may go on until %s", _label(engine), _shown(engine.ends_ms))
 
     async def _unload(self, ended: list[Engine]) -> None:
-        """Answer what still waits for the engines, and give their memory back."""
+        """Answer what still waits for the engines, and let go of them."""
         await _drain(ended)
         while ended:
             self._say_unloaded(ended.pop())  # no name may keep an engine from here on
-        gc.collect()  # it and its batcher hold each other
 
     def _start(self, engine: Engine) -> None:
         engine.batcher.start()
