@@ -1,17 +1,18 @@
 """The application: the only place that wires the parts together.
 
 Models are loaded and probed before the application exists, so a bad one ends start-up before a port is open. The
-lifespan starts their workers and drains them at the end.
+lifespan starts their workers, reloads the models directory on SIGHUP, and drains at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
+import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 
 from fastapi import FastAPI, Security
@@ -22,17 +23,13 @@ from service import __version__
 from service.auth import Authenticator
 from service.call import Service
 from service.endpoints import forecast, health, models, sentiment, state, step
-from service.engine import Engine, Engines
-from service.errors import ManifestError
 from service.http import BodyRoute, RequestScope, install_error_handlers
-from service.metrics import Metrics, ModelMetrics
-from service.probe import probe
-from service.repository import find_versions, load_model
+from service.loading import Loader
+from service.metrics import Metrics
 from service.sessions import Sessions
 from service.settings import Settings
 from service.state.store import open_store
 from service.state.token import KeyRing, Sealer, load_or_create_key
-from service.warmup import warm
 
 log = logging.getLogger("baton.app")
 
@@ -46,16 +43,18 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service = _build_service(settings, clock)
+    service, loader = _build_service(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for engine in service.engines.all:
-            engine.batcher.start()
-        gc.collect()
-        gc.freeze()  # what lives as long as the service need not be looked through again: that took 40 ms at a time
-        yield
-        await asyncio.gather(*(engine.batcher.drain() for engine in service.engines.all))
+        loader.start()
+        following = asyncio.create_task(loader.follow())
+        with _on_hangup(loader.ask):
+            yield
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+        await loader.drain()
         await service.sessions.close()
         log.info("drained")
 
@@ -76,6 +75,22 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     return app
 
 
+@contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Have SIGHUP, and one that has been waiting for this, call `act` on the event loop."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, act)
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 class _Application(FastAPI):
     """FastAPI with `RequestScope` around all of it, where nothing can fail unseen."""
 
@@ -89,37 +104,14 @@ class _Application(FastAPI):
         return RequestScope(super().__call__, self.state.service, bodies)
 
 
-def _build_service(settings: Settings, clock: Callable[[], float]) -> Service:
+def _build_service(settings: Settings, clock: Callable[[], float]) -> tuple[Service, Loader]:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
-    engines = Engines(_load_engines(settings, metrics))
-    sessions = Sessions(settings, engines, _sealer(settings, clock), open_store(settings, metrics, clock))
-    return Service(settings, engines, sessions, metrics, Authenticator(settings.api_keys))
-
-
-def _load_engines(settings: Settings, metrics: Metrics) -> list[Engine]:
-    engines = []
-    for directory in find_versions(settings.models_dir):
-        started = time.perf_counter()
-        threads = settings.worker_share(settings.intra_op_threads)
-        model = load_model(directory, device=settings.device, intra_op_threads=threads)
-        manifest = model.manifest
-        most = max(settings.max_state_bytes, settings.largest_held_state)
-        if manifest.streamable and manifest.state_bytes > most:
-            message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {most}"
-            raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
-        engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
-        probe(engine)
-        warm(engine, settings)
-        metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(1)
-        elapsed_ms = 1e3 * (time.perf_counter() - started)
-        where = model.session.device
-        log.info(
-            "loaded %s %s (%s) on %s in %.0f ms", manifest.name, manifest.version, manifest.task, where, elapsed_ms
-        )
-        engines.append(engine)
-    return engines
+    loader = Loader(settings, metrics, clock)
+    store = open_store(settings, metrics, clock)
+    sessions = Sessions(settings, loader.engines, _sealer(settings, clock), store)
+    return Service(settings, loader.engines, sessions, metrics, Authenticator(settings.api_keys)), loader
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

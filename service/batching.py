@@ -120,6 +120,7 @@ class Batcher(Generic[R, A]):
         self._inbox: SimpleQueue[list[Submission[R]] | None] = SimpleQueue()
         self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
         self._threads, self._ended_threads = threads, 0
+        self._pool: list[threading.Thread] = []
         self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
         self._counting = threading.Lock()  # for `_queued`, and for `unstarted` and `closed` of submissions
         self._stopping = False
@@ -141,7 +142,8 @@ class Batcher(Generic[R, A]):
         self._stopped.clear()
         self.alive = True
         for number in range(self._threads):
-            threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+            self._pool.append(threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True))
+            self._pool[-1].start()
 
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
@@ -149,6 +151,8 @@ class Batcher(Generic[R, A]):
         if self.alive:
             self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
         await self._stopped.wait()
+        for thread in self._pool:
+            thread.join()  # nothing is left to do in it but to let go of what it held
 
     async def submit(self, rows: Sequence[R], *, timeout_s: float) -> Served[A]:
         """Answer `rows`, at least one, in their order; an outcome may be an exception where a run failed.

@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.types import Receive, Scope
 
 from service.auth import Authenticator
-from service.engine import Engines
+from service.engines import Engines
 from service.metrics import Metrics
 from service.sessions import Sessions
 from service.settings import Settings

@@ -22,6 +22,7 @@ from service.errors import StartupError
 from service.inspection import draft
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
+from service.state.token import KEY_FILE, kept_key, key_id, new_key
 from service.workers import run_service
 
 app = typer.Typer(
@@ -31,6 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # they print local variables, and with them keys
 )
+
+keys = typer.Typer(help="Make and list the keys that seal state tokens.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys, name="keys")
 
 SHOWN = ("name", "version", "task", "streamable", "description")
 TIMEOUT_S = 10.0
@@ -114,6 +118,38 @@ def inspect(
 def _name_of(file: Path) -> str:
     """Return the file's name as a model may be called."""
     return re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")[:64] or "model"
+
+
+@keys.command("new")
+def new() -> None:
+    """Print a fresh token key, fit for BATON_TOKEN_KEYS; its id and what to do with it go to stderr."""
+    key = new_key()
+    typer.echo(f"key {key_id(key, 'the new key').hex()}; keep it secret.", err=True)
+    typer.echo(
+        "To rotate, put it last in BATON_TOKEN_KEYS of every replica, then first; take the old one out a "
+        "BATON_STATE_TTL_S later (docs/state.md).",
+        err=True,
+    )
+    typer.echo(key)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show the key ring that a service would have under the current settings; never the keys themselves.
+
+    An id is what the log names where a token was sealed with a key that is not in the ring.
+    """
+    settings = load_settings()
+    ring = [(key.get_secret_value(), f"BATON_TOKEN_KEYS[{n}]") for n, key in enumerate(settings.token_keys)]
+    if not ring and (kept := kept_key(settings.state_dir)) is not None:
+        ring = [(kept, str(settings.state_dir / KEY_FILE))]
+    if not ring:
+        typer.echo(f"no key yet: the first start will make one in {settings.state_dir}", err=True)
+        return
+    table = Table("id", "use", "from", box=None, pad_edge=False)
+    for number, (key, source) in enumerate(ring):
+        table.add_row(key_id(key, source).hex(), "opens" if number else "seals, opens", Text(source))
+    Console().print(table)
 
 
 def _from_directory(path: str) -> list[dict[str, Any]]:

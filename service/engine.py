@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import Encoding
 
 from service.batching import Batcher
-from service.contract import Task
 from service.errors import (
     EmptyInput,
     InternalError,
@@ -23,9 +21,6 @@ from service.errors import (
     NotFinite,
     RequestError,
     SessionTooLong,
-    Unavailable,
-    UnknownModel,
-    WrongTask,
 )
 from service.forward import Forward
 from service.metrics import ModelMetrics
@@ -72,10 +67,14 @@ class Answer:
 
 
 class Engine:
-    """A model, its batcher, and the way between rows and tensors."""
+    """A model, its batcher, and the way between rows and tensors.
+
+    `ends_ms` is for `Engines` to set: until when a version that is retiring goes on; None for one that stays.
+    """
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
+        self.ends_ms: int | None = None
         self._forward = Forward(model.session, model.file, self.manifest)
         self.state_bytes: int = self._forward.state_bytes
         self.halving = Halving(self.manifest.states)
@@ -151,54 +150,3 @@ class Engine:
     def unpack(self, state: bytes) -> dict[str, Array]:
         """Return the states in `state` by the names of their inputs, each of its `State.row_shape`."""
         return self._forward.unpack(state)
-
-
-class Engines:
-    """Every engine by name and version; the newest version answers new work, the others their own tokens."""
-
-    def __init__(self, engines: Iterable[Engine]) -> None:
-        self.all = list(engines)
-        self._newest = {engine.manifest.name: engine for engine in self.all}
-        self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
-
-    @property
-    def newest(self) -> list[Engine]:
-        return list(self._newest.values())
-
-    def versions(self, name: str) -> list[str]:
-        """Return the loaded versions of a model, oldest first."""
-        return [engine.manifest.version for engine in self.all if engine.manifest.name == name]
-
-    def get(self, name: str) -> Engine:
-        """Raises: UnknownModel with the names that are served."""
-        if name not in self._newest:
-            served = ", ".join(self._newest)
-            raise UnknownModel(f"no model is called {name!r}; this service has {served}", field="model")
-        return self._newest[name]
-
-    def for_task(self, name: str, task: Task) -> Engine:
-        """Raises: UnknownModel as `get` does; WrongTask when the model does something else."""
-        engine = self.get(name)
-        if engine.manifest.task != task:
-            able = ", ".join(other.manifest.name for other in self.newest if other.manifest.task == task) or "no model"
-            message = f"{name!r} is for task {engine.manifest.task!r}; for {task!r} there is {able}"
-            raise WrongTask(message, field="model")
-        return engine
-
-    def admit(self, task: Task) -> None:
-        """Check that some model of `task` has room for a row.
-
-        Raises: what `Batcher.admit` raises, when none has.
-        """
-        refusal = None
-        for engine in self.all:
-            if engine.manifest.task == task:
-                try:
-                    return engine.batcher.admit(1)
-                except Unavailable as error:
-                    refusal = error
-        if refusal is not None:
-            raise refusal
-
-    def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
-        return self._by_fingerprint.get(fingerprint)

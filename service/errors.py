@@ -182,11 +182,14 @@ class SessionTooLong(InputError):
 
 
 class StateError(RequestError):
-    """A state token that cannot be used. `reason` is for the log and the metric label, never for the client."""
+    """A state token that cannot be used.
 
-    def __init__(self, message: str, *, reason: str, field: str | None = "state") -> None:
+    `reason` is for the log and the metric label, `detail` for the log alone, and neither for the client.
+    """
+
+    def __init__(self, message: str, *, reason: str, detail: str = "", field: str | None = "state") -> None:
         super().__init__(message, field=field)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 class StateInvalid(StateError):

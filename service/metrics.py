@@ -54,8 +54,14 @@ class Metrics:
         )
         self.store_failures = self._counter("store_failures", "Failed calls of the Redis store.", "operation")
         self.model_info = self._gauge(
-            "model_info", "1 for each loaded model version.", "livemax", "model", "version", "task"
+            "model_info",
+            "1 for each loaded model version, 0 once unloaded.",
+            "livemax",
+            "model",
+            "version",
+            "task",
         )
+        self.reloads = self._counter("reloads", "Reloads of the models directory: done or refused.", "outcome")
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
         self._of_requests = cache(self.requests.labels)

@@ -7,21 +7,25 @@ same tenant and model and has not expired, or from nothing because a new session
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, TypeGuard, TypeVar
 
-from service.engine import Engine, Engines
+from service.engine import Engine
+from service.engines import Engines
 from service.errors import (
     InvalidRequest,
     ItemTooLarge,
+    NotReady,
     RequestError,
     StateGone,
     StateInvalid,
     StateModelGone,
     StateWrongModel,
     StoreUnavailable,
+    UnknownModel,
 )
 from service.settings import Settings
 from service.state.store import NAME_BYTES, Store
@@ -81,7 +85,13 @@ class Sessions:
         self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
 
     def begin(self, engine: Engine) -> Point:
-        """Return the first point of a new session."""
+        """Return the first point of a new session.
+
+        Raises: UnknownModel when the engine is retiring.
+        """
+        if engine.ends_ms is not None:
+            name = engine.manifest.name
+            raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
         return Point(engine, state=None, session_id=new_session_id(), step=0)
 
     async def close(self) -> None:
@@ -91,10 +101,25 @@ class Sessions:
 
     async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | RequestError]:
         """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateModelGone or
-        StateWrongModel, authenticity first; StateGone or StoreUnavailable for a state that was held."""
+        StateWrongModel, authenticity first; StateGone or StoreUnavailable for a state that was held.
+
+        A token of a version that is not loaded waits for a reload that is under way, for another worker may be ahead.
+
+        Raises: NotReady when that takes longer than a request may wait.
+        """
         opened = [_attempt(self._open, token, model, tenant) for token in tokens]
+        for index, one in enumerate(opened):
+            if isinstance(one, StateModelGone) and not self._engines.settled.is_set():
+                await self._reloaded()
+                opened[index] = _attempt(self._open, tokens[index], model, tenant)
         fetched = iter(await self._fetch([one for one in opened if isinstance(one, _Named)]))
         return [next(fetched) if isinstance(one, _Named) else one for one in opened]
+
+    async def _reloaded(self) -> None:
+        try:
+            await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
+        except TimeoutError:
+            raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
 
     async def hand_out(
         self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "f32"
@@ -184,6 +209,7 @@ class Sessions:
             step=point.step,
             fingerprint=point.engine.manifest.fingerprint,
             tenant=tenant,
+            expires_before_ms=point.engine.ends_ms,
         )
         point.engine.metrics.token_issued(point.step)
         return Carried(token, expires_ms, held=form is Form.HELD)

@@ -7,6 +7,7 @@ why one could not start is raised here, however many there are.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import multiprocessing
@@ -55,7 +56,7 @@ def run_service(settings: Settings) -> None:
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
     if settings.workers == 1:
-        uvicorn.run(create_app(settings), **options)
+        uvicorn.run(_load_app(settings), **options)
     else:
         _supervise(settings, options)
 
@@ -120,10 +121,14 @@ def _join(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.sock
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, which also says when all workers listen, notices deaths at once and drops the gauges of the dead."""
+    """uvicorn's, which also says when all workers listen, notices deaths at once and drops the gauges of the dead.
+
+    It passes SIGHUP on to the workers, which uvicorn's would replace.
+    """
 
     _known: frozenset[int | None] = frozenset()
     _announced = False
+    _to_reload: frozenset[int | None] = frozenset()
 
     def keep_subprocess_alive(self) -> None:
         for process in self.processes:
@@ -133,10 +138,21 @@ class _Supervisor(Multiprocess):
         for pid in self._known - running:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
         self._known = running
+        self._pass_on_hangups()
         if not self._announced and all(process.is_ready() for process in self.processes):
             self._announced = True
             host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
             log.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", host, self.sockets[0].getsockname()[1])
+
+    def handle_hup(self) -> None:
+        self._to_reload = frozenset(process.pid for process in self.processes)
+
+    def _pass_on_hangups(self) -> None:
+        """Tell the workers to reload; one that starts gets to know when it is ready, for it would die of it now."""
+        ready = [process.pid for process in self.processes if process.pid in self._to_reload and process.is_ready()]
+        for pid in filter(None, ready):
+            os.kill(pid, signal.SIGHUP)
+        self._to_reload -= set(ready)
 
 
 def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
@@ -144,12 +160,23 @@ def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
     _configure_process(settings)
     threading.Thread(target=_end_with_supervisor, name="end-with-supervisor", daemon=True).start()
     try:
-        return create_app(settings)
+        return _load_app(settings)
     except StartupError as error:
         tell.send(str(error))
     except Exception:  # it would come again at every restart
         log.exception("a worker could not start")
     sys.exit(STARTUP_FAILURE)
+
+
+def _load_app(settings: Settings) -> FastAPI:
+    signal.signal(signal.SIGHUP, _postpone)
+    return create_app(settings)
+
+
+def _postpone(signum: int, _: object) -> None:
+    """Leave a signal waiting until the application lets it through, which is when it can act on it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
 
 def _end_with_supervisor() -> None:
@@ -161,5 +188,7 @@ def _end_with_supervisor() -> None:
 
 
 def _configure_process(settings: Settings) -> None:
+    gc.collect()
+    gc.freeze()  # what was imported need not be looked through again: that took 40 ms at a time
     sys.setswitchinterval(SWITCH_S)
     configure_logging(settings.log_level)

@@ -149,6 +149,20 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
+def baton(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the `baton` command with no BATON_ variables but those given."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env={**clean, "COLUMNS": "120", **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 ServerFactory = Callable[..., Server]
 
 

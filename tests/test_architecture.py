@@ -24,8 +24,9 @@ LAYERS = (
     {"service.graph", "service.forward", "service.reading"},
     {"service.repository"},
     {"service.engine"},
-    {"service.probe", "service.sessions"},
-    {"service.call", "service.steps", "service.warmup", "service.inspection"},
+    {"service.engines", "service.probe"},
+    {"service.sessions", "service.warmup", "service.inspection"},
+    {"service.call", "service.steps", "service.loading"},
     {"service.http"},
     {"service.items"},
     {

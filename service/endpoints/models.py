@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ router = APIRouter(tags=["models"], responses=error_responses(401), dependencies
 
 class ModelLine(BaseModel):
     name: str
-    version: str = Field(description="the newest, which answers new work")
+    version: str = Field(description="the newest, which answers new work unless it is retiring")
     versions: list[str] = Field(description="all that are loaded; older ones serve their own state tokens")
+    retiring: dict[str, datetime] = Field(description="versions that go on with their state tokens until then, UTC")
     task: Task
     streamable: bool
     description: str
@@ -58,8 +60,8 @@ class Info(BaseModel):
 
 @router.get("/v1/models", response_model=ModelList, summary="List the models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """List each served model with its newest version."""
-    return {"models": [_line(request, engine) for engine in call_of(request).service.engines.newest]}
+    """List each loaded model with its versions."""
+    return {"models": [_line(request, engine) for engine in call_of(request).service.engines.foremost]}
 
 
 @router.get("/v1/models/{name}", response_model=ModelFacts, responses=error_responses(404), summary="Describe a model")
@@ -78,17 +80,20 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
-        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.newest},
+        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.foremost},
         "limits": service.settings.limits(),
     }
 
 
 def _line(request: Request, engine: Engine) -> dict[str, Any]:
     manifest = engine.manifest
+    versions = call_of(request).service.engines.versions(manifest.name)
+    ends_ms = {other.manifest.version: other.ends_ms for other in versions}
     return {
         "name": manifest.name,
         "version": manifest.version,
-        "versions": call_of(request).service.engines.versions(manifest.name),
+        "versions": list(ends_ms),
+        "retiring": {version: end // 1000 for version, end in ends_ms.items() if end is not None},
         "task": manifest.task,
         "streamable": manifest.streamable,
         "description": manifest.description,

@@ -63,9 +63,9 @@ class _StepJob(Job):
 async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     service, tenant = call.service, call.tenant
-    newest = service.engines.for_task(body.model, body.task)
     tokens = [item.state for item in body.items if item.state is not None]
     resumed = iter(await service.sessions.resume(tokens, model=body.model, tenant=tenant))
+    newest = service.engines.for_task(body.model, body.task)  # not before: models may be reloaded meanwhile
 
     def prepare(item: StepItem) -> Job:
         start = _start(item, newest, resumed, service)
@@ -89,7 +89,7 @@ async def step(call: Call, body: StepRequest) -> Reply:
 def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestError], service: Service) -> Point:
     """Return where the item begins, which is where the next of `resumed` is when it has a state.
 
-    Raises: StateError or StoreUnavailable.
+    Raises: StateError or StoreUnavailable; UnknownModel when a new session is asked of a model that is retiring.
     """
     if item.state is not None:
         point = next(resumed)

@@ -87,8 +87,8 @@ class KeyRing:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys: dict[bytes, bytes] = {}
         for number, text in enumerate(keys, start=1):
-            key = _read_key(text, f"token key {number} of {len(keys)}")
-            self._keys[hashlib.sha256(b"baton key id" + key).digest()[:4]] = key
+            source = f"token key {number} of {len(keys)}"
+            self._keys[key_id(text, source)] = _read_key(text, source)
         self.newest_id = next(iter(self._keys))
 
     def cipher(self, key_id: bytes, salt: bytes) -> AESGCM | None:
@@ -115,10 +115,13 @@ class Sealer:
         step: int,
         fingerprint: bytes,
         tenant: str,
+        expires_before_ms: int | None = None,
     ) -> tuple[bytes, int]:
-        """Return the token and the time it expires, in milliseconds since 1970."""
+        """Return the token and the time it expires, in milliseconds since 1970: `expires_before_ms` at the latest."""
         now_ms = int(1000 * self._clock())
         expires_ms = now_ms + self._ttl_ms
+        if expires_before_ms is not None:
+            expires_ms = min(expires_ms, expires_before_ms)
         header = HEADER.pack(VERSION, self._keys.newest_id, fingerprint)
         salt = next(self._salts)
         cipher = self._keys.cipher(self._keys.newest_id, salt)
@@ -148,9 +151,10 @@ class Sealer:
         Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired for one that is too old.
         """
         header, salt = token[: HEADER.size], token[HEADER.size : HEADER.size + SALT_BYTES]
-        cipher = self._keys.cipher(HEADER.unpack(header)[1], salt)
+        key = HEADER.unpack(header)[1]
+        cipher = self._keys.cipher(key, salt)
         if cipher is None:
-            raise StateInvalid(INVALID, reason="unknown_key")
+            raise StateInvalid(INVALID, reason="unknown_key", detail=key.hex())
         try:
             body = cipher.decrypt(NONCE, token[HEADER.size + SALT_BYTES :], header + tenant.encode())
         except InvalidTag:
@@ -177,6 +181,37 @@ def new_session_id() -> bytes:
     return secrets.token_bytes(16)
 
 
+def new_key() -> str:
+    """Return a fresh key, fit for BATON_TOKEN_KEYS."""
+    return _encode(secrets.token_bytes(KEY_BYTES))
+
+
+def key_id(key: str, source: str) -> bytes:
+    """Return the id of a key, which stands in the tokens that it seals.
+
+    Raises: SettingsError, about `source`, when it is not 32 bytes of base64url.
+    """
+    return hashlib.sha256(b"baton key id" + _read_key(key, source)).digest()[:4]
+
+
+def kept_key(directory: Path) -> str | None:
+    """Return the key kept in `directory`, None where none has been made yet.
+
+    Raises: SettingsError when it is damaged, or can be read by others.
+    """
+    file = directory / KEY_FILE
+    try:
+        if not file.exists():
+            return None
+        mode, key = stat.S_IMODE(file.stat().st_mode), file.read_text("latin-1")
+    except OSError as failure:
+        raise _unusable(directory, failure) from failure
+    if mode & 0o077:
+        raise SettingsError(f"{file} can be read by others (mode {mode:04o}): chmod 600 it, or make a new key")
+    _read_key(key, str(file))
+    return key
+
+
 def load_or_create_key(directory: Path) -> tuple[str, bool]:
     """Return the key kept in `directory`, and whether it was made just now (readable by its owner alone).
 
@@ -184,28 +219,29 @@ def load_or_create_key(directory: Path) -> tuple[str, bool]:
 
     Raises: SettingsError when the directory cannot be used, or its key is damaged or readable by others.
     """
-    file = directory / KEY_FILE
+    if (key := kept_key(directory)) is not None:
+        return key, False
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = directory / f".{KEY_FILE}.{secrets.token_hex(8)}"
-        created = not file.exists()
-        if created:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(_encode(secrets.token_bytes(KEY_BYTES)).encode())
-                out.flush()
-                os.fsync(out.fileno())
-            created = _link(draft, file)
-        if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
-            raise SettingsError(f"{file} can be read by others (mode {mode:04o}): chmod 600 it, or make a new key")
-        key = file.read_text("latin-1")
-        _read_key(key, str(file))
-        return key, created
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(new_key().encode())
+            out.flush()
+            os.fsync(out.fileno())
+        created = _link(draft, directory / KEY_FILE)
     except OSError as failure:
-        raise SettingsError(
-            f"the token key cannot be kept in {directory} ({failure}); set BATON_STATE_DIR to a directory that this "
-            "user may write, or BATON_TOKEN_KEYS to keys of your own"
-        ) from failure
+        raise _unusable(directory, failure) from failure
+    key = kept_key(directory)
+    assert key is not None
+    return key, created
+
+
+def _unusable(directory: Path, failure: OSError) -> SettingsError:
+    return SettingsError(
+        f"the token key cannot be kept in {directory} ({failure}); set BATON_STATE_DIR to a directory that this "
+        "user may write, or BATON_TOKEN_KEYS to keys of your own"
+    )
 
 
 def _read_key(text: str, source: str) -> bytes:

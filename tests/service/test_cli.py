@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from conftest import ROOT, Server
+from conftest import Server, baton
 
 from service import __version__
 
 
-def baton(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env={**clean, "COLUMNS": "120", **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_help_names_every_command_and_option() -> None:
-    assert all(word in baton("--help").stdout for word in ("serve", "models", "inspect", "--version"))
+    assert all(word in baton("--help").stdout for word in ("serve", "models", "inspect", "keys", "--version"))
     serve = baton("serve", "--help").stdout
     options = ("--host", "--port", "--models-dir", "--device", "--workers")
     assert all(word in serve for word in (*options, "BATON_PORT", "docs/settings.md"))

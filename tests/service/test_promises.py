@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import numpy as np
 import pytest
 import tiny
 from conftest import Server
+from here import Clock, serve_here
 
-from service.app import create_app
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
-NOW = 1_700_000_000.0
 TTL_S = 3600
 KEYS = {"acme": "the-key-of-acme", "umbrella": "the-key-of-umbrella"}
 TOLERANCE = 1e-5  # a batch rounds differently from a single row
@@ -29,25 +27,6 @@ TOLERANCE = 1e-5  # a batch rounds differently from a single row
 
 def encode(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@asynccontextmanager
-async def service(models: Path, clock: Clock, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """The whole application in this process, so that its clock and its memory are in the test's hands."""
-    app = create_app(Settings(models_dir=models, log_level="error", **settings), clock=clock)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton") as client,
-    ):
-        yield client
 
 
 async def codes(
@@ -68,10 +47,11 @@ async def codes(
 async def test_a_token_that_was_tampered_with_is_refused_with_the_right_code(tmp_path: Path) -> None:
     """Every bit flipped, every truncation, every other model and tenant, past and future times."""
     models, clock = tmp_path / "models", Clock()
+    issued = clock.now
     for name, seed in (("stepper", 3), ("other", 4), ("doomed", 5)):
         tiny.stepper(models, name=name, seed=seed)
-    settings = {"state_dir": tmp_path / "state", "state_ttl_s": TTL_S, "api_keys": KEYS}
-    async with service(models, clock, **settings) as client:
+    settings = Settings(models_dir=models, state_dir=tmp_path / "state", state_ttl_s=TTL_S, api_keys=KEYS)
+    async with serve_here(settings, clock) as (client, _):
 
         async def begin(model: str) -> str:
             headers = {"authorization": f"Bearer {KEYS['acme']}"}
@@ -95,20 +75,20 @@ async def test_a_token_that_was_tampered_with_is_refused_with_the_right_code(tmp
         assert await codes(client, [state], tenant="umbrella") == ["state_invalid"]
 
         for now, code in (
-            (NOW + TTL_S - 0.001, "ok"),
-            (NOW + TTL_S, "state_expired"),
-            (NOW + 100 * TTL_S, "state_expired"),
-            (NOW - 30, "ok"),  # replicas' clocks differ a little
-            (NOW - 3600, "state_invalid"),
+            (issued + TTL_S - 0.001, "ok"),
+            (issued + TTL_S, "state_expired"),
+            (issued + 100 * TTL_S, "state_expired"),
+            (issued - 30, "ok"),  # replicas' clocks differ a little
+            (issued - 3600, "state_invalid"),
         ):
             clock.now = now
             assert await codes(client, [state]) == [code], now
-    clock.now = NOW
+    clock.now = issued
     for file in (models / "doomed" / "1").iterdir():
         file.unlink()
     (models / "doomed" / "1").rmdir()
     (models / "doomed").rmdir()
-    async with service(models, clock, **settings) as client:
+    async with serve_here(settings, clock) as (client, _):
         assert await codes(client, [doomed]) == ["state_model_gone"]
 
 
@@ -141,7 +121,8 @@ def test_sixty_four_children_of_one_token_each_go_their_own_way(server: Server) 
 async def test_sessions_that_clients_carry_take_no_memory(tmp_path: Path) -> None:
     """100,000 sessions begin and live on in their clients; of all of them together the service keeps nothing."""
     tiny.stepper(tmp_path / "models")
-    async with service(tmp_path / "models", Clock(), state_dir=tmp_path / "state") as client:
+    settings = Settings(models_dir=tmp_path / "models", state_dir=tmp_path / "state", log_level="error")
+    async with serve_here(settings, Clock()) as (client, _):
 
         async def begin(sessions: int) -> None:
             for _ in range(sessions // 1000):

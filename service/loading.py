@@ -1,0 +1,180 @@
+"""Models from disk to work: before the service opens its port, and again whenever it is asked to.
+
+The models directory is the desired state. A reload reads, checks, probes and warms what is new on a thread of its own
+while requests go on being answered; then all of it takes effect at once, or, when anything is wrong, nothing. It knows
+directories and engines, not signals and not requests. Invariant: what answers requests has passed every check, and a
+loaded version is what its directory held when it was loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import Gauge
+
+from service.contract import MANIFEST_FILE
+from service.engine import Engine
+from service.engines import Engines
+from service.errors import ManifestError, StartupError
+from service.metrics import Metrics, ModelMetrics
+from service.probe import probe
+from service.repository import find_versions, load_model, read_verified
+from service.settings import Settings
+from service.warmup import warm
+
+log = logging.getLogger("baton.loading")
+
+
+class Loader:
+    """Keeps `engines` to what the models directory holds. `clock` gives seconds since 1970."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> None:
+        """Load every model.
+
+        Raises: ManifestError or DeviceUnavailable when one will not do.
+        """
+        self._settings, self._metrics, self._clock = settings, metrics, clock
+        self._asked = asyncio.Event()
+        self.engines = Engines(self._load([]))
+
+    def start(self) -> None:
+        """Let the engines work, on the event loop that is running."""
+        for engine in self.engines.all:
+            self._start(engine)
+
+    async def drain(self) -> None:
+        """Answer what waits for the engines, and end their work."""
+        await _drain(self.engines.all)
+
+    def ask(self) -> None:
+        """Have the models directory looked at again; asking while that is under way has it done once more."""
+        self._asked.set()
+        self.engines.settled.clear()
+
+    async def follow(self) -> None:
+        """Reload when asked to, and unload each retiring version when its time has come, until cancelled."""
+        while True:
+            end_ms = self.engines.next_end_ms
+            wait_s = None if end_ms is None else max(0.0, end_ms / 1000 - self._clock())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), wait_s)
+            if self._asked.is_set():
+                self._asked.clear()
+                await self._reload()
+                if not self._asked.is_set():
+                    self.engines.settled.set()
+            if ended := self.engines.remove_ended(self._now_ms()):
+                await self._unload(ended)
+            gc.collect()  # an engine and its batcher hold each other
+
+    async def _reload(self) -> None:
+        try:
+            wanted = await asyncio.to_thread(self._load, self.engines.all)
+            self._replace(wanted)
+        except (StartupError, OSError) as error:
+            log.error("the models were not reloaded, those loaded before serve on: %s", error)
+            outcome = "refused"
+        except Exception:  # a reload may fail, the service may not
+            log.exception("the models were not reloaded, those loaded before serve on")
+            outcome = "refused"
+        else:
+            outcome = "done"
+        self._metrics.reloads.labels(outcome).inc()
+
+    def _replace(self, wanted: list[Engine]) -> None:
+        """Let `wanted` answer from here on."""
+        before = set(self.engines.all)
+        for engine in wanted:
+            if engine not in before:
+                self._start(engine)
+        now_ms = self._now_ms()
+        self.engines.replace(wanted, now_ms=now_ms, ttl_ms=1000 * self._settings.state_ttl_s)
+        log.info("models reloaded: %s answer", ", ".join(_label(engine) for engine in wanted))
+        for engine in self.engines.all:
+            if engine.ends_ms is not None and engine.ends_ms > now_ms:
+                log.info("%s is retiring: its sessions may go on until %s", _label(engine), _shown(engine.ends_ms))
+
+    async def _unload(self, ended: list[Engine]) -> None:
+        """Answer what still waits for the engines, and let go of them."""
+        await _drain(ended)
+        while ended:
+            self._say_unloaded(ended.pop())  # no name may keep an engine from here on
+
+    def _start(self, engine: Engine) -> None:
+        engine.batcher.start()
+        self._info(engine).set(1)
+
+    def _say_unloaded(self, engine: Engine) -> None:
+        self._info(engine).set(0)
+        log.info("unloaded %s", _label(engine))
+
+    def _load(self, loaded: Iterable[Engine]) -> list[Engine]:
+        """Return an engine for every version on disk, those of `loaded` where they are the same.
+
+        Raises: ManifestError or DeviceUnavailable when one will not do; OSError when the directory cannot be read.
+        """
+        known = {(engine.manifest.name, engine.manifest.version): engine for engine in loaded}
+        engines = []
+        for directory in find_versions(self._settings.models_dir):
+            engine = known.get((directory.parent.name, directory.name))
+            if engine is None:
+                engine = self._load_version(directory)
+            else:
+                _check_unchanged(directory, engine)
+            engines.append(engine)
+        return engines
+
+    def _load_version(self, directory: Path) -> Engine:
+        started, settings = time.perf_counter(), self._settings
+        threads = settings.worker_share(settings.intra_op_threads)
+        model = load_model(directory, device=settings.device, intra_op_threads=threads)
+        manifest = model.manifest
+        most = max(settings.max_state_bytes, settings.largest_held_state)
+        if manifest.streamable and manifest.state_bytes > most:
+            message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {most}"
+            raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
+        engine = Engine(model, settings, ModelMetrics(self._metrics, manifest.name, manifest.version))
+        probe(engine)
+        warm(engine, settings)
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        where = model.session.device
+        log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), manifest.task, where, elapsed_ms)
+        return engine
+
+    def _info(self, engine: Engine) -> Gauge:
+        manifest = engine.manifest
+        return self._metrics.model_info.labels(manifest.name, manifest.version, manifest.task)
+
+    def _now_ms(self) -> int:
+        return int(1000 * self._clock())
+
+
+async def _drain(engines: Iterable[Engine]) -> None:
+    await asyncio.gather(*(engine.batcher.drain() for engine in engines))
+
+
+def _check_unchanged(directory: Path, engine: Engine) -> None:
+    """Raises: ManifestError when the directory does not hold what was loaded from it."""
+    found, loaded = read_verified(directory).model_dump(), engine.manifest.model_dump()
+    for field, value in loaded.items():
+        if found[field] != value:
+            message = (
+                f"has changed since {_label(engine)} was loaded; a version is immutable: restore it, "
+                "and publish the change as a new version"
+            )
+            raise ManifestError(directory / MANIFEST_FILE, field, message)
+
+
+def _label(engine: Engine) -> str:
+    return f"{engine.manifest.name} {engine.manifest.version}"
+
+
+def _shown(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
