@@ -175,6 +175,8 @@ def error_response(call: Call, error: RequestError) -> JsonAnswer:
     headers = _retry_after(content["error"])
     if isinstance(error, Unauthorized):
         headers["www_authenticate"] = "Bearer"
+    if call.field(b"upgrade"):
+        headers["connection"] = "close"  # the body that was lost on the way in may still come, as another request
     return JsonAnswer(to_json(content), error.status, **headers)
 
 

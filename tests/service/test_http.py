@@ -125,6 +125,7 @@ def test_an_upgrade_that_loses_the_body_is_told(server: Server) -> None:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "malformed_json")
     assert "Upgrade: h2c" in error["message"]
+    assert answer.headers["connection"] == "close"
 
 
 def test_probes_may_ask_with_head(server: Server) -> None:
