@@ -1,9 +1,11 @@
-"""WebSocket connections as streams need them: uvicorn's, with an end that leaves time for a last frame.
+"""WebSocket connections as streams need them: uvicorn's, with an end that leaves time for last frames.
 
-It knows uvicorn and ASGI, not streams. Invariants: what a client sent and nobody received yet is bounded, whatever it
-sends; nothing is read from a client that does not read what it was sent; an application that still runs when its
-client has left is cancelled with `GONE`. One message is added to ASGI's: `websocket.end`, with a `code`, says that the
-connection will be closed with it, once the application has sent its last frames and a `websocket.close`.
+It knows uvicorn and ASGI, not sessions. Invariants: what a client sent and nobody received yet is bounded, whatever it
+sends; nothing is read from a client that does not read what it was sent; no wait for a client lasts longer than it may;
+an application that still runs when its client has left is cancelled.
+
+One message is added to ASGI's: `websocket.end` says that the connection ends with the close code it carries; what the
+application has not received yet it never will, but it may send last frames before its `websocket.close`.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ import logging
 import struct
 from typing import Any, cast
 
+from starlette.types import Message, Receive, Send
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger("baton.websocket")
 log.setLevel(logging.WARNING)  # who connects is told by the access log
 
-GONE = "the client left"  # why a task is cancelled
+IDLE, STUCK, LEFT = "no frame came", "the client does not read", "the client left"  # why a task is cancelled
 MOST_WAITING = 8  # frames that wait to be received, until no more is read
 PIECE = 16_384  # bytes parsed at a time: of very small frames so many come at once
 TEXT, BINARY = 0x81, 0x82  # a whole frame of each kind
-RESTART = 1012
+GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -34,6 +37,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = log
         self._unparsed = b""
         self._task: asyncio.Task[Any] | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._ending = False
         self._failure = b""  # the close frame that answers what is no WebSocket frame, or none that is allowed
 
@@ -43,12 +47,15 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             await super().run_asgi()
         finally:
             self._task = None
-            self.loop.call_later(self.close_timeout, self.transport.abort)  # for a client that does not read
+            if not self.disconnected:  # a client that does not read would keep the connection for ever
+                self._abort_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
         if self._task is not None:
-            self._task.cancel(GONE)
+            self._task.cancel(LEFT)
 
     def shutdown(self) -> None:
         if self.handshake_complete and not self.close_sent:
@@ -162,3 +169,78 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         else:
             head = struct.pack("!BBQ", opcode, 127, size)
         self.transport.write(head + data)
+
+
+class End(Exception):
+    """The connection ends with this close code; there is nobody to be told when the client `left`."""
+
+    def __init__(self, code: int, *, left: bool = False) -> None:
+        super().__init__(code)
+        self.code, self.left = code, left
+
+
+class Connection:
+    """One connection as its application sees it, to be used by the task that made it."""
+
+    def __init__(self, receive: Receive, send: Send, *, patience_s: float) -> None:
+        """Wait for the client, to send or to read, at most `patience_s` at a time, and somewhat more at worst."""
+        self._asgi_receive, self._asgi_send = receive, send
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._patience_s, self._waits_for, self._since = patience_s, "", 0.0
+        self._timer = self._loop.call_later(patience_s, self._look)
+
+    async def accept(self, *headers: tuple[bytes, bytes]) -> None:
+        await self._asgi_receive()  # websocket.connect
+        await self._asgi_send({"type": "websocket.accept", "headers": headers})
+
+    async def receive(self) -> str | bytes:
+        """Return the next frame.
+
+        Raises: End when there is none to come.
+        """
+        self._waits_for, self._since = IDLE, self._loop.time()
+        try:
+            message = await self._asgi_receive()
+        except asyncio.CancelledError as stop:
+            if stop.args != (IDLE,):
+                raise
+            raise End(GOING_AWAY) from None
+        finally:
+            self._waits_for = ""
+        if message["type"] == "websocket.receive":
+            frame: str | bytes = message["bytes"] if "bytes" in message else message["text"]
+            return frame
+        raise End(message["code"], left=message["type"] == "websocket.disconnect")
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send one frame.
+
+        Raises: End when the client left.
+        """
+        await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+
+    async def close(self, code: int) -> None:
+        await self._send({"type": "websocket.close", "code": code})
+
+    def release(self) -> None:
+        """Wait no more; whoever made the connection calls this in the end."""
+        self._timer.cancel()
+
+    async def _send(self, message: Message) -> None:
+        self._waits_for, self._since = STUCK, self._loop.time()
+        try:
+            await self._asgi_send(message)
+        except ClientDisconnected:
+            raise End(ABNORMAL, left=True) from None
+        finally:
+            self._waits_for = ""
+
+    def _look(self) -> None:
+        """See how long the wait under way has lasted; one timer for all of them is cheaper than one for each."""
+        now = self._loop.time()
+        until = (self._since if self._waits_for else now) + self._patience_s
+        if until <= now:
+            assert self._task is not None
+            self._task.cancel(self._waits_for)
+            until = now + self._patience_s
+        self._timer = self._loop.call_at(until, self._look)

@@ -14,8 +14,7 @@ import time
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.utils import ClientDisconnected
+from starlette.types import Receive, Scope, Send
 
 from service.call import Caller, Service
 from service.engine import Answer, Row
@@ -35,6 +34,7 @@ from service.http import error_response
 from service.logs import ACCESS
 from service.sessions import Point
 from service.steps import read_row, show_step
+from service.websocket import ABNORMAL, Connection, End
 from service.wire import read_whole
 
 log = logging.getLogger("baton.stream")
@@ -42,9 +42,8 @@ access_log = logging.getLogger(ACCESS)
 
 PATH = "/v1/stream"
 ACCEPTED = 101
-GOING_AWAY, ABNORMAL, POLICY, INTERNAL, TRY_AGAIN = 1001, 1006, 1008, 1011, 1013
-STANDARD_CODES = range(1000, 1016)
-IDLE, STUCK = "no frame came", "the client does not read"  # why a wait is ended
+POLICY, INTERNAL, TRY_AGAIN = 1008, 1011, 1013
+OUR_CODES = range(1000, 1016)  # others are the clients' own
 
 
 class Streams:
@@ -58,26 +57,17 @@ class Streams:
         try:
             self._admit(caller, scope["path"])
         except RequestError as error:
-            await self._refuse(caller, error, scope, receive, send)
-            return
-        metrics = self._service.metrics
-        self._open += 1
-        metrics.streams.inc()
-        code = ABNORMAL
-        stream = _Stream(caller, receive, send)
-        try:
-            code = await stream.serve()
-        finally:
-            self._open -= 1
-            metrics.streams.dec()
-            metrics.streams_closed.labels(str(code) if code in STANDARD_CODES else "other").inc()
-            metrics.requests.labels(PATH, ACCEPTED).inc()
-            seconds = time.perf_counter() - caller.started
-            told = f"id={caller.request_id} frames={stream.frames} steps={stream.steps}{caller.log}"
-            access_log.info(f"WS {PATH} {code} {seconds:.1f}s {told}")
+            answer = error_response(caller, error)
+            answer.raw_headers.append((b"x-request-id", caller.request_id.encode()))
+            await answer(scope, receive, send)
+            endpoint, seconds = PATH if scope["path"] == PATH else "unmatched", _seconds_since(caller.started)
+            self._service.metrics.answered(endpoint, error.status, seconds)
+            access_log.info(f"WS {endpoint} {error.status} {1e3 * seconds:.1f}ms id={caller.request_id} {caller.log}")
+        else:
+            await self._serve(caller, receive, send)
 
     def _admit(self, caller: Caller, path: str) -> None:
-        """Raises: NotFound, Unauthorized, Overloaded, Draining, NotReady."""
+        """Raises: NotFound, Unauthorized, Draining, NotReady, Overloaded."""
         if path != PATH:
             raise NotFound(f"there is no WebSocket here; see {PATH}")
         caller.authenticate()
@@ -86,63 +76,38 @@ class Streams:
         if self._open >= most:
             raise Overloaded(f"{most} streams are open already", limit=most, retry_after_ms=1000)
 
-    async def _refuse(self, caller: Caller, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = error_response(caller, error)
-        answer.raw_headers.append((b"x-request-id", caller.request_id.encode()))
-        await answer(scope, receive, send)
-        endpoint = PATH if scope["path"] == PATH else "unmatched"
-        seconds = time.perf_counter() - caller.started
-        self._service.metrics.answered(endpoint, error.status, seconds)
-        access_log.info(
-            "WS %s %d %.1fms id=%s %s", endpoint, error.status, 1e3 * seconds, caller.request_id, caller.log
-        )
+    async def _serve(self, caller: Caller, receive: Receive, send: Send) -> None:
+        metrics, code = self._service.metrics, ABNORMAL
+        connection = Connection(receive, send, patience_s=self._service.settings.stream_idle_s)
+        stream = _Stream(caller, connection)
+        self._open += 1
+        metrics.streams.inc()
+        try:
+            await connection.accept((b"x-request-id", caller.request_id.encode()))
+            code = await stream.serve()
+        except asyncio.CancelledError as stop:
+            caller.log += f" cut off: {stop}"
+        finally:
+            connection.release()
+            self._open -= 1
+            metrics.streams.dec()
+            metrics.streams_closed.labels(str(code) if code in OUR_CODES else "other").inc()
+            metrics.requests.labels(PATH, ACCEPTED).inc()
+            told = f"id={caller.request_id} frames={stream.frames} steps={stream.steps}{caller.log}"
+            access_log.info(f"WS {PATH} {code} {_seconds_since(caller.started):.1f}s {told}")
 
 
-class _End(Exception):
-    """The stream ends with this close code, for this reason if any; a client that `left` is told nothing."""
-
-    def __init__(self, code: int, error: RequestError | None = None, *, left: bool = False) -> None:
-        super().__init__(code)
-        self.code, self.error, self.left = code, error, left
-
-
-class _Patience:
-    """Cancels the current task when one wait of it lasts longer than `limit_s`, with the reason it was given."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._loop, self._limit_s = asyncio.get_running_loop(), limit_s
-        self._task = asyncio.current_task()
-        self._reason, self._since = "", 0.0
-        self._timer = self._loop.call_later(limit_s, self._look)
-
-    def begin(self, reason: str) -> None:
-        self._reason, self._since = reason, self._loop.time()
-
-    def stop(self) -> None:
-        self._reason = ""
-
-    def end(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        until = (self._since if self._reason else now) + self._limit_s
-        if until <= now:
-            assert self._task is not None
-            self._task.cancel(self._reason)
-            until = now + self._limit_s
-        self._timer = self._loop.call_at(until, self._look)
+def _seconds_since(started: float) -> float:
+    return time.perf_counter() - started
 
 
 class _Stream:
     """One connection from its first frame to its last; `frames` answered and `steps` taken so far."""
 
-    def __init__(self, caller: Caller, receive: Receive, send: Send) -> None:
-        self._caller, self._service = caller, caller.service
-        self._asgi_receive, self._asgi_send = receive, send
+    def __init__(self, caller: Caller, connection: Connection) -> None:
+        self._caller, self._service, self._connection = caller, caller.service, connection
         self._timeout_s = self._service.settings.timeout_ms / 1000
-        self._patience = _Patience(self._service.settings.stream_idle_s)
-        self._point: Point | None = None
+        self._point: Point | None = None  # after the last answered frame
         self._carried = 0  # the step at which the client was last given a token, or came with one
         self._last_only, self._checkpoint_every = True, math.inf
         self.frames = self.steps = 0
@@ -150,57 +115,55 @@ class _Stream:
     async def serve(self) -> int:
         """Serve the stream to its end and return its close code."""
         try:
-            await self._asgi_receive()  # websocket.connect
-            request_id = (b"x-request-id", self._caller.request_id.encode())
-            await self._asgi_send({"type": "websocket.accept", "headers": [request_id]})
-            end = await self._serve_frames()
-            if not end.left:
-                await self._finish(end)
+            code, error = await self._serve_frames()
+            await self._finish(error)
+            await self._connection.close(code)
+        except End as end:
             return end.code
-        except ClientDisconnected:
-            return ABNORMAL
-        except asyncio.CancelledError as stop:
-            self._caller.log += f" cut off: {stop}"
-            return ABNORMAL
-        finally:
-            self._patience.end()
+        return code
 
-    async def _serve_frames(self) -> _End:
+    async def _serve_frames(self) -> tuple[int, RequestError | None]:
+        """Answer frames until the end; return its close code, and the reason when there is one to tell.
+
+        Raises: End when the client left.
+        """
+        error: RequestError
         try:
             point = await self._open()
             while True:
-                point = await self._answer(await self._receive(), point)
-        except _End as end:
-            return end
-        except RequestError as error:
-            return _End(_close_code(error), error)
-        except ClientDisconnected:
-            return _End(ABNORMAL, left=True)
+                point = await self._answer(await self._connection.receive(), point)
+        except End as end:
+            if end.left:
+                raise
+            return end.code, None
+        except RequestError as failure:
+            error = failure
         except Exception:  # the last place that can still tell the client
             log.exception("stream %s failed", self._caller.request_id)
-            return _End(INTERNAL, InternalError("the service failed; the log has the cause"))
+            error = InternalError("the service failed; the log has the cause")
+        return _close_code(error), error
 
-    async def _finish(self, end: _End) -> None:
-        """Send the last token, the reason and the close frame."""
+    async def _finish(self, error: RequestError | None) -> None:
+        """Send the last token and the reason."""
         if self._point is not None and self._point.step > self._carried:
             try:
                 await self._checkpoint(self._point)
             except RequestError as failure:
                 log.error("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure)
-        if end.error is not None:
-            self._caller.log += f" code={end.error.code} message={str(end.error)!r}"
-            self._service.metrics.refused(end.error.code)
-            await self._send_refusal(end.error)
-        await self._asgi_send({"type": "websocket.close", "code": end.code})
+        if error is not None:
+            self._service.metrics.refused(error.code)
+            reason = f"{error.code}:{error.reason}" if isinstance(error, StateError) else error.code
+            self._caller.log += f" code={reason} message={str(error)!r}"
+            await self._refuse(error)
 
     async def _open(self) -> Point:
         """Return where the session begins, once the client was told.
 
-        Raises: RequestError, when it cannot begin.
+        Raises: RequestError when it cannot begin.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                first = await self._receive()
+                first = await self._connection.receive()
         except TimeoutError:
             limit = self._service.settings.timeout_ms
             raise BodyTimeout(f"the first frame did not arrive within {limit} ms", limit=limit) from None
@@ -212,7 +175,7 @@ class _Stream:
         self._point, self._carried = start, start.step
         self._last_only = wanted.returned == "last"
         self._checkpoint_every = wanted.checkpoint_every or math.inf
-        await self._send_json(opened(start))
+        await self._send(opened(start))
         return start
 
     async def _start(self, wanted: Opening) -> Point:
@@ -236,31 +199,30 @@ class _Stream:
 
         Raises: RequestError for what is not the frame's fault.
         """
+        wants_token = False
         try:
             if isinstance(frame, bytes):
-                point, wants_token = await self._answer_binary(frame, start), False
+                row = read_binary(frame, start, self._service.settings)
+                answer, point = await self._run(row, start)
+                await self._connection.send(write_binary(start.engine, answer, self._last_only))
             else:
                 point, wants_token = await self._answer_text(frame, start)
         except RequestError as error:
             if isinstance(error, Unavailable | StateError):
                 raise
             self._service.metrics.item_errors.labels(error.code).inc()
-            await self._send_refusal(error)
-            return start
-        finally:
-            self.frames += 1
-            self._service.metrics.stream_frames.inc()
+            await self._refuse(error)
+            point = start
+        self._point = point
+        self.frames += 1
+        self.steps += point.step - start.step
+        self._service.metrics.stream_frames.inc()
         if wants_token or point.step - self._carried >= self._checkpoint_every:
             await self._checkpoint(point)
         return point
 
-    async def _answer_binary(self, frame: bytes, start: Point) -> Point:
-        row = read_binary(frame, start, self._service.settings)
-        answer, point = await self._run(row, start)
-        await self._send({"type": "websocket.send", "bytes": write_binary(start.engine, answer, self._last_only)})
-        return point
-
     async def _answer_text(self, frame: str, start: Point) -> tuple[Point, bool]:
+        """Return where the session is then, and whether a checkpoint of it is wanted."""
         given = read_whole(StepFrame, frame)
         if given.checkpoint and not given.has_steps:
             if start.state is None:
@@ -273,11 +235,11 @@ class _Stream:
             error.field = error.field or member
             raise
         shown = show_step(start, row, answer, last_only=self._last_only)
-        await self._send_json({"type": "step", "step": point.step, **shown})
+        await self._send({"type": "step", "step": point.step, **shown})
         return point, given.checkpoint
 
     async def _run(self, row: Row, start: Point) -> tuple[Answer, Point]:
-        """Run the steps and go on to the point that they lead to; a full queue is waited for.
+        """Return the answer, and the point that the steps lead to; a full queue is waited for.
 
         Raises: what the batcher raises, and what became of the row.
         """
@@ -290,45 +252,19 @@ class _Stream:
             batcher.abandon(submission)
         if isinstance(outcome, Exception):
             raise outcome
-        steps = len(row.steps)
-        self._point = point = start.after(steps, outcome.state)
-        self.steps += steps
-        return outcome, point
+        return outcome, start.after(len(row.steps), outcome.state)
 
     async def _checkpoint(self, point: Point) -> None:
         (carried,) = await self._service.sessions.hand_out([point], tenant=self._caller.tenant)
+        await self._send(checkpoint(point, carried))
         self._carried = point.step
-        await self._send_json(checkpoint(point, carried))
 
-    async def _send_refusal(self, error: RequestError) -> None:
+    async def _refuse(self, error: RequestError) -> None:
         step = 0 if self._point is None else self._point.step
-        await self._send_json(refusal(error, self._caller.request_id, step))
+        await self._send(refusal(error, self._caller.request_id, step))
 
-    async def _receive(self) -> str | bytes:
-        """Return the next frame.
-
-        Raises: _End when there will be none.
-        """
-        self._patience.begin(IDLE)
-        try:
-            message = await self._asgi_receive()
-        except asyncio.CancelledError as stop:
-            if stop.args != (IDLE,):
-                raise
-            raise _End(GOING_AWAY) from None
-        self._patience.stop()
-        if message["type"] == "websocket.receive":
-            frame: str | bytes = message["bytes"] if "bytes" in message else message["text"]
-            return frame
-        raise _End(message["code"], left=message["type"] == "websocket.disconnect")
-
-    async def _send_json(self, content: dict[str, Any]) -> None:
-        await self._send({"type": "websocket.send", "text": to_json(content, bytes_mode="base64").decode()})
-
-    async def _send(self, message: Message) -> None:
-        self._patience.begin(STUCK)
-        await self._asgi_send(message)
-        self._patience.stop()
+    async def _send(self, content: dict[str, Any]) -> None:
+        await self._connection.send(to_json(content, bytes_mode="base64").decode())
 
 
 def _close_code(error: RequestError) -> int:
