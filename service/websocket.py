@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections import deque
 from typing import Any, cast
 
 from starlette.types import Message, Receive, Send
@@ -31,11 +32,38 @@ TEXT, BINARY = 0x81, 0x82  # a whole frame of each kind
 GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
 
 
+class _Inbox:
+    """What uvicorn uses of asyncio.Queue, for the one task that receives, at half the cost."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Any] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def qsize(self) -> int:
+        return len(self._messages)
+
+    def clear(self) -> None:
+        self._messages.clear()
+
+    def put_nowait(self, message: Any) -> None:
+        self._messages.append(message)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def get(self) -> Any:
+        while not self._messages:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._messages.popleft()
+
+
 class StreamProtocol(WebSocketsSansIOProtocol):
     """One connection of uvicorn's server."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._inbox = _Inbox()
+        self.queue = cast(Any, self._inbox)
         self.logger = self.conn.logger = log
         self._unparsed = b""
         self._task: asyncio.Task[Any] | None = None
@@ -77,9 +105,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """Have the application end; what it has not received yet it never will."""
         self._ending = True
         self.stop_keepalive()
-        while not self.queue.empty():
-            self.queue.get_nowait()
-        self.queue.put_nowait(cast(Any, {"type": "websocket.end", "code": code}))
+        self._inbox.clear()
+        self._inbox.put_nowait({"type": "websocket.end", "code": code})
 
     def data_received(self, data: bytes) -> None:
         if self._failure:
@@ -113,7 +140,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._unparsed = b"" if self._failure else self._unparsed[start:]
 
     def _may_read(self) -> bool:
-        return (self.queue.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent
+        return (self._inbox.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent
 
     def _read_or_pause(self) -> None:
         if self._unparsed:
@@ -128,15 +155,15 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self._ending:
             return
         if self.curr_msg_data_type == "bytes":
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+            self._inbox.put_nowait({"type": "websocket.receive", "bytes": data})
         else:
             try:
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+                self._inbox.put_nowait({"type": "websocket.receive", "text": data.decode()})
             except UnicodeDecodeError:
                 self.conn.fail(1007, "text that is not UTF-8")
                 self.handle_parser_exception()
                 return
-        if self.queue.qsize() >= MOST_WAITING:
+        if self._inbox.qsize() >= MOST_WAITING:
             self._read_or_pause()
 
     def pause_writing(self) -> None:
@@ -148,7 +175,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._read_or_pause()
 
     async def receive(self) -> Any:
-        message = await self.queue.get()
+        message = await self._inbox.get()
         if self.read_paused or self._unparsed:
             self._read_or_pause()
         return message
@@ -233,16 +260,16 @@ class Connection:
 
         Raises: End when the client left.
         """
-        await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+        await self._write({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
 
     async def close(self, code: int) -> None:
-        await self._send({"type": "websocket.close", "code": code})
+        await self._write({"type": "websocket.close", "code": code})
 
     def release(self) -> None:
         """Wait no more; whoever made the connection calls this in the end."""
         self._timer.cancel()
 
-    async def _send(self, message: Message) -> None:
+    async def _write(self, message: Message) -> None:
         self._waits_for, self._since = STUCK, self._loop.time()
         try:
             await self._asgi_send(message)
