@@ -27,7 +27,7 @@ log.setLevel(logging.WARNING)  # who connects is told by the access log
 
 IDLE, STUCK, LEFT = "no frame came", "the client does not read", "the client left"  # why a task is cancelled
 MOST_WAITING = 8  # frames that wait to be received, until no more is read
-PIECE = 16_384  # bytes parsed at a time: of very small frames so many come at once
+PIECE = 8192  # bytes parsed at a time: of very small frames as many come at once as it holds
 TEXT, BINARY = 0x81, 0x82  # a whole frame of each kind
 GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
 
@@ -133,11 +133,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         )
 
     def _parse(self) -> None:
+        came, self._unparsed = self._unparsed, b""
         start = 0
-        while start < len(self._unparsed) and self._may_read() and not self._failure:
-            super().data_received(self._unparsed[start : start + PIECE])
+        while start < len(came) and self._may_read() and not self._failure:
+            super().data_received(came[start : start + PIECE])
             start += PIECE
-        self._unparsed = b"" if self._failure else self._unparsed[start:]
+        self._unparsed = b"" if self._failure else came[start:]
 
     def _may_read(self) -> bool:
         return (self._inbox.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent

@@ -164,21 +164,19 @@ def test_at_sigterm_the_client_gets_a_token_that_goes_on_elsewhere_and_no_output
     assert not [line for line in server.lines if "ERROR" in line or "Traceback" in line]
 
 
-def test_a_client_that_vanishes_leaves_nothing_behind(server: Server) -> None:
+@pytest.mark.parametrize("how", ["closed", "reset", "said"])
+def test_a_client_that_leaves_amid_its_frames_leaves_nothing_behind(server: Server, how: str) -> None:
+    start = server.mark()
     with ExitStack() as kept:
-        streams = [kept.enter_context(Stream(server)) for _ in range(8)]
-        eventually(lambda: server.metric("baton_streams") == 8)
+        streams = [kept.enter_context(RawStream(server)) for _ in range(8)]
+        assert server.metric("baton_streams") == 8
         for stream in streams:
-            for row in ROWS:
-                stream.send_rows(row)
-        start = server.mark()
-        for number, stream in enumerate(streams):
-            own = stream.connection.socket
-            if number % 2:  # reset, rather than closed
-                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            own.shutdown(socket.SHUT_RDWR) if number % 2 == 0 else os.close(os.dup(own.fileno()))
-            own.close()
-        eventually(lambda: server.metric("baton_streams") == 0)
+            if how == "reset":
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.sendall(masked(ROWS.tobytes()) * 100)
+            if how == "said":
+                stream.socket.sendall(masked(struct.pack("!H", 1000), kind=0x88))
+    eventually(lambda: server.metric("baton_streams") == 0)
     eventually(lambda: server.metric("baton_queue_rows", "model", "stepper") == 0)
     server.mark()
     assert not [line for line in server.lines[start:] if "ERROR" in line or "WARNING" in line]
