@@ -23,6 +23,7 @@ from service import __version__
 from service.auth import Authenticator
 from service.call import Service
 from service.endpoints import forecast, health, models, sentiment, state, step
+from service.endpoints.stream import Streams
 from service.http import BodyRoute, RequestScope, install_error_handlers
 from service.loading import Loader
 from service.metrics import Metrics
@@ -92,10 +93,14 @@ def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
 
 
 class _Application(FastAPI):
-    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen."""
+    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen, and `Streams` beside it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._request_scope(scope, receive, send)
+        await (self._streams if scope["type"] == "websocket" else self._request_scope)(scope, receive, send)
+
+    @cached_property
+    def _streams(self) -> Streams:
+        return Streams(self.state.service)
 
     @cached_property
     def _request_scope(self) -> RequestScope:

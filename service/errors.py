@@ -72,6 +72,11 @@ class RequestError(BatonError):
         self.message, self.field = str(self), field if field is None else _clipped(field)
         self.limit, self.retry_after_ms = limit, retry_after_ms
 
+    @property
+    def log_code(self) -> str:
+        """The code as the log has it."""
+        return self.code
+
     def body(self) -> dict[str, Any]:
         """Return the error as the API shows it, without the members that do not apply."""
         shown = {
@@ -190,6 +195,10 @@ class StateError(RequestError):
     def __init__(self, message: str, *, reason: str, detail: str = "", field: str | None = "state") -> None:
         super().__init__(message, field=field)
         self.reason, self.detail = reason, detail
+
+    @property
+    def log_code(self) -> str:
+        return f"{self.code}:{self.reason}:{self.detail}".rstrip(":")
 
 
 class StateInvalid(StateError):

@@ -217,8 +217,6 @@ def _merged(timings: Sequence[Timing]) -> Timing:
 def _log_fields(items: int, errors: Sequence[RequestError]) -> str:
     if not errors:
         return f"items={items} failed=0"
-    counts = Counter(
-        f"{e.code}:{e.reason}:{e.detail}".rstrip(":") if isinstance(e, StateError) else e.code for e in errors
-    )
+    counts = Counter(error.log_code for error in errors)
     refused = " ".join(f"{code}*{count}" for code, count in counts.items())
     return f"items={items} failed={len(errors)} {refused}".rstrip()

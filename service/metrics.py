@@ -53,6 +53,9 @@ class Metrics:
             "evictions", "Held states dropped from memory: age, or space for newer ones.", "reason"
         )
         self.store_failures = self._counter("store_failures", "Failed calls of the Redis store.", "operation")
+        self.streams = self._gauge("streams", "Streams that are open.", "livesum")
+        self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
+        self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")
         self.model_info = self._gauge(
             "model_info",
             "1 for each loaded model version, 0 once unloaded.",

@@ -215,6 +215,11 @@ class Sessions:
         return Carried(token, expires_ms, held=form is Form.HELD)
 
 
+def null_state() -> StateInvalid:
+    """Return the refusal of a state that is null, which may be a token that was lost."""
+    return StateInvalid("state is null; leave the member out to begin a new session", reason="null")
+
+
 def _payload_bytes(engine: Engine, form: Form) -> int:
     if form is Form.EXACT:
         return engine.state_bytes

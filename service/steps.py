@@ -44,6 +44,11 @@ class CarriedResult(Result):
     held: bool = Field(False, description="true where the server holds the state, and `state` only names it")
 
 
+def steps_left(start: Point, settings: Settings) -> int:
+    """Return how many steps the session may yet take."""
+    return max(0, settings.max_session_steps - start.step)
+
+
 def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, str]:
     """Return the row that goes on from `start`, and the name of the member that holds its input.
 
@@ -51,7 +56,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
     """
     given = [name for name in ("inputs", "values", "text") if getattr(item, name) is not None]
     manifest, most = start.engine.manifest, settings.max_steps
-    left = max(0, settings.max_session_steps - start.step)
+    left = steps_left(start, settings)
     wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
     allowed = {wanted, "values"} if manifest.features == 1 else {wanted}
     if len(given) != 1 or given[0] not in allowed:
@@ -101,10 +106,9 @@ def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
-    """Return what JSON shows of the steps: version, outputs of the last or of each, and the tokens of a text."""
+    """Return what JSON shows of the steps: outputs of the last or of each, and the tokens of a text."""
     result: dict[str, Any] = {
-        "version": start.engine.manifest.version,
-        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
+        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()}
     }
     if row.encoding is not None:
         vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids

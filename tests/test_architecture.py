@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors", "service.tensors"},
-    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
+    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs", "service.websocket"},
     {"service.waiting"},
     {
         "service.runtime",
@@ -27,7 +27,7 @@ LAYERS = (
     {"service.engines", "service.probe"},
     {"service.sessions", "service.warmup", "service.inspection"},
     {"service.call", "service.steps", "service.loading"},
-    {"service.http"},
+    {"service.frames", "service.http"},
     {"service.items"},
     {
         "service.endpoints",
@@ -35,6 +35,7 @@ LAYERS = (
         "service.endpoints.forecast",
         "service.endpoints.step",
         "service.endpoints.state",
+        "service.endpoints.stream",
         "service.endpoints.models",
         "service.endpoints.health",
     },

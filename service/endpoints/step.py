@@ -16,11 +16,11 @@ from pydantic import Field
 
 from service.call import Call, Service
 from service.contract import Task
-from service.engine import Answer, Engine
-from service.errors import RequestError, StateInvalid
+from service.engine import Answer, Engine, Row
+from service.errors import RequestError
 from service.http import BODY_ERRORS, BodyRoute, Reply, error_responses
 from service.items import Job, answer_items
-from service.sessions import Hold, Point, Precision
+from service.sessions import Hold, Point, Precision, null_state
 from service.steps import CarriedResult, StepInput, read_row, show_carried, show_step
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, RunRequest, Token
 
@@ -71,9 +71,8 @@ async def step(call: Call, body: StepRequest) -> Reply:
         start = _start(item, newest, resumed, service)
         service.sessions.holds(start, body.hold, body.precision)  # refuse before the run what cannot be handed out
         row, member = read_row(item, start, service.settings)
-        return _StepJob(
-            start.engine, row, partial(show_step, start, row, last_only=body.returned == "last"), member, start
-        )
+        show = partial(_shown, start, row, last_only=body.returned == "last")
+        return _StepJob(start.engine, row, show, member, start)
 
     async def carry(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[dict[str, Any] | RequestError]:
         points = [_reached(job, answer) for job, answer in zip(jobs, answers, strict=True)]
@@ -94,12 +93,16 @@ def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestErro
     if item.state is not None:
         point = next(resumed)
     elif "state" in item.model_fields_set:
-        point = StateInvalid("state is null; leave the member out to begin a new session", reason="null")
+        point = null_state()
     else:
         return service.sessions.begin(newest)
     if isinstance(point, RequestError):
         raise point
     return point
+
+
+def _shown(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
+    return {"version": start.engine.manifest.version, **show_step(start, row, answer, last_only=last_only)}
 
 
 def _reached(job: Job, answer: Answer) -> Point:
