@@ -22,6 +22,7 @@ from service import __version__
 from service.auth import Authenticator
 from service.call import Service
 from service.endpoints import forecast, health, models, sentiment, step
+from service.endpoints.stream import Streams
 from service.engine import Engine, Engines
 from service.errors import ManifestError
 from service.http import BodyRoute, RequestScope, install_error_handlers
@@ -75,10 +76,14 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
 
 
 class _Application(FastAPI):
-    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen."""
+    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen, and `Streams` beside it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._request_scope(scope, receive, send)
+        await (self._streams if scope["type"] == "websocket" else self._request_scope)(scope, receive, send)
+
+    @cached_property
+    def _streams(self) -> Streams:
+        return Streams(self.state.service)
 
     @cached_property
     def _request_scope(self) -> RequestScope:

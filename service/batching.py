@@ -17,6 +17,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -119,6 +120,7 @@ class Batcher(Generic[R, A]):
         self._fresh: list[Submission[R]] = []
         self._inbox: SimpleQueue[list[Submission[R]] | None] = SimpleQueue()
         self._open: set[Submission[R]] = set()  # enqueued, and neither abandoned nor expired
+        self._turned_away: deque[asyncio.Future[None]] = deque()  # who waits for room
         self._threads, self._ended_threads = threads, 0
         self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
         self._counting = threading.Lock()  # for `_queued`, and for `unstarted` and `closed` of submissions
@@ -146,6 +148,7 @@ class Batcher(Generic[R, A]):
     async def drain(self) -> None:
         """Refuse new rows, answer the waiting ones, then stop."""
         self.draining = True
+        self._tell_of_room()
         if self.alive:
             self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
         await self._stopped.wait()
@@ -174,6 +177,34 @@ class Batcher(Generic[R, A]):
         if self._queued + rows > self._queue_rows:
             message = f"{self._queued} rows wait or run already and {rows} more do not fit"
             raise Overloaded(message, limit=self._queue_rows, retry_after_ms=self._drained_ms())
+
+    async def admit_in_time(self, rows: int, *, timeout_s: float) -> float:
+        """Do as `admit` does, but wait for room; those who wait are let in first come, first served.
+
+        Return how much of `timeout_s` is left.
+
+        Raises: what `admit` raises; Overloaded when there was no room within `timeout_s`.
+        """
+        until = self._loop.time() + timeout_s
+        came_back = False
+        while True:
+            try:
+                self.admit(rows)
+                return until - self._loop.time() if came_back else timeout_s
+            except Overloaded:
+                if self._loop.time() >= until:
+                    raise
+            room = self._loop.create_future()
+            (self._turned_away.appendleft if came_back else self._turned_away.append)(room)
+            came_back = True
+            timer = self._loop.call_at(until, _wake, room)
+            try:
+                await room
+            except asyncio.CancelledError:
+                self._tell_of_room()
+                raise
+            finally:
+                timer.cancel()
 
     def enqueue(self, rows: Sequence[R], *, timeout_s: float) -> Submission[R]:
         """Queue rows that were admitted just now; whoever does must `abandon` the submission in the end."""
@@ -240,6 +271,16 @@ class Batcher(Generic[R, A]):
                 submission.closed = True
                 self._queued -= submission.unstarted
             self._observer.queued(self._queued)
+            self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """Let as many try again as there may be room for, or all, when there is nothing more to wait for."""
+        room = self._queue_rows - self._queued if self.alive and not self.draining else len(self._turned_away)
+        while self._turned_away and room > 0:
+            waiting = self._turned_away.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                room -= 1
 
     def _work(self) -> None:
         """Serve until told to stop; this and what it calls is all that happens on the batcher's threads."""
@@ -339,6 +380,8 @@ class Batcher(Generic[R, A]):
             if not submission.left and not submission.future.done():
                 submission.ended = ended
                 submission.future.set_result(None)
+        if self._turned_away:
+            self._tell_of_room()
 
     def _ended(self, death: BaseException | None) -> None:
         self._ended_threads += 1
@@ -352,6 +395,12 @@ class Batcher(Generic[R, A]):
             for submission in list(self._open):
                 if not submission.future.done():
                     submission.future.set_exception(InternalError("the worker of this model stopped"))
+            self._tell_of_room()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _timing(submission: Submission[Any]) -> Timing:

@@ -1,4 +1,4 @@
-"""One request on its way through the service: who asks, under which id, and whether they still wait.
+"""Whoever calls the service: who asks, under which id, and for a request, whether they still wait.
 
 It knows ASGI and the parts of the service, not routes, bodies or answers.
 """
@@ -39,22 +39,16 @@ class Service:
     authenticator: Authenticator
 
 
-class Call(Request):
-    """A request with what the service knows of it: items refused so far, by place; `log` joins its line in the log.
+class Caller:
+    """What the service knows of whoever sent a request or opened a connection; `log` joins its line in the log."""
 
-    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
-        super().__init__(scope, receive)
+    def __init__(self, scope: Scope, service: Service) -> None:
         self.service, self.started = service, time.perf_counter()
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
-        self.rejected: dict[int, Rejected] = {}
         self.tenant = ""
         self.log = ""
-        scope["baton.call"] = self
 
     def field(self, name: bytes, default: str = "") -> str:
         """Return the value of a header field, given by its lower-case name."""
@@ -67,6 +61,19 @@ class Call(Request):
         Raises: Unauthorized.
         """
         self.tenant = self.service.authenticator.tenant(self.field(b"authorization"))
+
+
+class Call(Caller, Request):
+    """A request with what the service knows of it: items refused so far, by place.
+
+    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
+        Request.__init__(self, scope, receive)
+        Caller.__init__(self, scope, service)
+        self.rejected: dict[int, Rejected] = {}
+        scope["baton.call"] = self
 
 
 class Watch:

@@ -225,8 +225,8 @@ class Engines:
             raise WrongTask(message, field="model")
         return engine
 
-    def admit(self, task: Task) -> None:
-        """Check that some model of `task` has room for a row.
+    def admit(self, task: Task, *, rows: int = 1) -> None:
+        """Check that some model of `task` works, and has room for so many rows.
 
         Raises: what `Batcher.admit` raises, when none has.
         """
@@ -234,7 +234,7 @@ class Engines:
         for engine in self.all:
             if engine.manifest.task == task:
                 try:
-                    return engine.batcher.admit(1)
+                    return engine.batcher.admit(rows)
                 except Unavailable as error:
                     refusal = error
         if refusal is not None:

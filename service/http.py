@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.batching import Timing
-from service.call import Call, Service, call_of
+from service.call import Call, Caller, Service, call_of
 from service.errors import (
     MOST_MESSAGE_CHARS,
     BodyTimeout,
@@ -163,7 +163,7 @@ def _server_timing(reply: Reply) -> str:
     )
 
 
-def error_response(call: Call, error: RequestError) -> JsonAnswer:
+def error_response(call: Caller, error: RequestError) -> JsonAnswer:
     """Show `error` the way every error is shown, and count it."""
     call.service.metrics.refused(error.code)
     call.log = f"code={error.code} message={str(error)!r}"

@@ -47,6 +47,9 @@ class Metrics:
         self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
         self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
+        self.streams = self._gauge("streams", "Streams that are open.", "livesum")
+        self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
+        self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")
         self.model_info = self._gauge(
             "model_info", "1 for each loaded model version.", "livemax", "model", "version", "task"
         )

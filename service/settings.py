@@ -27,6 +27,9 @@ LIMITS = (
     "max_items",
     "max_steps",
     "max_text_chars",
+    "max_streams",
+    "max_frame_bytes",
+    "stream_idle_s",
     "max_state_bytes",
     "state_ttl_s",
 )
@@ -65,6 +68,11 @@ class Settings(BaseSettings):
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
     max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
+    max_streams: int = Field(1024, ge=1, description="Most streams open at a time; past it, 429.")
+    max_frame_bytes: int = Field(2**20, ge=1024, description="Largest frame from a client on a stream.")
+    stream_idle_s: int = Field(
+        300, ge=1, description="A stream is closed when its client sends or reads nothing for so long."
+    )
     max_state_bytes: int = Field(1_048_576, ge=1, description="Largest state of a session that a token may carry.")
     state_ttl_s: int = Field(
         86_400,

@@ -5,6 +5,8 @@ It knows engines, points and rows; not how a request came in, and not what becom
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -68,10 +70,9 @@ def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
-    """Return what JSON shows of the steps: version, outputs of the last or of each, and the tokens of a text."""
+    """Return what JSON shows of the steps: outputs of the last or of each, and the tokens of a text."""
     result: dict[str, Any] = {
-        "version": start.engine.manifest.version,
-        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()},
+        "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()}
     }
     if row.encoding is not None:
         vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
@@ -79,3 +80,9 @@ def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dic
         start.engine.metrics.text_read(vocabulary.unknown_ratio(ids))
         result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
     return result
+
+
+@lru_cache(maxsize=16)
+def shown_time(seconds: int) -> str:
+    """Return a time, in seconds since 1970 UTC, as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

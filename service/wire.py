@@ -54,7 +54,19 @@ class BatchRequest(Strict):
     )
 
 
+S = TypeVar("S", bound=Strict)
 B = TypeVar("B", bound=BatchRequest)
+
+
+def read_whole(kind: type[S], text: str) -> S:
+    """Read one JSON object that stands or falls as a whole.
+
+    Raises: MalformedJson when it is not JSON; InvalidRequest and its kin for the first of its mistakes.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as failure:
+        raise _explain(failure.errors(include_url=False)[0]) from None
 
 
 def parse(kind: type[B], body: bytes, *, most_items: int) -> tuple[B, dict[int, Rejected]]:
@@ -99,6 +111,8 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
 
 def _explain(error: ErrorDetails) -> RequestError:
     field = field_path(tuple(part for part in error["loc"] if part not in UNION_TAGS)) or None
+    if error["type"] == "json_invalid":
+        return MalformedJson(error["msg"])
     if error["type"] == "finite_number":
         return NotFinite(f"{field} is not a finite number", field=field)
     if error["type"] == "bytes_invalid_encoding":  # state tokens are the only bytes in a request

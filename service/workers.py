@@ -30,6 +30,7 @@ from service.app import create_app
 from service.errors import SettingsError, StartupError
 from service.logs import configure_logging
 from service.settings import Settings
+from service.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
 
@@ -52,6 +53,10 @@ def run_service(settings: Settings) -> None:
         "access_log": False,  # baton.access writes the one line of a request
         "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
+        "ws": StreamProtocol,
+        "ws_max_size": settings.max_frame_bytes,
+        "ws_per_message_deflate": False,  # neither states nor floats get smaller
+        "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
     if settings.workers == 1:

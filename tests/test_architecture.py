@@ -10,20 +10,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors"},
-    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs"},
+    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs", "service.websocket"},
     {"service.waiting"},
     {"service.runtime", "service.batching", "service.state", "service.state.token", "service.wire"},
     {"service.repository"},
     {"service.engine"},
     {"service.probe", "service.sessions"},
     {"service.call", "service.steps", "service.warmup"},
-    {"service.http"},
+    {"service.frames", "service.http"},
     {"service.items"},
     {
         "service.endpoints",
         "service.endpoints.sentiment",
         "service.endpoints.forecast",
         "service.endpoints.step",
+        "service.endpoints.stream",
         "service.endpoints.models",
         "service.endpoints.health",
     },

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter
@@ -22,7 +21,7 @@ from service.errors import RequestError, StateInvalid
 from service.http import BODY_ERRORS, BodyRoute, Reply, error_responses
 from service.items import Job, answer_items
 from service.sessions import Carried, Point
-from service.steps import StepInput, read_row, show_step
+from service.steps import StepInput, read_row, show_step, shown_time
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Result
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
@@ -105,12 +104,8 @@ def _reached(job: Job, answer: Answer) -> Point:
 
 def _carried(point: Point, carried: Carried) -> dict[str, Any]:
     return {
+        "version": point.engine.manifest.version,
         "state": carried.token,
         "step": point.step,
-        "expires_at": _shown_time(carried.expires_ms // 1000),
+        "expires_at": shown_time(carried.expires_ms // 1000),
     }
-
-
-@lru_cache(maxsize=16)
-def _shown_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,95 @@
+"""The frames of a stream: what a client may send, and what is made of it.
+
+It knows points, rows and answers; not connections, and not when a frame is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from service.engine import Answer, Engine, Row
+from service.errors import InvalidRequest, ItemTooLarge, RequestError
+from service.runtime import Array
+from service.sessions import Carried, Point
+from service.settings import Settings
+from service.steps import StepInput, shown_time
+from service.wire import Strict
+
+FLOAT = np.dtype("<f4")
+
+
+class Opening(Strict):
+    """The first frame of a stream."""
+
+    model: str
+    state: bytes | None = None
+    returned: Annotated[Literal["last", "all"], Field(alias="return")] = "last"
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+
+
+class StepFrame(StepInput):
+    """A text frame after the first: steps to take, a wish for a checkpoint, or both."""
+
+    checkpoint: bool = False
+
+    @property
+    def has_steps(self) -> bool:
+        return any(given is not None for given in (self.inputs, self.values, self.text))
+
+
+def read_binary(data: bytes, start: Point, settings: Settings) -> Row:
+    """Return the row that goes on from `start` with the values in `data`, which are not copied.
+
+    Shapes: k steps of the model's features, float32 little-endian.
+
+    Raises: InvalidRequest for a model that takes or gives something else, or a part of a step; ItemTooLarge.
+    """
+    manifest, most = start.engine.manifest, settings.max_steps
+    tensors = (manifest.sequence, *manifest.outputs)
+    others = [tensor for tensor in tensors if tensor.dtype != "float32"]
+    if others:
+        message = f"binary frames carry float32, and {others[0].name} is {others[0].dtype}; send text frames"
+        raise InvalidRequest(message)
+    step_bytes = FLOAT.itemsize * (manifest.features or 1)
+    steps, rest = divmod(len(data), step_bytes)
+    if rest or not steps:
+        raise InvalidRequest(f"{len(data)} bytes; a step is {step_bytes}, and a frame one or more whole steps")
+    if steps > most:
+        raise ItemTooLarge(f"{steps} steps; at most {most} in one frame", limit=most)
+    values = np.frombuffer(data, FLOAT)
+    return Row(values if manifest.features is None else values.reshape(steps, -1), start.state)
+
+
+def write_binary(engine: Engine, answer: Answer, last_only: bool) -> bytes:
+    """Return the outputs of the last step or of each, step after step, in the manifest's order."""
+    shown = [answer.outputs[output.name][-1 if last_only else 0 :] for output in engine.manifest.outputs]
+    return _by_step(shown).astype(FLOAT, copy=False).tobytes()
+
+
+def _by_step(outputs: Sequence[Array]) -> Array:
+    if len(outputs) == 1:
+        return outputs[0]
+    return np.concatenate([rows.reshape(len(rows), -1) for rows in outputs], axis=1)
+
+
+def opened(point: Point) -> dict[str, Any]:
+    manifest = point.engine.manifest
+    outputs = [
+        {"name": tensor.name, "dtype": tensor.dtype, "shape": [size for size in tensor.shape if isinstance(size, int)]}
+        for tensor in manifest.outputs
+    ]
+    head = {"type": "open", "model": manifest.name, "version": manifest.version}
+    return {**head, "step": point.step, "outputs": outputs}
+
+
+def checkpoint(point: Point, carried: Carried) -> dict[str, Any]:
+    expires_at = shown_time(carried.expires_ms // 1000)
+    return {"type": "checkpoint", "step": point.step, "state": carried.token, "expires_at": expires_at}
+
+
+def refusal(error: RequestError, request_id: str, step: int) -> dict[str, Any]:
+    return {"type": "error", "error": {**error.body(), "request_id": request_id}, "step": step}

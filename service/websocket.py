@@ -1,0 +1,246 @@
+"""WebSocket connections as streams need them: uvicorn's, with an end that leaves time for last frames.
+
+It knows uvicorn and ASGI, not sessions. Invariants: what a client sent and nobody received yet is bounded, whatever it
+sends; nothing is read from a client that does not read what it was sent; no wait for a client lasts longer than it may;
+an application that still runs when its client has left is cancelled.
+
+One message is added to ASGI's: `websocket.end` says that the connection ends with the close code it carries; what the
+application has not received yet it never will, but it may send last frames before its `websocket.close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import Any, cast
+
+from starlette.types import Message, Receive, Send
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+log = logging.getLogger("baton.websocket")
+log.setLevel(logging.WARNING)  # who connects is told by the access log
+
+IDLE, STUCK, LEFT = "no frame came", "the client does not read", "the client left"  # why a task is cancelled
+MOST_WAITING = 8  # frames that wait to be received, until no more is read
+PIECE = 16_384  # bytes parsed at a time: of very small frames so many come at once
+TEXT, BINARY = 0x81, 0x82  # a whole frame of each kind
+GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """One connection of uvicorn's server."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = self.conn.logger = log
+        self._unparsed = b""
+        self._task: asyncio.Task[Any] | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._ending = False
+        self._failure = b""  # the close frame that answers what is no WebSocket frame, or none that is allowed
+
+    async def run_asgi(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await super().run_asgi()
+        finally:
+            self._task = None
+            if not self.disconnected:  # a client that does not read would keep the connection for ever
+                self._abort_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        if self._task is not None:
+            self._task.cancel(LEFT)
+
+    def shutdown(self) -> None:
+        if self.handshake_complete and not self.close_sent:
+            self._end(RESTART)
+        else:
+            super().shutdown()
+
+    def handle_parser_exception(self) -> None:
+        if not self.handshake_complete or self._ending:
+            super().handle_parser_exception()
+            return
+        assert self.conn.close_sent is not None
+        self._failure = b"".join(self.conn.data_to_send())
+        self._end(self.conn.close_sent.code)
+
+    def _end(self, code: int) -> None:
+        """Have the application end; what it has not received yet it never will."""
+        self._ending = True
+        self.stop_keepalive()
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(cast(Any, {"type": "websocket.end", "code": code}))
+
+    def data_received(self, data: bytes) -> None:
+        if self._failure:
+            return
+        if self._unparsed or len(data) > PIECE or not self._may_read():
+            self._unparsed += data
+            self._parse()
+        else:
+            super().data_received(data)
+
+    def _parse(self) -> None:
+        start = 0
+        while start < len(self._unparsed) and self._may_read():
+            super().data_received(self._unparsed[start : start + PIECE])
+            start += PIECE
+        self._unparsed = self._unparsed[start:]
+
+    def _may_read(self) -> bool:
+        return (self.queue.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent
+
+    def _read_or_pause(self) -> None:
+        if self._unparsed:
+            self._parse()
+        if self._may_read() is self.read_paused and not self.transport.is_closing():
+            self.read_paused = not self.read_paused
+            (self.transport.pause_reading if self.read_paused else self.transport.resume_reading)()
+
+    def send_receive_event_to_app(self) -> None:
+        data = b"".join(self.frames)
+        self.frames = []
+        if self.close_sent or self._ending:
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        else:
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self.conn.fail(1007, "text that is not UTF-8")
+                self.handle_parser_exception()
+                return
+        if self.queue.qsize() >= MOST_WAITING:
+            self._read_or_pause()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_or_pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_or_pause()
+
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.read_paused or self._unparsed:
+            self._read_or_pause()
+        return message
+
+    async def send(self, message: Any) -> None:
+        kind = message["type"]
+        if kind == "websocket.send" and self.handshake_complete and not self.close_sent:
+            await self._send_frame(message)
+        elif kind == "websocket.close" and self._failure:
+            self.transport.write(self._failure)
+            self.transport.write_eof()  # closed at once, with data on the way in, what was written could be lost
+            self.close_sent = True
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+            self._read_or_pause()
+        else:
+            await super().send(message)
+            if self._unparsed:
+                self._read_or_pause()
+
+    async def _send_frame(self, message: Any) -> None:
+        """Send a whole frame; the state of the connection is known here, so `websockets` need not look at it again."""
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if self.disconnected or self.transport.is_closing():
+            raise ClientDisconnected
+        data = message.get("bytes")
+        opcode = BINARY if data is not None else TEXT
+        if data is None:
+            data = message["text"].encode()
+        size = len(data)
+        if size < 126:
+            head = struct.pack("!BB", opcode, size)
+        elif size < 65_536:
+            head = struct.pack("!BBH", opcode, 126, size)
+        else:
+            head = struct.pack("!BBQ", opcode, 127, size)
+        self.transport.write(head + data)
+
+
+class End(Exception):
+    """The connection ends with this close code; there is nobody to be told when the client `left`."""
+
+    def __init__(self, code: int, *, left: bool = False) -> None:
+        super().__init__(code)
+        self.code, self.left = code, left
+
+
+class Connection:
+    """One connection as its application sees it, to be used by the task that made it."""
+
+    def __init__(self, receive: Receive, send: Send, *, patience_s: float) -> None:
+        """Wait for the client, to send or to read, at most `patience_s` at a time, and somewhat more at worst."""
+        self._asgi_receive, self._asgi_send = receive, send
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._patience_s, self._waits_for, self._since = patience_s, "", 0.0
+        self._timer = self._loop.call_later(patience_s, self._look)
+
+    async def accept(self, *headers: tuple[bytes, bytes]) -> None:
+        await self._asgi_receive()  # websocket.connect
+        await self._asgi_send({"type": "websocket.accept", "headers": headers})
+
+    async def receive(self) -> str | bytes:
+        """Return the next frame.
+
+        Raises: End when there is none to come.
+        """
+        self._waits_for, self._since = IDLE, self._loop.time()
+        try:
+            message = await self._asgi_receive()
+        except asyncio.CancelledError as stop:
+            if stop.args != (IDLE,):
+                raise
+            raise End(GOING_AWAY) from None
+        finally:
+            self._waits_for = ""
+        if message["type"] == "websocket.receive":
+            frame: str | bytes = message["bytes"] if "bytes" in message else message["text"]
+            return frame
+        raise End(message["code"], left=message["type"] == "websocket.disconnect")
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send one frame.
+
+        Raises: End when the client left.
+        """
+        await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+
+    async def close(self, code: int) -> None:
+        await self._send({"type": "websocket.close", "code": code})
+
+    def release(self) -> None:
+        """Wait no more; whoever made the connection calls this in the end."""
+        self._timer.cancel()
+
+    async def _send(self, message: Message) -> None:
+        self._waits_for, self._since = STUCK, self._loop.time()
+        try:
+            await self._asgi_send(message)
+        except ClientDisconnected:
+            raise End(ABNORMAL, left=True) from None
+        finally:
+            self._waits_for = ""
+
+    def _look(self) -> None:
+        """See how long the wait under way has lasted; one timer for all of them is cheaper than one for each."""
+        now = self._loop.time()
+        until = (self._since if self._waits_for else now) + self._patience_s
+        if until <= now:
+            assert self._task is not None
+            self._task.cancel(self._waits_for)
+            until = now + self._patience_s
+        self._timer = self._loop.call_at(until, self._look)
