@@ -43,8 +43,8 @@ class AsyncClient:
     """A client of one service, at one URL or at those of its replicas.
 
     It stays with a URL, and goes to the next when a call fails there in a way that may pass: no connection, 429, 502,
-    503, 504. It tries again no earlier than Retry-After says, with jitter, until `timeout` would be exceeded. All of this
-    is safe: answers depend on requests alone. Keyword arguments beyond those named are members of the request as
+    503, 504. It tries again no earlier than Retry-After says, with jitter, until `timeout` would be exceeded. All of
+    this is safe: answers depend on requests alone. Keyword arguments beyond those named are members of the request as
     docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without progress.
 
     Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer.
@@ -159,9 +159,7 @@ class AsyncClient:
         try:
             content = answer.json()
         except ValueError as failure:
-            raise refusal or ProtocolError(
-                f"{url}: {answer.status_code} without JSON: {answer.text[:200]!r}"
-            ) from failure
+            raise refusal or ProtocolError(f"{url}: not JSON: {answer.text[:200]!r}") from failure
         if refusal is not None and "results" not in content:  # where every item failed, they are shown one by one
             raise refusal
         return dict(content)

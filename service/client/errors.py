@@ -25,7 +25,7 @@ STATUSES = {leaf.code: leaf.status for leaf in _leaves(RequestError)}
 
 
 class ApiError(BatonError):
-    """The service refused: `code`, `message`, `status`, and where they apply `field`, `limit`, `retry_after`, `request_id`.
+    """The service refused: `code`, `message`, `status`; where they apply `field`, `limit`, `retry_after`, `request_id`.
 
     Units: retry_after in seconds.
     """

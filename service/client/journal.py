@@ -1,8 +1,8 @@
 """The bookkeeping of a stream: what was sent since the last checkpoint, and which outputs the caller has.
 
 It does no input or output and knows no clock: frames go in and out as messages, so that it serves any connection.
-Invariants: an input stays here until a checkpoint covers it; each is answered to the caller once, in order, however often
-it is sent; the steps that the server counts are those counted here.
+Invariants: an input stays here until a checkpoint covers it; each is answered to the caller once, in order, however
+often it is sent; the steps that the server counts are those counted here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,7 @@ class Journal:
     @property
     def answered(self) -> int:
         """How many of the unacknowledged inputs were answered to the caller."""
-        return sum(
-            1 for index, entry in enumerate(self._entries) if entry.inputs is not None and index < self._delivered
-        )
+        return sum(1 for entry in islice(self._entries, self._delivered) if entry.inputs is not None)
 
     def add(self, inputs: Inputs) -> None:
         """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""

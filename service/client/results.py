@@ -5,6 +5,7 @@ It knows the API's JSON, not how it travels. Invariant: a failed item is never l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -97,8 +98,8 @@ T = TypeVar("T")
 class Batch(Sequence[T]):
     """The results of a request's items, in their order; reading one that failed raises its ApiError.
 
-    `errors` holds the failed ones by index, so `len(batch.errors) == 0` when all is well. `model`, `version`, `usage` and
-    `timing_ms` are the answer's.
+    `errors` holds the failed ones by index; it is empty when all is well. `model`, `version`, `usage` and `timing_ms`
+    are the answer's.
     """
 
     def __init__(self, answer: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> None:
@@ -148,12 +149,13 @@ def series_item(series: Mapping[str, Any] | npt.ArrayLike) -> dict[str, Any]:
     """Return a series as /v1/forecast takes it, NaN as null: a missing value."""
     given = dict(series) if isinstance(series, Mapping) else {"values": series}
     values = np.asarray(given["values"], float)
-    return given | {"values": np.where(np.isnan(values), None, values).tolist()}
+    return given | {"values": [None if math.isnan(value) else value for value in values.tolist()]}
 
 
 def read_sentiment(item: Mapping[str, Any]) -> SentimentResult:
     """Return a result of /v1/sentiment."""
-    return SentimentResult(**{field.name: item.get(field.name) for field in fields(SentimentResult)})
+    members: dict[str, Any] = {field.name: item.get(field.name) for field in fields(SentimentResult)}
+    return SentimentResult(**members)
 
 
 def read_forecast(item: Mapping[str, Any]) -> ForecastResult:
