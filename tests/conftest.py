@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 STARTED = re.compile(r"Uvicorn running on (http://\S+)")
 START_LIMIT_S = 60
 LOG_LIMIT_S = 10
+TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 
 class Server:
@@ -151,6 +154,22 @@ def start_server() -> Iterator[ServerFactory]:
     for server in started:
         if server.process.poll() is None:
             server.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def replicas(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> tuple[Server, Server]:
+    """Two services over the tiny models that open each other's tokens, on ports that they keep when started again."""
+    one, other = (
+        start_server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=TOKEN_KEYS, BATON_PORT=str(free_port()))
+        for name in ("one", "other")
+    )
+    return one, other
 
 
 @pytest.fixture(scope="session")

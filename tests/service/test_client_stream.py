@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from service.client import ApiError, AsyncClient, Client, StepOutput, StreamInte
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
-KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 CHECKPOINT = b'{"type":"checkpoint"'
 FRAME_HEAD = 4  # bytes before a frame of 126 to 65,535
 
@@ -33,21 +30,6 @@ def assert_each_once(found: Sequence[StepOutput], expected: np.ndarray) -> None:
     """Hold that the outputs are those of one step each, none lost, none doubled."""
     assert [output.step for output in found] == list(range(1, len(expected) + 1))
     np.testing.assert_allclose([output.outputs["y"] for output in found], expected, atol=CLOSE)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def replicas(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> tuple[Server, Server]:
-    """Two services that open each other's tokens, on ports that outlive them."""
-    one, other = (
-        start_server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=KEYS, BATON_PORT=str(free_port())) for name in "ab"
-    )
-    return one, other
 
 
 def urls(*servers: Server) -> list[str]:
