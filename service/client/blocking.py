@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -36,9 +37,10 @@ class _Loop:
     """An event loop in a thread, which ends with the program at the latest."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="baton-client", daemon=True)
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=asyncio.run, args=(_live(started),), name="baton-client", daemon=True)
         self._thread.start()
+        self._loop, self._end = started.result()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -49,9 +51,15 @@ class _Loop:
             raise
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Cancel what still runs, and end."""
+        self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
-        self._loop.close()
+
+
+async def _live(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    end = asyncio.Event()
+    started.set_result((asyncio.get_running_loop(), end))
+    await end.wait()
 
 
 class Client:
