@@ -90,10 +90,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _parse(self) -> None:
         start = 0
-        while start < len(self._unparsed) and self._may_read():
+        while start < len(self._unparsed) and self._may_read() and not self._failure:
             super().data_received(self._unparsed[start : start + PIECE])
             start += PIECE
-        self._unparsed = self._unparsed[start:]
+        self._unparsed = b"" if self._failure else self._unparsed[start:]
 
     def _may_read(self) -> bool:
         return (self.queue.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent

@@ -406,3 +406,66 @@ async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
     assert [(await task).outcomes for task in (running, waiting)] == [[2], [4]]
     await draining
     assert not batcher.alive
+
+
+async def wait_and_submit(batcher: Batcher[int, int], row: int, timeout_s: float = 10) -> list[object]:
+    left_s = await batcher.admit_in_time(1, timeout_s=timeout_s)
+    submission = batcher.enqueue([row], timeout_s=left_s)
+    try:
+        return list((await batcher.answer(submission)).outcomes)
+    finally:
+        batcher.abandon(submission)
+
+
+async def test_those_who_wait_for_room_are_let_in_in_turn_and_one_who_leaves_strands_nobody() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, queue_rows=1, observer=queued)
+    tasks = [asyncio.create_task(wait_and_submit(batcher, row)) for row in range(1, 6)]
+    await gate.wait_entered()
+    tasks[1].cancel()
+    gate.let_go(5)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers.pop(1), asyncio.CancelledError)
+    assert answers == [[2], [6], [8], [10]]
+    assert gate.batches == [[1], [3], [4], [5]]
+    assert queued.most == 1
+    await batcher.drain()
+
+
+async def test_one_who_leaves_just_when_let_in_passes_the_room_on() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    only = batcher.enqueue([1], timeout_s=10)
+    leaver, other = (asyncio.create_task(wait_and_submit(batcher, row)) for row in (2, 3))
+    await gate.wait_entered()
+    gate.let_go(2)
+    await batcher.answer(only)  # in the same turn of the loop `leaver` was told of the room
+    leaver.cancel()
+    assert await other == [6]
+    await batcher.drain()
+
+
+async def test_room_that_does_not_come_in_time_is_a_refusal() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    with pytest.raises(Overloaded):
+        await batcher.admit_in_time(1, timeout_s=0.01)
+    gate.let_go(1)
+    await running
+    await batcher.drain()
+
+
+async def test_drain_turns_away_those_who_wait_for_room() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(wait_and_submit(batcher, 2))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(batcher.drain())
+    with pytest.raises(Draining):
+        await waiting
+    gate.let_go(1)
+    await asyncio.gather(running, draining)
