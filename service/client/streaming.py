@@ -46,7 +46,7 @@ class AsyncStream:
         """How many inputs were sent whose outputs were not received."""
         self._advancing: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
-        self._room = asyncio.Condition()
+        self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
     async def __aenter__(self) -> Self:
         await self._patiently(self._connected)
@@ -86,16 +86,17 @@ class AsyncStream:
 
         Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
         """
-        async with self._room:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._room.wait_for(lambda: self.outstanding < MOST_OUTSTANDING)
-            except TimeoutError:
-                raise TimeoutError(
-                    f"{self.outstanding} outputs wait to be received; call recv(), or use map()"
-                ) from None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._room.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
+        try:
             self._journal.add(inputs)
-            self.outstanding += 1
+        except ValueError:
+            self._room.release()
+            raise
+        self.outstanding += 1
         await self._flush()
 
     async def recv(self) -> StepOutput:
@@ -107,9 +108,8 @@ class AsyncStream:
             raise RuntimeError("nothing to receive: the output of every input that was sent has been received")
         await self._until(lambda: bool(self._answers))
         answer = self._answers.popleft()
-        async with self._room:
-            self.outstanding -= 1
-            self._room.notify()
+        self.outstanding -= 1
+        self._room.release()
         if isinstance(answer, ApiError):
             raise answer
         return answer
@@ -235,6 +235,9 @@ class AsyncStream:
                     await connection.send(frame)
                 except ConnectionClosed:
                     return
+                except asyncio.CancelledError:  # it was sent or it was not: a new connection is sure to know
+                    connection.transport.abort()
+                    raise
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None

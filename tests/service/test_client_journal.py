@@ -135,6 +135,13 @@ def test_a_frame_that_is_too_large_is_refused_in_its_place() -> None:
     assert [getattr(one, "step", None) for one in client.news] == [1, 2]
 
 
+def test_a_state_that_expired_is_refused_for_good() -> None:
+    message = '{"type": "error", "step": 0, "error": {"code": "state_expired", "message": "too old"}}'
+    with pytest.raises(ApiError) as refused:
+        journal().opened(message)
+    assert (refused.value.status, refused.value.transient) == (410, False)
+
+
 def test_inputs_are_copied() -> None:
     kept, reused = journal(), np.ones(2)
     kept.add(reused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import Server, ServerFactory
 
-from service.client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
+from service.client import ApiError, AsyncClient, Client, ProtocolError, StepOutput, StreamInterrupted
+from service.client.streaming import MOST_OUTSTANDING
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
@@ -191,6 +193,28 @@ def test_a_state_that_cannot_be_used_raises_and_begins_nothing(server: Server) -
             client.stream("stepper", state=None)
 
 
+def test_a_replica_that_cannot_open_the_state_is_no_reason_to_begin_anew(
+    replicas: tuple[Server, Server], tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    stranger = start_server(tiny_models, tmp_path / "stranger")
+    with Client(urls(replicas[0], stranger)) as client, client.stream("stepper") as stream:
+        stream.step(ROWS[:5])
+        token = stream.checkpoint()
+        replicas[0].kill()
+        with pytest.raises(ApiError, match="state_invalid"):
+            stream.step(ROWS[5:6])
+        assert (stream.state, stream.step_count, len(stream.unacknowledged)) == (token, 5, 1)
+    assert stranger.metric("baton_stream_frames_total") == 0
+
+
+def test_steps_that_the_service_counts_otherwise_are_an_error(server: Server) -> None:
+    """Four numbers are two steps of a model with two features, and four of one with one."""
+    with Client(urls(server)) as client, client.stream("stepper", binary=True) as stream:
+        stream.send([1.0, 2.0, 3.0, 4.0])
+        with pytest.raises(ProtocolError, match="checkpoint at step 2"):
+            stream.checkpoint()
+
+
 # -- a connection that breaks anywhere -------------------------------------------------------------------------------
 
 Cut = Callable[[bytes], int | None]
@@ -315,13 +339,69 @@ async def test_many_tasks_share_a_client_and_a_stream_is_sent_and_received_by_tw
 
 @pytest.mark.anyio
 async def test_a_receive_that_is_cancelled_loses_no_output(server: Server) -> None:
+    """However far it got: each turn of the event loop is one more place to be cancelled at."""
+    found: list[StepOutput] = []
     assert server.url is not None
     async with AsyncClient(server.url) as client, client.stream("stepper") as stream:
-        for row in ROWS[:20]:
+        for turns, row in enumerate(ROWS[:20]):
             await stream.send(row[None])
             receiving = asyncio.create_task(stream.recv())
-            await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
             receiving.cancel()
-            await asyncio.wait([receiving])
-        found = [await stream.recv() for _ in range(20)]
+            found += [
+                answer
+                for answer in await asyncio.gather(receiving, return_exceptions=True)
+                if not isinstance(answer, BaseException)
+            ]
+        while stream.outstanding:
+            found.append(await stream.recv())
     assert_each_once(found, await asyncio.to_thread(whole, server, ROWS[:20]))
+
+
+@pytest.mark.anyio
+async def test_a_send_that_is_cancelled_was_made_or_not_and_the_stream_goes_on(server: Server) -> None:
+    assert server.url is not None
+    async with AsyncClient(server.url) as client, client.stream("stepper", checkpoint_every=1000) as stream:
+        for turns, row in enumerate(ROWS[:8]):
+            sending = asyncio.create_task(stream.send(row[None]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        made = [await stream.recv() for _ in range(stream.outstanding)]
+        taken = np.concatenate(stream.unacknowledged)
+    assert_each_once(made, await asyncio.to_thread(whole, server, taken))
+
+
+@pytest.mark.anyio
+async def test_a_send_that_is_cancelled_while_the_connection_is_full_loses_nothing(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """The server is stopped, so that frames fill the buffers on the way to it, and goes on after the cancellation."""
+    steps = 2**16
+    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES=str(8 * steps), BATON_MAX_STEPS=str(steps))
+    chunk = np.resize(ROWS, (steps, 2))
+    assert server.url is not None
+    async with AsyncClient(server.url) as client, client.stream("stepper", binary=True) as stream:
+        server.process.send_signal(signal.SIGSTOP)
+        while not (sending := asyncio.create_task(stream.send(chunk))).done():
+            done, _ = await asyncio.wait([sending], timeout=0.2)
+            if not done:
+                break
+        assert stream.outstanding < MOST_OUTSTANDING, "the connection was not filled"
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        server.process.send_signal(signal.SIGCONT)
+        sent = stream.outstanding
+        made = [await stream.recv() for _ in range(sent)]
+        assert (await stream.step(ROWS[:1])).step == steps * sent + 1
+    assert [output.step for output in made] == [steps * (n + 1) for n in range(sent)]
+
+
+@pytest.mark.parametrize("inputs", ["a text", 1.0, np.zeros((1, 2, 2))])
+def test_what_no_frame_can_hold_is_refused_before_it_is_sent(server: Server, inputs: object) -> None:
+    with Client(urls(server)) as client, client.stream("stepper", binary=True) as stream:
+        with pytest.raises(ValueError, match=r"takes numbers|give k rows"):
+            stream.send(inputs)
+        assert stream.step(ROWS[:1]).step == 1
