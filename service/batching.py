@@ -222,7 +222,6 @@ class Batcher(Generic[R, A]):
         self._open.add(submission)
         with self._counting:
             self._queued += len(rows)
-        self._observer.queued(self._queued)
         self._fresh.append(submission)
         if len(self._fresh) == HANDED_OVER:
             self._hand_over()
@@ -251,6 +250,7 @@ class Batcher(Generic[R, A]):
         if self._fresh:
             self._inbox.put(self._fresh)
             self._fresh = []
+            self._observer.queued(self._queued)
 
     def _expire(self, submission: Submission[R]) -> None:
         if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
@@ -270,8 +270,9 @@ class Batcher(Generic[R, A]):
             with self._counting:
                 submission.closed = True
                 self._queued -= submission.unstarted
-            self._observer.queued(self._queued)
-            self._tell_of_room()
+            if submission.unstarted:
+                self._observer.queued(self._queued)
+                self._tell_of_room()
 
     def _tell_of_room(self) -> None:
         """Let as many try again as there may be room for, or all, when there is nothing more to wait for."""
@@ -380,8 +381,8 @@ class Batcher(Generic[R, A]):
             if not submission.left and not submission.future.done():
                 submission.ended = ended
                 submission.future.set_result(None)
-        if self._turned_away:
-            self._tell_of_room()
+        self._observer.queued(self._queued)
+        self._tell_of_room()
 
     def _ended(self, death: BaseException | None) -> None:
         self._ended_threads += 1
