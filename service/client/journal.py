@@ -151,10 +151,11 @@ class Journal:
 
     def refuse_largest(self) -> list[News]:
         """Refuse the largest input that is not answered: the server took a frame for too large, and it was that one."""
-        waiting = [entry for entry in list(self._entries)[self._answered :] if entry.inputs is not None]
-        if not waiting:
+        sent = islice(self._entries, self._answered, self._sent)
+        suspects = [entry for entry in sent if entry.inputs is not None and entry.refused is None]
+        if not suspects:
             raise ProtocolError("the server refused a frame as too large, and none was sent")
-        largest = max(waiting, key=lambda entry: len(self._frame(entry)))
+        largest = max(suspects, key=lambda entry: len(self._frame(entry)))
         message = f"a frame of {len(self._frame(largest))} bytes is more than the service takes; send fewer steps"
         largest.refused = ApiError({"code": "item_too_large", "message": message})
         return self._refused_next()

@@ -105,17 +105,19 @@ def test_an_input_that_is_refused_raises_in_its_place_and_the_stream_goes_on(ser
             stream.recv()
 
 
-def test_a_frame_over_the_limit_is_refused_alone(
+def test_frames_over_the_limit_are_refused_alone(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024")
     with Client(urls(server)) as client, client.stream("stepper", binary=True, checkpoint_every=5) as stream:
-        for inputs in (ROWS[:8], ROWS[:200], ROWS[8:9]):
+        for inputs in (ROWS[:8], ROWS[:150], ROWS[8:9], ROWS[:200]):
             stream.send(inputs)
         assert stream.recv().step == 8
-        with pytest.raises(ApiError, match="item_too_large"):
+        with pytest.raises(ApiError, match="1200 bytes"):
             stream.recv()
         last = stream.recv()
+        with pytest.raises(ApiError, match="item_too_large: a frame of 1600 bytes"):
+            stream.recv()
     assert last.step == 9
     np.testing.assert_allclose(last.outputs["y"], whole(server, ROWS[:9])[-1], atol=CLOSE)
 
