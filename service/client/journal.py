@@ -20,6 +20,12 @@ from service.client.results import Array, Inputs, StepOutput, members
 
 BINARY = np.dtype("<f4")
 INTERNAL = 500
+FRAMES = {  # what each type must hold
+    "open": {"step", "outputs"},
+    "step": {"step", "outputs"},
+    "checkpoint": {"step", "state"},
+    "error": {"error"},
+}
 
 
 @dataclass(eq=False, slots=True)
@@ -241,11 +247,12 @@ def _ending(error: ApiError) -> ApiError | Unreachable:
 def _read(message: str | bytes) -> dict[str, Any]:
     try:
         frame = json.loads(message)
-        frame["type"]
-    except (ValueError, TypeError, KeyError) as failure:
-        raise ProtocolError(f"not a frame of a stream: {message[:80]!r}") from failure
-    assert isinstance(frame, dict)
-    return frame
+    except ValueError:
+        frame = None
+    needed = FRAMES.get(frame.get("type", "")) if isinstance(frame, dict) else None
+    if needed is None or not needed <= frame.keys():
+        raise ProtocolError(f"not a frame of a stream: {message[:80]!r}")
+    return dict(frame)
 
 
 def _shown(frame: dict[str, Any]) -> str:

@@ -155,6 +155,8 @@ def test_inputs_are_copied() -> None:
         ("{}", ProtocolError),
         ("[]", ProtocolError),
         ("nonsense", ProtocolError),
+        ('{"type": "step"}', ProtocolError),
+        ('{"type": "stop"}', ProtocolError),
         (b"\0\0\0\0", ProtocolError),
         ('{"type": "open", "step": 0, "outputs": []}', ProtocolError),
         ('{"type": "step", "step": 7, "outputs": {"sum": 1}}', ProtocolError),
@@ -176,7 +178,9 @@ def test_what_does_not_fit_ends_the_connection(message: str | bytes, error: type
         client.journal.receive(message)
 
 
-@pytest.mark.parametrize("message", ['{"type": "open", "step": 3, "outputs": []}', '{"type": "step", "step": 0}'])
+@pytest.mark.parametrize(
+    "message", ['{"type": "open", "step": 3, "outputs": []}', '{"type": "step", "step": 0, "outputs": []}']
+)
 def test_an_opening_at_another_step_is_refused(message: str) -> None:
     with pytest.raises(ProtocolError, match="opening at step 0"):
         journal().opened(message)
