@@ -32,7 +32,7 @@ from service.client.results import (
     series_item,
     state_member,
 )
-from service.client.retries import CONNECT_S, retrying
+from service.client.retries import CONNECT_S, Limits, retrying
 from service.client.streaming import AsyncStream
 
 T = TypeVar("T")
@@ -42,10 +42,11 @@ Returns = Literal["last", "all"]
 class AsyncClient:
     """A client of one service, at one URL or at those of its replicas.
 
-    It stays with a URL, and goes to the next when a call fails there in a way that may pass: no connection, 429, 502,
-    503, 504. It tries again no earlier than Retry-After says, with jitter, until `timeout` would be exceeded. All of
-    this is safe: answers depend on requests alone. Keyword arguments beyond those named are members of the request as
-    docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without progress.
+    It stays with a URL, and goes to the next when a call fails there in a way that may pass: no connection, silence,
+    429, 502, 503, 504. It tries again no earlier than Retry-After says, with jitter, until `timeout` would be exceeded.
+    All of this is safe: answers depend on requests alone. Keyword arguments beyond those named are members of the
+    request as docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without
+    progress.
 
     Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer.
     """
@@ -55,8 +56,9 @@ class AsyncClient:
         if not self._urls or not all(url.startswith(("http://", "https://")) for url in self._urls):
             raise ValueError(f"{urls!r}: give one URL or several that begin with http:// or https://")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = timeout
-        self._http = httpx.AsyncClient(headers=self._headers, timeout=httpx.Timeout(None, connect=CONNECT_S))
+        self._limits = Limits(timeout, timeout / (len(self._urls) + 1))
+        http_timeout = httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None)
+        self._http = httpx.AsyncClient(headers=self._headers, timeout=http_timeout)
         self._at = self._streams = 0
 
     async def __aenter__(self) -> Self:
@@ -120,7 +122,7 @@ class AsyncClient:
         first = self._streams % len(self._urls)
         self._streams += 1
         urls = cycle(self._urls[first:] + self._urls[:first])
-        return AsyncStream(urls, self._headers, self._timeout, Journal(opening | options, binary=binary))
+        return AsyncStream(urls, self._headers, self._limits, Journal(opening | options, binary=binary))
 
     async def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
@@ -136,12 +138,12 @@ class AsyncClient:
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(self._timeout):
-                async for attempt in retrying(self._timeout):
+            async with asyncio.timeout(self._limits.call_s):
+                async for attempt in retrying(self._limits.call_s):
                     with attempt:
                         return await self._attempt(method, path, body)
         except TimeoutError:
-            raise Unreachable(f"{self._urls[self._at]}{path}: no answer in {self._timeout:g} s") from None
+            raise Unreachable(f"{self._urls[self._at]}{path}: no answer in {self._limits.call_s:g} s") from None
         raise AssertionError("an attempt returns or raises")
 
     async def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:

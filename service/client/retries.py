@@ -5,10 +5,20 @@ Every call may be retried: an answer depends on its request alone, and a step on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
 
 CONNECT_S = 5.0
 JITTER = wait_random_exponential(multiplier=0.1, max=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a call may take with all its attempts, and how long one of them may hear nothing. Units: seconds."""
+
+    call_s: float
+    silence_s: float
 
 
 def retrying(limit_s: float) -> AsyncRetrying:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable, read_refusal
 from service.client.journal import Journal
 from service.client.results import Array, Inputs, StepOutput
-from service.client.retries import CONNECT_S, retrying
+from service.client.retries import CONNECT_S, Limits, retrying
 
 MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
 CLOSE_S = 1.0
@@ -38,8 +38,8 @@ class AsyncStream:
     was no progress for the client's timeout.
     """
 
-    def __init__(self, urls: Iterator[str], headers: dict[str, str], timeout: float, journal: Journal) -> None:
-        self._urls, self._headers, self._timeout, self._journal = urls, headers, timeout, journal
+    def __init__(self, urls: Iterator[str], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
+        self._urls, self._headers, self._limits, self._journal = urls, headers, limits, journal
         self._connection: ClientConnection | None = None
         self._answers: deque[StepOutput | ApiError] = deque()
         self.outstanding = 0
@@ -87,7 +87,7 @@ class AsyncStream:
         Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
         """
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._limits.call_s):
                 await self._room.acquire()
         except TimeoutError:
             raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
@@ -157,8 +157,8 @@ class AsyncStream:
     async def _patiently(self, attempt_to: Callable[[], Awaitable[None]]) -> None:
         """Attempt it until it succeeds. Raises: ApiError or ProtocolError at once, StreamInterrupted in the end."""
         try:
-            async with asyncio.timeout(self._timeout):
-                async for attempt in retrying(self._timeout):
+            async with asyncio.timeout(self._limits.call_s):
+                async for attempt in retrying(self._limits.call_s):
                     with attempt:
                         await attempt_to()
         except (ApiError, Unreachable, TimeoutError) as failure:
@@ -166,7 +166,7 @@ class AsyncStream:
                 raise
             journal = self._journal
             raise StreamInterrupted(
-                str(failure) or f"nothing for {self._timeout:g} s",
+                str(failure) or f"nothing for {self._limits.call_s:g} s",
                 state=journal.state,
                 step_count=journal.step_count,
                 unacknowledged=journal.unacknowledged,
@@ -179,8 +179,12 @@ class AsyncStream:
         await self._connected()
         assert self._connection is not None
         try:
-            while self._journal.progress == before:
-                self._answers.extend(self._journal.receive(await self._connection.recv()))
+            async with asyncio.timeout(self._limits.silence_s):
+                while self._journal.progress == before:
+                    self._answers.extend(self._journal.receive(await self._connection.recv()))
+        except TimeoutError:
+            await self._drop()
+            raise Unreachable(f"the stream was silent for {self._limits.silence_s:g} s") from None
         except ConnectionClosed as closed:
             await self._drop()
             code = closed.rcvd.code if closed.rcvd else None

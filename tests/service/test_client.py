@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -242,6 +243,13 @@ def test_the_next_replica_is_taken_and_kept() -> None:
         for _ in range(3):
             assert client.models() == MODELS["models"]
     assert len(script.times) == 3
+
+
+def test_a_replica_that_is_silent_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, Script(GOOD) as script:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}", script.url]
+        with Client(urls, timeout=3) as client:
+            assert client.models() == MODELS["models"]
 
 
 def test_it_gives_up_when_the_time_is_over_with_the_last_error() -> None:

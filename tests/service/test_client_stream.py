@@ -195,6 +195,17 @@ def test_a_state_that_cannot_be_used_raises_and_begins_nothing(server: Server) -
             client.stream("stepper", state=None)
 
 
+def test_a_stream_leaves_a_replica_that_is_silent(replicas: tuple[Server, Server]) -> None:
+    one, other = replicas
+    expected = whole(one, ROWS[:20])
+    with Client(urls(one, other), timeout=6) as client, client.stream("stepper", checkpoint_every=4) as stream:
+        made = list(stream.map(ROWS[:10, None]))
+        one.process.send_signal(signal.SIGSTOP)
+        made += list(stream.map(ROWS[10:20, None]))
+    one.process.send_signal(signal.SIGCONT)
+    assert_each_once(made, expected)
+
+
 def test_a_replica_that_cannot_open_the_state_is_no_reason_to_begin_anew(
     replicas: tuple[Server, Server], tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
