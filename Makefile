@@ -25,6 +25,8 @@ serve: $(VENV)/.serving  ## serve models/ on port 8000 (BATON_PORT, and the othe
 test: $(VENV)/.development  ## run the tests
 	@command -v curl >/dev/null || { echo "installing curl, which runs the README's calls"; $(APT_INSTALL) curl; }
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
+	  echo "installing nginx, behind which replicas are tested"; $(APT_INSTALL) nginx; }
 	$(BIN)/pytest
 
 check: $(VENV)/.development  ## lint, formatting, types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 STARTED = re.compile(r"Uvicorn running on (http://\S+)")
 START_LIMIT_S = 60
 LOG_LIMIT_S = 10
+TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 
 class Server:
@@ -123,9 +125,7 @@ class RedisServer:
     """A redis-server of the tests' own, without files; `url` stays the same when it is started again."""
 
     def __init__(self, command: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._command = command
         self.start()
@@ -219,6 +219,22 @@ def _redis() -> Iterator[RedisServer]:
     running = RedisServer(command)
     yield running
     running.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def replicas(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> tuple[Server, Server]:
+    """Two services over the tiny models that open each other's tokens, on ports that they keep when started again."""
+    one, other = (
+        start_server(tiny_models, tmp_path / name, BATON_TOKEN_KEYS=TOKEN_KEYS, BATON_PORT=str(free_port()))
+        for name in ("one", "other")
+    )
+    return one, other
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,101 @@
+"""What can go wrong for a client, and which of it passes by itself.
+
+It knows the API's error form, neither HTTP nor WebSocket libraries. Invariant: `transient` is true only where the same
+request may succeed unchanged; a 4xx other than 429 never is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from service.errors import BatonError, RequestError
+
+PASSING_STATUSES = {429, 502, 503, 504}  # 502 is a proxy's word for a replica that does not answer
+
+
+def _leaves(kind: type[RequestError]) -> list[type[RequestError]]:
+    return [leaf for child in kind.__subclasses__() for leaf in _leaves(child)] or [kind]
+
+
+STATUSES = {leaf.code: leaf.status for leaf in _leaves(RequestError)}
+
+
+class ApiError(BatonError):
+    """The service refused: `code`, `message`, `status`; where they apply `field`, `limit`, `retry_after`, `request_id`.
+
+    Units: retry_after in seconds.
+    """
+
+    def __init__(
+        self, error: Mapping[str, Any], *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        self.code: str = error["code"]
+        self.message: str = error["message"]
+        self.field: str | None = error.get("field")
+        self.limit: float | None = error.get("limit")
+        self.request_id: str | None = error.get("request_id")
+        self.status = STATUSES.get(self.code) if status is None else status
+        milliseconds = error.get("retry_after_ms")
+        self.retry_after = retry_after if milliseconds is None else milliseconds / 1000
+        super().__init__(f"{self.code}: {self.message}" + (f" (field {self.field})" if self.field else ""))
+
+    @property
+    def transient(self) -> bool:
+        return self.status in PASSING_STATUSES
+
+
+class Unreachable(BatonError):
+    """No answer came: the connection was refused, cut, or silent for too long."""
+
+    transient = True
+
+
+class ProtocolError(BatonError):
+    """The other side does not speak as a Baton service does, or counts otherwise than this client."""
+
+    transient = False
+
+
+class StreamInterrupted(BatonError):
+    """A stream made no progress within its time limit; the cause is the error before it.
+
+    Nothing is lost: `state` and `step_count` are those of the last checkpoint (None and 0 where there was none and the
+    stream began a session), `unacknowledged` holds the inputs that were sent since, of which the first `answered` had
+    their outputs. The stream itself can be used again, too: it goes on trying.
+    """
+
+    def __init__(
+        self, reason: object, *, state: str | None, step_count: int, unacknowledged: Sequence[Any], answered: int
+    ) -> None:
+        super().__init__(f"no progress, {len(unacknowledged)} inputs since step {step_count} are kept: {reason}")
+        self.state, self.step_count = state, step_count
+        self.unacknowledged, self.answered = unacknowledged, answered
+
+
+def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
+    """Return the error that an HTTP answer carries; one that a proxy wrote gets the code `http_<status>`."""
+    retry_after = _seconds(headers.get("retry-after"))
+    try:
+        return ApiError(json.loads(body)["error"], status=status, retry_after=retry_after)
+    except (ValueError, KeyError, TypeError):
+        told = body[:200].decode("utf-8", "replace")
+        return ApiError({"code": f"http_{status}", "message": told}, status=status, retry_after=retry_after)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return what a Retry-After header asks for: it holds seconds, or the date until which to wait."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())

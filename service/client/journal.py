@@ -1,0 +1,259 @@
+"""The bookkeeping of a stream: what was sent since the last checkpoint, and which outputs the caller has.
+
+It does no input or output and knows no clock: frames go in and out as messages, so that it serves any connection.
+Invariants: an input stays here until a checkpoint covers it; each is answered to the caller once, in order, however
+often it is sent; the steps that the server counts are those counted here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from service.client.errors import ApiError, ProtocolError, Unreachable
+from service.client.results import Array, Inputs, StepOutput, members
+
+BINARY = np.dtype("<f4")
+INTERNAL = 500
+FRAMES = {  # what each type must hold
+    "open": {"step", "outputs"},
+    "step": {"step", "outputs"},
+    "checkpoint": {"step", "state"},
+    "error": {"error"},
+}
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A frame to be answered: an input, or where that is None the request for a checkpoint.
+
+    `step` is where the session stood after it, once that is known; `answer` is what a request for a checkpoint got;
+    `refused` says why it is not sent any more.
+    """
+
+    inputs: Array | str | None
+    step: int | None = None
+    answer: str | ApiError | None = None
+    refused: ApiError | None = None
+
+
+News = StepOutput | ApiError
+"""What the caller has not seen before: an output, or the error of a refused input."""
+
+
+class Journal:
+    """One stream's inputs since its last checkpoint.
+
+    On each connection the entries are sent from the first on. Three marks run through them: `_sent` and `_answered` on
+    this connection, `_delivered` over all of them; answers below the last are replayed ones and are dropped. `progress`
+    grows with every output, refusal and checkpoint that is new.
+    """
+
+    def __init__(self, opening: dict[str, Any], *, binary: bool) -> None:
+        self._opening, self._binary = opening, binary
+        self._returns_all = opening["return"] == "all"
+        self.step_count = self.progress = 0
+        self._step: int | None = None  # of the session after the last answer on this connection
+        self._entries: deque[Entry] = deque()
+        self._sent = self._answered = self._delivered = 0
+        self._outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+
+    @property
+    def state(self) -> str | None:
+        """The token of the last checkpoint, else that with which the stream began."""
+        state: str | None = self._opening.get("state")
+        return state
+
+    @property
+    def unacknowledged(self) -> list[Array | str]:
+        """The inputs that no checkpoint covers."""
+        return [entry.inputs for entry in self._entries if entry.inputs is not None]
+
+    @property
+    def answered(self) -> int:
+        """How many of the unacknowledged inputs were answered to the caller."""
+        return sum(1 for entry in islice(self._entries, self._delivered) if entry.inputs is not None)
+
+    def add(self, inputs: Inputs) -> None:
+        """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""
+        if not isinstance(inputs, str):
+            inputs = np.array(inputs, BINARY if self._binary else None)
+            if inputs.ndim not in (1, 2):
+                raise ValueError(f"inputs have shape {inputs.shape}; give k rows of features, k numbers or a text")
+        elif self._binary:
+            raise ValueError("a binary stream takes numbers, not text")
+        self._entries.append(Entry(inputs))
+
+    def ask_checkpoint(self) -> Entry:
+        """Ask for a checkpoint after the inputs so far; its `answer` will be set."""
+        self._entries.append(Entry(None))
+        return self._entries[-1]
+
+    # -- to the server --------------------------------------------------------------------------------------------
+
+    def opening(self) -> str:
+        """Return the first frame of a connection."""
+        return json.dumps(self._opening)
+
+    def next_frame(self) -> str | bytes | None:
+        """Return the next frame that this connection has not sent, if there is one."""
+        while self._sent < len(self._entries):
+            entry = self._entries[self._sent]
+            self._sent += 1
+            if entry.refused is None:
+                return self._frame(entry)
+        return None
+
+    def _frame(self, entry: Entry) -> str | bytes:
+        if entry.inputs is None:
+            return json.dumps({"checkpoint": True})
+        if self._binary:
+            assert not isinstance(entry.inputs, str)
+            return entry.inputs.tobytes()
+        return json.dumps(members(entry.inputs))
+
+    # -- from the server ------------------------------------------------------------------------------------------
+
+    def opened(self, message: str | bytes) -> list[News]:
+        """Take the answer to the opening: the connection goes on from the last token.
+
+        Raises: ApiError, Unreachable or ProtocolError.
+        """
+        frame = _read(message)
+        if frame["type"] == "error":
+            raise _ending(ApiError(frame["error"]))
+        known = self._step is not None or self.state is None
+        if frame["type"] != "open" or (known and frame["step"] != self.step_count):
+            raise ProtocolError(f"the opening at step {self.step_count} was answered by {_shown(frame)}")
+        self.step_count = self._step = frame["step"]
+        self._outputs = [(one["name"], np.dtype(one["dtype"]), tuple(one["shape"])) for one in frame["outputs"]]
+        self._sent = self._answered = 0
+        return self._refused_next()
+
+    def receive(self, message: str | bytes) -> list[News]:
+        """Take an answer and return what of it is new.
+
+        Raises: ApiError or Unreachable when it announces the end of this connection; ProtocolError.
+        """
+        if isinstance(message, bytes):
+            return self._answer(self._read_binary(message))
+        frame = _read(message)
+        if frame["type"] == "step":
+            return self._answer(self._read_step(frame))
+        if frame["type"] == "checkpoint":
+            return self._checkpoint(frame)
+        if frame["type"] != "error":
+            raise ProtocolError(f"no answer to an input: {_shown(frame)}")
+        error = ApiError(frame["error"])
+        if error.transient or error.status == INTERNAL:
+            raise _ending(error)
+        self._next()
+        return self._refuse(error)
+
+    def refuse_largest(self) -> list[News]:
+        """Refuse the largest input that is not answered: the server took a frame for too large, and it was that one."""
+        sent = islice(self._entries, self._answered, self._sent)
+        suspects = [entry for entry in sent if entry.inputs is not None and entry.refused is None]
+        if not suspects:
+            raise ProtocolError("the server refused a frame as too large, and none was sent")
+        largest = max(suspects, key=lambda entry: len(self._frame(entry)))
+        message = f"a frame of {len(self._frame(largest))} bytes is more than the service takes; send fewer steps"
+        largest.refused = ApiError({"code": "item_too_large", "message": message})
+        return self._refused_next()
+
+    def _next(self) -> Entry:
+        if self._answered >= self._sent:
+            raise ProtocolError("an answer came to nothing that was sent")
+        return self._entries[self._answered]
+
+    def _answer(self, output: StepOutput) -> list[News]:
+        entry = self._next()
+        if entry.inputs is None or (entry.step is not None and entry.step != output.step):
+            raise ProtocolError(f"an answer at step {output.step}, where {entry.step} was due")
+        entry.step = self._step = output.step
+        self._answered += 1
+        if self._answered <= self._delivered:
+            return []
+        self._delivered = self._answered
+        self.progress += 1
+        return [output, *self._refused_next()]
+
+    def _checkpoint(self, frame: dict[str, Any]) -> list[News]:
+        if frame["step"] != self._step:
+            raise ProtocolError(f"a checkpoint at step {frame['step']}, where the answers so far lead to {self._step}")
+        self._opening["state"], self.step_count = frame["state"], frame["step"]
+        self.progress += 1
+        if self._answered < self._sent and self._entries[self._answered].inputs is None:
+            self._entries[self._answered].answer = frame["state"]
+            self._answered += 1
+        for _ in range(self._answered):
+            self._entries.popleft()
+        self._sent -= self._answered
+        self._delivered = max(0, self._delivered - self._answered)
+        self._answered = 0
+        return self._refused_next()
+
+    def _refuse(self, error: ApiError) -> list[News]:
+        """Take the next entry out of the session: it was not part of it."""
+        entry = self._entries[self._answered]
+        if self._answered < self._delivered:
+            raise ProtocolError(f"what was answered before is refused in the replay: {error}")
+        del self._entries[self._answered]
+        self._sent = max(self._answered, self._sent - 1)
+        self.progress += 1
+        if entry.inputs is None:
+            entry.answer = error
+            return self._refused_next()
+        return [error, *self._refused_next()]
+
+    def _refused_next(self) -> list[News]:
+        """Return the errors of the next entries, as far as they were refused for their size."""
+        if self._answered < len(self._entries) and (error := self._entries[self._answered].refused) is not None:
+            return self._refuse(error)
+        return []
+
+    def _read_step(self, frame: dict[str, Any]) -> StepOutput:
+        types = {name: dtype for name, dtype, _ in self._outputs}
+        outputs = {name: np.array(value, types[name]) for name, value in frame["outputs"].items()}
+        return StepOutput(outputs, frame["step"], frame.get("tokens"))
+
+    def _read_binary(self, message: bytes) -> StepOutput:
+        """Return the outputs of a binary answer, which does not count steps: the input's rows do."""
+        inputs, step = self._next().inputs, self._step
+        if not self._binary or inputs is None or isinstance(inputs, str) or step is None:
+            raise ProtocolError("a binary answer to a text frame")
+        sizes = [int(np.prod(shape)) for _, _, shape in self._outputs]
+        shown = len(inputs) if self._returns_all else 1
+        if len(message) != BINARY.itemsize * sum(sizes) * shown:
+            raise ProtocolError(f"{len(message)} bytes answer {len(inputs)} steps of {sum(sizes)} values each")
+        columns = np.split(np.frombuffer(bytearray(message), BINARY).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
+        outputs = {
+            name: (rows.reshape(shown, *shape) if self._returns_all else rows.reshape(shape))
+            for (name, _, shape), rows in zip(self._outputs, columns, strict=True)
+        }
+        return StepOutput(outputs, step + len(inputs), None)
+
+
+def _ending(error: ApiError) -> ApiError | Unreachable:
+    """Return the error that ends a connection; a failure inside the server may be its replica's alone."""
+    return Unreachable(str(error)) if error.status == INTERNAL else error
+
+
+def _read(message: str | bytes) -> dict[str, Any]:
+    try:
+        frame = json.loads(message)
+    except ValueError:
+        frame = None
+    needed = FRAMES.get(frame.get("type", "")) if isinstance(frame, dict) else None
+    if needed is None or not needed <= frame.keys():
+        raise ProtocolError(f"not a frame of a stream: {message[:80]!r}")
+    return dict(frame)
+
+
+def _shown(frame: dict[str, Any]) -> str:
+    return json.dumps(frame)[:120]

@@ -1,0 +1,258 @@
+"""Streams: one session on a WebSocket that may break at any time, and its outputs exactly once nevertheless.
+
+It moves the journal's frames and reconnects; what they mean, the journal knows. Invariant: one task at a time reads, so
+answers come in order, and an input is sent on a connection only after all those before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable, read_refusal
+from service.client.journal import Journal
+from service.client.results import Array, Inputs, StepOutput
+from service.client.retries import CONNECT_S, Limits, retrying
+
+MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
+CLOSE_S = 1.0
+POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
+
+
+class AsyncStream:
+    """One session on one connection at a time; use it as a context manager, made by `AsyncClient.stream`.
+
+    It keeps what was sent since the last checkpoint. When the connection is lost, or the replica drains, it goes on at
+    the next URL from the last token, sends again what came after it, and drops the outputs that the caller has: each
+    output comes once, in order. Memory is bounded by checkpoint_every and the inputs under way.
+
+    Raises: ApiError from entering and from `recv` when a state cannot be used (never a new session in its place), and
+    from `recv` in the place of an input that was refused, after which the stream goes on; StreamInterrupted when there
+    was no progress for the client's timeout.
+    """
+
+    def __init__(self, urls: Iterator[str], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
+        self._urls, self._headers, self._limits, self._journal = urls, headers, limits, journal
+        self._connection: ClientConnection | None = None
+        self._answers: deque[StepOutput | ApiError] = deque()
+        self.outstanding = 0
+        """How many inputs were sent whose outputs were not received."""
+        self._advancing: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
+        self._room = asyncio.Semaphore(MOST_OUTSTANDING)
+
+    async def __aenter__(self) -> Self:
+        await self._patiently(self._connected)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. What no checkpoint covers stays in `unacknowledged`."""
+        if self._advancing is not None:
+            self._advancing.cancel()
+            await asyncio.gather(self._advancing, return_exceptions=True)
+        await self._drop()
+
+    @property
+    def state(self) -> str | None:
+        """The token of the last checkpoint, else the one the stream began with; None where it began a session."""
+        return self._journal.state
+
+    @property
+    def step_count(self) -> int:
+        """The steps that the session had taken at the last checkpoint."""
+        return self._journal.step_count
+
+    @property
+    def unacknowledged(self) -> list[Array | str]:
+        """The inputs that were sent since the last checkpoint."""
+        return self._journal.unacknowledged
+
+    async def send(self, inputs: Inputs) -> None:
+        """Send the next steps: k rows of features, k numbers, or a text; `recv` has what they give.
+
+        It waits while 32 inputs are under way whose outputs were not received.
+
+        Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
+        """
+        try:
+            async with asyncio.timeout(self._limits.call_s):
+                await self._room.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
+        try:
+            self._journal.add(inputs)
+        except ValueError:
+            self._room.release()
+            raise
+        self.outstanding += 1
+        await self._flush()
+
+    async def recv(self) -> StepOutput:
+        """Return the outputs of the next input that was sent.
+
+        Raises: ApiError when this input was refused; it was not part of the session, and the stream goes on.
+        """
+        if not self.outstanding:
+            raise RuntimeError("nothing to receive: the output of every input that was sent has been received")
+        await self._until(lambda: bool(self._answers))
+        answer = self._answers.popleft()
+        self.outstanding -= 1
+        self._room.release()
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    async def step(self, inputs: Inputs) -> StepOutput:
+        """Send the next steps and return their outputs: one round trip."""
+        if self.outstanding:
+            raise RuntimeError(f"{self.outstanding} outputs wait to be received first")
+        await self.send(inputs)
+        return await self.recv()
+
+    async def map(self, inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[StepOutput]:
+        """Yield the outputs of each input, in order, with up to 32 inputs under way: for inputs that are at hand.
+
+        After a refused input's ApiError, those under way can be received with `recv`.
+        """
+        async for one in _each(inputs):
+            await self.send(one)
+            if self.outstanding == MOST_OUTSTANDING:
+                yield await self.recv()
+        while self.outstanding:
+            yield await self.recv()
+
+    async def checkpoint(self) -> str:
+        """Return a token of the point after all inputs so far; their outputs can still be received."""
+        asked = self._journal.ask_checkpoint()
+        await self._flush()
+        await self._until(lambda: asked.answer is not None)
+        if isinstance(asked.answer, ApiError):
+            raise asked.answer
+        assert asked.answer is not None
+        return asked.answer
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`; whoever waits shares the one task that reads, which outlives a waiter's cancellation."""
+        while not ready():
+            if self._advancing is None:
+                self._advancing = asyncio.create_task(self._patiently(self._advance))
+            task = self._advancing
+            await asyncio.wait([task])
+            if self._advancing is task:
+                self._advancing = None
+            task.result()
+
+    async def _patiently(self, attempt_to: Callable[[], Awaitable[None]]) -> None:
+        """Attempt it until it succeeds. Raises: ApiError or ProtocolError at once, StreamInterrupted in the end."""
+        try:
+            async with asyncio.timeout(self._limits.call_s):
+                async for attempt in retrying(self._limits.call_s):
+                    with attempt:
+                        await attempt_to()
+        except (ApiError, Unreachable, TimeoutError) as failure:
+            if isinstance(failure, ApiError) and not failure.transient:
+                raise
+            journal = self._journal
+            raise StreamInterrupted(
+                str(failure) or f"nothing for {self._limits.call_s:g} s",
+                state=journal.state,
+                step_count=journal.step_count,
+                unacknowledged=journal.unacknowledged,
+                answered=journal.answered,
+            ) from failure
+
+    async def _advance(self) -> None:
+        """Read until there is progress: an output, an error, a checkpoint."""
+        before = self._journal.progress
+        await self._connected()
+        assert self._connection is not None
+        try:
+            async with asyncio.timeout(self._limits.silence_s):
+                while self._journal.progress == before:
+                    self._answers.extend(self._journal.receive(await self._connection.recv()))
+        except TimeoutError:
+            await self._drop()
+            raise Unreachable(f"the stream was silent for {self._limits.silence_s:g} s") from None
+        except ConnectionClosed as closed:
+            await self._drop()
+            code = closed.rcvd.code if closed.rcvd else None
+            if code == POLICY_VIOLATION:
+                raise ProtocolError(f"the service ended the stream: {closed}") from closed
+            if code == MESSAGE_TOO_BIG:
+                self._answers.extend(self._journal.refuse_largest())
+            if self._journal.progress == before:
+                raise Unreachable(f"the stream broke: {closed}") from closed
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def _connected(self) -> None:
+        """Have a connection that goes on from the last token, with all inputs after it on their way."""
+        if self._connection is not None:
+            return
+        url = next(self._urls)
+        try:
+            self._connection = await self._open(url)
+        except InvalidStatus as refused:
+            answer = refused.response
+            raise read_refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from refused
+        except (OSError, InvalidHandshake, ConnectionClosed) as failure:
+            raise Unreachable(f"{url}: {failure or type(failure).__name__}") from failure
+        await self._flush()
+
+    async def _open(self, url: str) -> ClientConnection:
+        opening = self._journal.opening()
+        connection = await connect(
+            re.sub("^http", "ws", url) + "/v1/stream",
+            additional_headers=self._headers,
+            compression=None,  # tokens and floats do not compress
+            max_size=None,
+            max_queue=None,  # bounded by what was sent; a paused reader could not answer pings
+            open_timeout=CONNECT_S,
+            close_timeout=CLOSE_S,
+        )
+        try:
+            await connection.send(opening)
+            self._answers.extend(self._journal.opened(await connection.recv()))
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _flush(self) -> None:
+        """Send what this connection has not sent; when it breaks, the next one will."""
+        async with self._sending:
+            while (connection := self._connection) is not None and (frame := self._journal.next_frame()) is not None:
+                try:
+                    await connection.send(frame)
+                except ConnectionClosed:
+                    return
+                except asyncio.CancelledError:  # it was sent or it was not: a new connection is sure to know
+                    connection.transport.abort()
+                    raise
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+async def _each(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+    if isinstance(inputs, AsyncIterable):
+        async for one in inputs:
+            yield one
+    else:
+        for one in inputs:
+            yield one

@@ -1,0 +1,198 @@
+"""The journal of a client's stream against a server in a few lines, in every order of events that hypothesis finds."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.client.errors import ApiError, ProtocolError, Unreachable
+from service.client.journal import Entry, Journal
+from service.client.results import StepOutput
+
+REFUSED = -1.0
+EVENTS = st.lists(st.sampled_from(["input", "refused", "checkpoint", "serve", "serve", "hear", "hear", "cut", "drain"]))
+
+
+class Sum:
+    """A server whose model sums its inputs; a token is the state in the clear. `said` are frames on their way."""
+
+    def __init__(self, opening: str) -> None:
+        wanted = json.loads(opening)
+        self._every = wanted["checkpoint_every"]
+        self._step, self._sum = json.loads(wanted.get("state", "[0, 0]"))
+        self._carried = self._step
+        self.heard: deque[str] = deque()
+        self.said: deque[str] = deque()
+        self._say("open", outputs=[{"name": "sum", "dtype": "float32", "shape": []}])
+
+    def _say(self, kind: str, **members: object) -> None:
+        self.said.append(json.dumps({"type": kind, "step": self._step, **members}))
+
+    def checkpoint(self) -> None:
+        if self._step > self._carried:
+            self._say("checkpoint", state=json.dumps([self._step, self._sum]))
+            self._carried = self._step
+
+    def serve(self) -> None:
+        frame = json.loads(self.heard.popleft())
+        if "checkpoint" in frame and self._step:
+            self._say("checkpoint", state=json.dumps([self._step, self._sum]))
+            self._carried = self._step
+        elif "checkpoint" in frame or frame["values"] == [REFUSED]:
+            self._say("error", error={"code": "invalid_request", "message": "no"})
+        else:
+            self._step, self._sum = self._step + 1, self._sum + frame["values"][0]
+            self._say("step", outputs={"sum": self._sum})
+            if self._step - self._carried >= self._every:
+                self.checkpoint()
+
+
+def journal(checkpoint_every: int = 3) -> Journal:
+    return Journal({"model": "sum", "return": "last", "checkpoint_every": checkpoint_every}, binary=False)
+
+
+class Client:
+    """A journal and the connection it is on."""
+
+    def __init__(self, checkpoint_every: int) -> None:
+        self.journal = journal(checkpoint_every)
+        self.news: list[StepOutput | ApiError] = []
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        self.server = Sum(self.journal.opening())
+        self.news += self.journal.opened(self.server.said.popleft())
+
+    def send(self) -> None:
+        while (frame := self.journal.next_frame()) is not None:
+            assert isinstance(frame, str)
+            self.server.heard.append(frame)
+
+    def hear(self) -> None:
+        self.news += self.journal.receive(self.server.said.popleft())
+
+
+@settings(max_examples=500, deadline=None)
+@given(EVENTS, st.integers(1, 5))
+def test_each_input_is_answered_once_in_order_whatever_is_lost(events: list[str], every: int) -> None:
+    client = Client(every)
+    inputs: list[float] = []
+    asked: list[Entry] = []
+    for event in [*events, "finish"]:
+        if event in ("input", "refused"):
+            inputs.append(float(len(inputs) + 1) if event == "input" else REFUSED)
+            client.journal.add([inputs[-1]])
+        elif event == "checkpoint":
+            asked.append(client.journal.ask_checkpoint())
+        elif event == "cut":
+            client.reconnect()
+        elif event == "drain":
+            client.server.checkpoint()
+            while client.server.said:
+                client.hear()
+            client.reconnect()
+        client.send()
+        while client.server.heard and event in ("serve", "finish"):
+            client.server.serve()
+            if event == "serve":
+                break
+        while client.server.said and event in ("hear", "finish"):
+            client.hear()
+            if event == "hear":
+                break
+    assert all(entry.answer is not None for entry in asked)
+    assert len(client.news) == len(inputs)
+    assert len(client.journal.unacknowledged) < every + 1
+    total, steps = 0.0, 0
+    for given_input, got in zip(inputs, client.news, strict=True):
+        if given_input == REFUSED:
+            assert isinstance(got, ApiError)
+        else:
+            assert isinstance(got, StepOutput)
+            total, steps = total + given_input, steps + 1
+            assert (got.step, got.outputs["sum"]) == (steps, total)
+
+
+def test_a_frame_that_is_too_large_is_refused_in_its_place() -> None:
+    client = Client(3)
+    for values in ([1.0], [2.0] * 50, [3.0]):
+        client.journal.add(values)
+    client.send()
+    client.server.serve()
+    client.hear()
+    assert client.journal.refuse_largest()[0].code == "item_too_large"
+    client.reconnect()
+    client.send()
+    while client.server.heard:
+        client.server.serve()
+    while client.server.said:
+        client.hear()
+    assert [getattr(one, "step", None) for one in client.news] == [1, 2]
+
+
+def test_a_state_that_expired_is_refused_for_good() -> None:
+    message = '{"type": "error", "step": 0, "error": {"code": "state_expired", "message": "too old"}}'
+    with pytest.raises(ApiError) as refused:
+        journal().opened(message)
+    assert (refused.value.status, refused.value.transient) == (410, False)
+
+
+def test_inputs_are_copied() -> None:
+    kept, reused = journal(), np.ones(2)
+    kept.add(reused)
+    reused[:] = 5
+    assert kept.unacknowledged[0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("{}", ProtocolError),
+        ("[]", ProtocolError),
+        ("nonsense", ProtocolError),
+        ('{"type": "step"}', ProtocolError),
+        ('{"type": "stop"}', ProtocolError),
+        (b"\0\0\0\0", ProtocolError),
+        ('{"type": "open", "step": 0, "outputs": []}', ProtocolError),
+        ('{"type": "step", "step": 7, "outputs": {"sum": 1}}', ProtocolError),
+        ('{"type": "checkpoint", "step": 1, "state": "x"}', ProtocolError),
+        ('{"type": "error", "step": 0, "error": {"code": "draining", "message": ""}}', ApiError),
+        ('{"type": "error", "step": 0, "error": {"code": "internal", "message": ""}}', Unreachable),
+    ],
+)
+def test_what_does_not_fit_ends_the_connection(message: str | bytes, error: type[Exception]) -> None:
+    """A replay is under way: the first input was answered before."""
+    client = Client(3)
+    client.journal.add([1.0])
+    client.send()
+    client.server.serve()
+    client.hear()
+    client.reconnect()
+    client.send()
+    with pytest.raises(error):
+        client.journal.receive(message)
+
+
+@pytest.mark.parametrize(
+    "message", ['{"type": "open", "step": 3, "outputs": []}', '{"type": "step", "step": 0, "outputs": []}']
+)
+def test_an_opening_at_another_step_is_refused(message: str) -> None:
+    with pytest.raises(ProtocolError, match="opening at step 0"):
+        journal().opened(message)
+
+
+def test_what_was_answered_before_may_not_be_refused_in_a_replay() -> None:
+    client = Client(3)
+    client.journal.add([1.0])
+    client.send()
+    client.server.serve()
+    client.hear()
+    client.reconnect()
+    client.send()
+    with pytest.raises(ProtocolError, match="refused in the replay"):
+        client.journal.receive('{"type": "error", "step": 0, "error": {"code": "not_finite", "message": ""}}')
