@@ -273,7 +273,7 @@ def anywhere(seed: int) -> Callable[[], Cut]:
     rng = random.Random(seed)
 
     def cut() -> Cut:
-        budget = rng.randrange(100, 2000)
+        budget = rng.randrange(100, 4000)
         return lambda seen: budget if len(seen) >= budget else None
 
     return cut
