@@ -18,8 +18,8 @@ RUN python3 -c 'import ensurepip' 2>/dev/null || { \
       apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; }
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/baton
 COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-      > requirements.txt \
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+      print(*project["dependencies"], *project["optional-dependencies"]["redis"], sep="\n")' > requirements.txt \
     && pip/bin/pip --python /opt/baton/bin/python install -c constraints.txt -r requirements.txt
 # Both builds of ONNX Runtime install the package `onnxruntime`, so one has to go before the other comes.
 RUN case "${DEVICE}" in \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ def test_the_stream_of_the_first_screen_goes_on_after_the_server_was_killed(
     server.kill()
     server.start()
     assert_same(json.loads(paste(server, rest, tmp_path)), json.loads(printed))
+    server.stop()
+
+
+def test_the_stream_from_python_prints_what_the_page_shows(tmp_path: Path, start_server: ServerFactory) -> None:
+    ((script, shown),) = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", README, flags=re.DOTALL)
+    server = start_server(MODELS, tmp_path / "state")
+    assert server.url is not None
+    command = [sys.executable, "-c", script.replace("http://localhost:8000", server.url)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
     server.stop()
 
 
