@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,7 +74,6 @@ class Submission(Generic[R]):
     left: int
     unstarted: int
     closed: bool = False
-    timer: asyncio.TimerHandle = field(init=False)
     started: float = math.inf
     ended: float = 0.0
     cells: int = 0
@@ -125,6 +124,8 @@ class Batcher(Generic[R, A]):
         self._pool: list[threading.Thread] = []
         self._choosing = threading.Lock()  # one thread at a time looks at what waits; the others run
         self._counting = threading.Lock()  # for `_queued`, and for `unstarted` and `closed` of submissions
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf  # when the timer does
         self._stopping = False
         self._seconds_per_row = 0.0
         self._stopped = asyncio.Event()
@@ -154,6 +155,8 @@ class Batcher(Generic[R, A]):
         if self.alive:
             self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
         await self._stopped.wait()
+        if self._timer is not None:
+            self._timer.cancel()
         for thread in self._pool:
             thread.join()  # nothing is left to do in it but to let go of what it held
 
@@ -189,13 +192,14 @@ class Batcher(Generic[R, A]):
 
         Raises: what `admit` raises; Overloaded when there was no room within `timeout_s`.
         """
-        until = self._loop.time() + timeout_s
+        until = math.inf
         came_back = False
         while True:
             try:
                 self.admit(rows)
                 return until - self._loop.time() if came_back else timeout_s
             except Overloaded:
+                until = min(until, self._loop.time() + timeout_s)
                 if self._loop.time() >= until:
                     raise
             room = self._loop.create_future()
@@ -222,8 +226,9 @@ class Batcher(Generic[R, A]):
             left=len(rows),
             unstarted=len(rows),
         )
-        submission.timer = self._loop.call_later(timeout_s, self._expire, submission)
         self._open.add(submission)
+        if submission.deadline < self._looks_at:
+            self._look_at(submission.deadline, now)
         with self._counting:
             self._queued += len(rows)
         self._fresh.append(submission)
@@ -256,12 +261,26 @@ class Batcher(Generic[R, A]):
             self._fresh = []
             self._observer.queued(self._queued)
 
-    def _expire(self, submission: Submission[R]) -> None:
-        if submission.unstarted and not submission.future.done():  # else its last rows run: the answer is on its way
-            timeout_s = submission.deadline - submission.submitted
-            message = f"not run within the deadline of {round(1000 * timeout_s)} ms"
-            submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=self._drained_ms()))
-            self._close(submission)
+    def _look_at(self, deadline: float, now: float) -> None:
+        """Look for late submissions when that deadline passes; one timer costs less than one for each of them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = deadline
+        self._timer = self._loop.call_later(deadline - now, self._expire)
+
+    def _expire(self) -> None:
+        """Answer those whose deadline has passed; where the last rows run, the answer is on its way."""
+        now, self._looks_at = self._clock(), math.inf
+        waiting = [one for one in self._open if one.unstarted and not one.future.done()]
+        for submission in waiting:
+            if submission.deadline <= now:
+                timeout_s = submission.deadline - submission.submitted
+                message = f"not run within the deadline of {round(1000 * timeout_s)} ms"
+                submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=self._drained_ms()))
+                self._close(submission)
+        later = [submission.deadline for submission in waiting if submission.deadline > now]
+        if later:
+            self._look_at(min(later), now)
 
     def _drained_ms(self) -> int:
         """Return how long the rows that wait or run now will take, at the measured pace."""
@@ -269,7 +288,6 @@ class Batcher(Generic[R, A]):
 
     def _close(self, submission: Submission[R]) -> None:
         if submission in self._open:
-            submission.timer.cancel()
             self._open.discard(submission)
             with self._counting:
                 submission.closed = True

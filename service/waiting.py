@@ -76,6 +76,8 @@ class WaitingRows(Generic[E]):
 
     def _cheapest(self, seed: int) -> int:
         """Return how many of the window, nearest in size first, make a real cell cheapest."""
+        if self._window[-1][1].size == seed:  # so all are of one size, and the more the cheaper
+            return max(1, min(len(self._window), self._batch_cells // seed))
         best, lowest, longest, cells = 1, math.inf, 0, 0
         for count, (_, row) in enumerate(self._window, start=1):
             longest = max(longest, row.size)
