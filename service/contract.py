@@ -157,8 +157,8 @@ class Manifest(Part):
             raise FieldError("inputs[0].dtype", "is float32; with 'text' it is int32 or int64 ids")
         given = [self.sequence.name, *self.constants, *(s.input for s in self.states)]
         given += [self.lengths] if self.lengths else []
-        made = [*(t.name for t in self.outputs), *(s.output for s in self.states)]
-        for field, names in (("inputs", given), ("outputs", made)):
+        answers, carried = [t.name for t in self.outputs], [s.output for s in self.states]  # a state may be an answer
+        for field, names in (("inputs", given), ("outputs", answers), ("states", carried)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise FieldError(field, f"{', '.join(twice)} is named more than once")

@@ -155,6 +155,8 @@ def _doubts(session: Session, reading: Reading) -> list[str]:
             f"inputs[0].shape: {listed(shapes[sequence.name])} is a guess that works; the axes' names do not tell"
         )
     doubts += [f"outputs[{i}]: what the values of {name} mean; labels can name them" for i, name in enumerate(outputs)]
+    if answering := [output for _, output in reading.pairs if output in outputs]:
+        doubts.append(f"outputs: {', '.join(answering)} is a state, and the answer as the graph has no other output")
     for node in session.outputs:
         if node.name not in reading.made:
             doubts.append(f"outputs: {node.name} is left out: its type is {node.dtype}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,15 @@ class Reading:
 
     @property
     def outputs(self) -> list[str]:
-        """The outputs that answer: not a state's, and with one row for each step of each row of the batch."""
+        """The outputs that answer, with one row for each step of each row of the batch; a state's if no other does."""
         taken = {output for _, output in self.pairs}
         timed = "time" in self.roles.shapes[self.roles.sequence.name]
-        return [
+        able = [
             name
             for name, shape in self.made.items()
-            if name not in taken and None not in shape and shape.count("batch") == 1 and shape.count("time") == timed
+            if None not in shape and shape.count("batch") == 1 and shape.count("time") == timed
         ]
+        return [name for name in able if name not in taken] or able
 
 
 def find_readings(file: Path, session: Session) -> list[Reading]:
@@ -92,17 +94,17 @@ def find_readings(file: Path, session: Session) -> list[Reading]:
             refusals.append(f"the graph does not run with {shown}: {failure}")
             continue
         matches = {state.name: _matches(session, roles, made, state) for state in roles.states}
-        lonely = [state for state in roles.states if not matches[state.name]]
-        pairings = itertools.islice(_pairings(matches), MOST_READINGS)
+        lonely = _lonely(roles, matches)
+        pairings = [] if lonely else itertools.islice(_pairings(matches), MOST_READINGS)
         answering = [reading for pairs in pairings if (reading := Reading(roles, made, pairs)).outputs]
         if lonely and not _may_be_sequence(lonely[0]):
             refusals.append(_unfit(lonely[:1]))
         elif lonely:
             name = lonely[0].name
             refusals.append(
-                f"no output has the type and shape of {name} {listed(roles.shapes[name])}, so it is no "
-                f"state, and the sequence is {roles.sequence.name}; a state comes out as it goes in, and all else "
-                "is one input"
+                f"no output {'is left with' if matches[name] else 'has'} the type and shape of {name} "
+                f"{listed(roles.shapes[name])}, so it is no state, and the sequence is {roles.sequence.name}; a state "
+                "comes out as it goes in, and all else is one input"
             )
         elif not answering:
             refusals.append("beside the states, no output has one row per step; the graph needs one to answer with")
@@ -240,6 +242,12 @@ def _matches(session: Session, roles: Roles, made: Mapping[str, Shape], state: N
     shape = roles.shapes[state.name]
     names = [node.name for node in session.outputs if node.dtype == state.dtype and made[node.name] == shape]
     return sorted(names, key=lambda name: -likeness(state.name, name))
+
+
+def _lonely(roles: Roles, matches: Mapping[str, list[str]]) -> list[Node]:
+    """Return the states of those types and shapes that have fewer outputs than states."""
+    alike = Counter(tuple(sorted(outputs)) for outputs in matches.values())
+    return [state for state in roles.states if alike[group := tuple(sorted(matches[state.name]))] > len(group)]
 
 
 def _pairings(matches: Mapping[str, list[str]], taken: Pairs = ()) -> Iterator[Pairs]:

@@ -83,9 +83,8 @@ class Session:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
             self._session = ort.InferenceSession(file.read_bytes(), options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
-            hint = (
-                "; export it with its weights inside (external_data=False)" if "External data" in str(failure) else ""
-            )
+            outside = "external" in str(failure).lower()
+            hint = "; export it with its weights inside (external_data=False)" if outside else ""
             raise ManifestError(file, "file", f"ONNX Runtime cannot load it: {failure}{hint}") from failure
         self.device = "cuda" if CUDA in self._session.get_providers() else "cpu"
         if CUDA in providers and self.device == "cpu":

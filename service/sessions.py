@@ -125,7 +125,7 @@ class Sessions:
         self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "f32"
     ) -> list[Carried | RequestError]:
         """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
-        raises, PrecisionTooLow or StoreUnavailable. Nothing that the client had before is lost by it."""
+        raises, PrecisionTooLow, StoreUnavailable or BatchTooLarge. Nothing that the client had before is lost by it."""
         packed = [_attempt(self._pack, point, hold, precision) for point in points]
         kept = iter(await self._keep([one[1] for one in packed if _is_held(one)]))
         packed = [next(kept) if _is_held(one) else one for one in packed]
@@ -198,7 +198,7 @@ class Sessions:
         assert self._store is not None
         try:
             return [(Form.HELD, name) for name in await self._store.save(states)]
-        except StoreUnavailable as error:
+        except RequestError as error:
             return [copy(error) for _ in states]
 
     def _seal(self, point: Point, form: Form, payload: bytes, tenant: str) -> Carried:

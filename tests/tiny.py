@@ -111,7 +111,9 @@ def write_model(
         *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states),
     ]
     inputs += [tensor(name, constants_dtype) for name in manifest.get("constants", {})]
-    outputs = [*map(dict, manifest["outputs"]), *(tensor(s["output"], s["dtype"], *s["shape"]) for s in states)]
+    outputs = [*map(dict, manifest["outputs"])]
+    answers = [output["name"] for output in outputs]
+    outputs += [tensor(s["output"], s["dtype"], *s["shape"]) for s in states if s["output"] not in answers]
     for each in (*inputs, *outputs):
         each["shape"] = (graph_shapes or {}).get(each["name"], each["shape"])
     build.save(directory / "model.onnx", inputs, outputs, made)

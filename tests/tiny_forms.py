@@ -32,6 +32,34 @@ def cell(root: Path, **changes: Any) -> Path:
     return write_model(root, build, {"y": build.dense(last, 4, 3), "h_out": h}, **{**manifest, **changes})
 
 
+def bare_cell(root: Path, **changes: Any) -> Path:
+    """A cell whose next state is its answer, and which has no other output."""
+    build = GraphBuilder(12, lengths="")
+    (mixed,) = build.add("Add", [build.dense("x", 2, 4), build.add("MatMul", ["h", build.weight(4, 4)])[0]])
+    (made,) = build.add("Tanh", [mixed])
+    manifest = {
+        "name": "bare-cell",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [tensor("h_out", "float32", "batch", 4)],
+        "states": [state("h", "batch", 4)],
+    }
+    return write_model(root, build, {"h_out": made}, **{**manifest, **changes})
+
+
+def thirteenth(root: Path) -> Path:
+    """Twelve states, and a thirteenth input of their shape that never comes out."""
+    build = GraphBuilder(13, lengths="")
+    names = [f"s{number}" for number in range(13)]
+    (y,) = build.add("Sum", ["x", *names])
+    made = {"y": y, **{f"{name}_out": build.add("Add", [name, y])[0] for name in names[:12]}}
+    inputs = [tensor("x", "float32", "batch", 1), *(tensor(name, "float32", "batch", 4) for name in names)]
+    build.save(root / "model.onnx", inputs, [tensor(name, "float32", "batch", 4) for name in made], made)
+    return root
+
+
 def time_major(root: Path, **changes: Any) -> Path:
     """A bare LSTM node, its axes as ONNX has them; lengths are int64 where it takes any."""
     lengths = changes.get("lengths", "lengths")

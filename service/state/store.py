@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from service.errors import SettingsError, StoreUnavailable
+from service.errors import BatchTooLarge, SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, MEMORY, Settings
 
@@ -33,7 +33,10 @@ class Store(Protocol):
     """Where snapshots are; one is kept for the state's time to live, unless there is no room for it."""
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
-        """Keep each state and return its name. Raises: StoreUnavailable."""
+        """Keep each state and return its name.
+
+        Raises: StoreUnavailable; BatchTooLarge when there is no room for all of them at once.
+        """
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
         """Return the state of each name, None for one that is gone. Raises: StoreUnavailable."""
@@ -72,6 +75,10 @@ class MemoryStore:
         self._evictions = {reason: metrics.evictions.labels(reason) for reason in ("age", "space")}
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
+        size = sum(len(state) + ENTRY_BYTES for state in states)
+        if size > self._most_bytes:
+            message = f"the states of the request take {size} bytes in the store; send fewer items"
+            raise BatchTooLarge(message, limit=self._most_bytes)
         names = [_name_of(state) for state in states]
         now = self._clock()
         for name, state in zip(names, states, strict=True):
@@ -139,7 +146,8 @@ class RedisStore:
         except (ValueError, TypeError) as failure:  # its message may quote the URL, and with it a password
             raise SettingsError("BATON_STORE is no URL such as redis://host:6379/0") from failure
         self._redis = Redis.from_pool(pool)
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
+        # The last two: what answers may be no Redis, and then the parser raises whatever it stumbles on.
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError, ValueError, TypeError)
         self._ttl_ms, self._metrics = 1000 * ttl_s, metrics
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
@@ -147,11 +155,11 @@ class RedisStore:
         pipeline = self._redis.pipeline(transaction=False)
         for name, state in zip(names, states, strict=True):
             pipeline.set(_key(name), state, px=self._ttl_ms)
-        await self._bounded(pipeline.execute(), "save")
+        await self._bounded(_saved(pipeline), "save")
         return names
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
-        values: list[Any] = await self._bounded(self._redis.mget([_key(name) for name in names]), "load")
+        values = await self._bounded(_loaded(self._redis, names), "load")
         return [_verified(name, value) for name, value in zip(names, values, strict=True)]
 
     async def close(self) -> None:
@@ -172,8 +180,25 @@ def _key(name: bytes) -> str:
     return f"{REDIS_PREFIX}{name.hex()}"
 
 
-def _verified(name: bytes, value: bytes | None) -> bytes | None:
-    if value is None or _name_of(value) == name:
+async def _saved(pipeline: Any) -> None:
+    """Raises: ValueError when what answers does not do so as Redis would."""
+    answers = await pipeline.execute()
+    if not all(answer is True for answer in answers):
+        raise ValueError(f"SET was answered by {answers!r:.80}")
+
+
+async def _loaded(redis: Any, names: Sequence[bytes]) -> list[Any]:
+    """Raises: ValueError when what answers does not do so as Redis would."""
+    values = await redis.mget([_key(name) for name in names])
+    if not isinstance(values, list) or len(values) != len(names):
+        raise ValueError(f"MGET of {len(names)} keys was answered by {values!r:.80}")
+    return values
+
+
+def _verified(name: bytes, value: Any) -> bytes | None:
+    if value is None:
+        return None
+    if isinstance(value, bytes) and _name_of(value) == name:
         return value
     log.error("the value of %s in the state store is not what was saved; it is refused", _key(name))
     return None

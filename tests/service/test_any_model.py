@@ -44,6 +44,14 @@ def cell_by_hand(run: Run, rows: list) -> Outputs:
     return {"y": made}
 
 
+def bare_cell_by_hand(run: Run, rows: list) -> Outputs:
+    h, made = floats(1, 4), []
+    for row in rows:
+        h = run({"x": np.array([row], np.float32), "h": h})["h_out"]
+        made.append(h[0])
+    return {"h_out": made}
+
+
 def time_major_by_hand(run: Run, rows: list) -> Outputs:
     x = np.array(rows, np.float32)[:, None]
     out = run({"x": x, "lengths": np.array([len(rows)]), "h": floats(1, 1, 4), "c": floats(1, 1, 4)})
@@ -114,6 +122,7 @@ class Form:
 
 FORMS = {
     "cell": Form(tiny_forms.cell, cell_by_hand, PAIRS),
+    "bare-cell": Form(tiny_forms.bare_cell, bare_cell_by_hand, PAIRS),
     "time-major": Form(tiny_forms.time_major, time_major_by_hand, PAIRS),
     "equal-lengths": Form(tiny_forms.time_major, equal_lengths_by_hand, PAIRS, changes=(("lengths", None),)),
     "one-step": Form(

@@ -60,7 +60,8 @@ BROKEN: list[tuple[Write, Change, str, str]] = [
     (tiny_forms.cell, shaped("inputs", "batch", "time", 2), "outputs[0].shape", "must hold 'time'"),
     (tiny_forms.cell, shaped("states", 1, "batch", "time"), "states[0].shape", "no 'time'"),
     (tiny_forms.column, shaped("inputs", "batch", 2), "inputs[0]", "but the graph has [2, 'batch']"),
-    (tiny_forms.cell, lambda m: m["states"][0].update(output="y"), "outputs", "y is named more than once"),
+    (tiny_forms.cell, lambda m: m["states"][0].update(output="y"), "states[0].output", "is declared [1,"),
+    (tiny_forms.meter, lambda m: m["outputs"].append(m["outputs"][0]), "outputs", "is named more than once"),
     (tiny_forms.meter, lambda m: m["states"].pop(), "inputs", "the graph also needs count"),
     (
         tiny_forms.meter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.abc
 import os
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 
 import pytest
 from conftest import RedisServer
+from here import Clock
 
-from service.errors import SettingsError, StoreUnavailable
+from service.errors import BatchTooLarge, SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings, load_settings
 from service.state.store import MemoryStore, RedisStore, open_store
@@ -20,14 +22,6 @@ from service.state.store import MemoryStore, RedisStore, open_store
 pytestmark = pytest.mark.anyio
 
 STATE_BYTES = 100
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def memory(places: int, clock: Clock | None = None) -> tuple[MemoryStore, Metrics]:
@@ -61,6 +55,18 @@ async def test_the_least_recently_used_give_way_and_it_shows() -> None:
     assert value(metrics, "evictions_total", reason="space") == 2
     assert value(metrics, "held_states") == 4
     assert value(metrics, "held_bytes") == 4 * (STATE_BYTES + ENTRY_BYTES)
+
+
+async def test_what_does_not_fit_together_is_refused_and_drops_nothing() -> None:
+    """Else the first of a request's states would be gone before its answer was sent."""
+    store, metrics = memory(4)
+    saved = states(3)
+    names = await store.save(saved)
+    with pytest.raises(BatchTooLarge) as refused:
+        await store.save(states(5))
+    assert refused.value.limit == 4 * (STATE_BYTES + ENTRY_BYTES)
+    assert await store.load(names) == saved
+    assert value(metrics, "evictions_total", reason="space") == 0
 
 
 async def test_the_old_go_a_time_to_live_after_their_last_use() -> None:
@@ -110,6 +116,28 @@ async def test_redis_keeps_what_was_saved_for_the_time_to_live(redis_server: Red
     assert sorted(keys) == sorted(b"baton:state:" + name.hex().encode() for name in names)
     assert 0 < await store._redis.pttl(keys[0]) <= 60_000
     await store.close()
+
+
+@pytest.mark.parametrize("answer", [b":1", b"$3\r\nabc", b"+OK", b"*-1", b"*0", b"#t", b"!!"])
+async def test_what_is_no_redis_is_unavailable(answer: bytes) -> None:
+    """Whatever the parser makes of such answers, the caller hears of the store and not of the parser."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            stores = b"MGET" in data or b"\nSET\r" in data
+            writer.write((answer if stores else b"+OK") + b"\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = RedisStore(f"redis://127.0.0.1:{port}/0?protocol=2", ttl_s=60, metrics=Metrics())
+    with pytest.raises(StoreUnavailable):
+        await store.load([bytes(16), bytes(16)])
+    if answer != b"+OK":
+        with pytest.raises(StoreUnavailable):
+            await store.save(states(2))
+    await store.close()
+    server.close()
 
 
 @pytest.mark.parametrize("altered", [b"", b"x", b"x" * STATE_BYTES, b"x" * 5000])
