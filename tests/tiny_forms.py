@@ -53,10 +53,11 @@ def thirteenth(root: Path) -> Path:
     """Twelve states, and a thirteenth input of their shape that never comes out."""
     build = GraphBuilder(13, lengths="")
     names = [f"s{number}" for number in range(13)]
-    (y,) = build.add("Sum", ["x", *names])
-    made = {"y": y, **{f"{name}_out": build.add("Add", [name, y])[0] for name in names[:12]}}
-    inputs = [tensor("x", "float32", "batch", 1), *(tensor(name, "float32", "batch", 4) for name in names)]
-    build.save(root / "model.onnx", inputs, [tensor(name, "float32", "batch", 4) for name in made], made)
+    (total,) = build.add("Sum", [build.dense("x", 2, 4), *names])
+    made = {"y": build.dense(total, 4, 3), **{f"{name}_out": build.add("Add", [name, total])[0] for name in names[:12]}}
+    inputs = [tensor("x", "float32", "batch", 2), *(tensor(name, "float32", "batch", 4) for name in names)]
+    outputs = [tensor(name, "float32", "batch", 3 if name == "y" else 4) for name in made]
+    build.save(root / "model.onnx", inputs, outputs, made)
     return root
 
 
