@@ -12,9 +12,10 @@ import selectors
 import socket
 import struct
 import time
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -56,7 +57,16 @@ class Connection:
     def __init__(self, url: str, opening: str | None) -> None:
         """Connect, and send `opening` and read its answer, if there is one. Raises: SystemExit when refused."""
         parts = urlsplit(url)
+        self.sent, self.received = 0.0, bytearray()
         self.socket = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S)
+        try:
+            self._open(url, opening)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _open(self, url: str, opening: str | None) -> None:
+        parts = urlsplit(url)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = (
             f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -71,8 +81,12 @@ class Connection:
             answer = self._read_until(b"}")
             if b'"type":"open"' not in answer:
                 raise SystemExit(f"{url} refuses the stream: {answer[:400]!r}")
-        self.missing, self.sent = 0, 0.0
-        self.received = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
 
     def _read_until(self, end: bytes) -> bytes:
         received = b""
@@ -93,35 +107,40 @@ def load(
     """
     head = server_frame(BINARY, bytes(answer_bytes))[:-answer_bytes]
     due = len(head) + answer_bytes
-    chooser = selectors.DefaultSelector()
-    for number in range(connections):
-        connection = Connection(url, opening)
-        turn = cycle(frames[number % len(frames) :] + frames[: number % len(frames)])
-        chooser.register(connection.socket, selectors.EVENT_READ, (connection, turn))
-    waits: list[float] = []
-    errors = 0
-    clock = time.perf_counter
-    started = clock()
-    for key in chooser.get_map().values():
-        connection, turn = key.data
-        connection.sent = clock()
-        connection.socket.sendall(next(turn))
-    while (now := clock()) - started < seconds and chooser.get_map():
-        for key, _ in chooser.select(TIMEOUT_S):
+    with selectors.DefaultSelector() as chooser, ExitStack() as sockets:
+        for number in range(connections):
+            connection = sockets.enter_context(Connection(url, opening))
+            turn = cycle(frames[number % len(frames) :] + frames[: number % len(frames)])
+            chooser.register(connection.socket, selectors.EVENT_READ, (connection, turn))
+        waits: list[float] = []
+        errors = 0
+        clock = time.perf_counter
+        started = clock()
+        for key in chooser.get_map().values():
             connection, turn = key.data
-            connection.received += connection.socket.recv(RECEIVED_BYTES)
-            if len(connection.received) < due and connection.received.startswith(head[: len(connection.received)]):
-                continue
-            if len(connection.received) != due or not connection.received.startswith(head):
-                errors += 1
-                chooser.unregister(connection.socket)
-                continue
-            connection.received.clear()
-            now = clock()
-            waits.append(now - connection.sent)
-            connection.sent = now
+            connection.sent = clock()
             connection.socket.sendall(next(turn))
-    elapsed = clock() - started
+        while (now := clock()) - started < seconds and chooser.get_map():
+            for key, _ in chooser.select(seconds):
+                connection, turn = key.data
+                came = connection.socket.recv(RECEIVED_BYTES)
+                connection.received += came
+                if (
+                    came
+                    and len(connection.received) < due
+                    and connection.received.startswith(head[: len(connection.received)])
+                ):
+                    continue
+                if len(connection.received) != due or not connection.received.startswith(head):
+                    errors += 1
+                    chooser.unregister(connection.socket)
+                    continue
+                connection.received.clear()
+                now = clock()
+                waits.append(now - connection.sent)
+                connection.sent = now
+                connection.socket.sendall(next(turn))
+        elapsed = clock() - started
     p50, p99 = np.percentile(waits, [50, 99]) if waits else (0.0, 0.0)
     return {
         "answers": len(waits),

@@ -33,6 +33,7 @@ UNITS = {
     "step-16": "steps/s",
     "forecast-16": "series/s",
     "stream-1": "steps/s",
+    "stream-1-workers": "steps/s",
     "stream-64": "steps/s",
 }
 
@@ -81,6 +82,8 @@ def figures(scenarios: dict[str, Raw]) -> list[Figure]:
         found.append(_tokens(raw))
     if raw := scenarios.get("stream-1"):
         found.append(_closed("stream-1", raw, "echo", "`/v1/stream`, 1 step a frame, over a WebSocket echo", 0.35))
+    if raw := scenarios.get("stream-1-workers"):
+        found.append(_closed("stream-1-workers", raw, "echo", "the same, the service with 2 workers", 0.35))
     if raw := scenarios.get("stream-64"):
         found.append(_cost_per_step(raw))
     if raw := scenarios.get("steady"):

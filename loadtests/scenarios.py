@@ -12,7 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,12 @@ def stream_1(bench: Bench) -> Raw:
         return bench.measure_streams(load, {"echo": echoed})
 
 
+def stream_1_workers(bench: Bench) -> Raw:
+    """One step a frame, of a service with two workers."""
+    with baton(bench.models, bench.folder, BATON_WORKERS="2") as service:
+        return stream_1(replace(bench, service=service))
+
+
 def stream_64(bench: Bench) -> Raw:
     """Many steps a frame, beside the model run on the same frames in batches like those that the service formed."""
     load = FrameLoad.write(bench.folder, steps=64)
@@ -254,6 +260,7 @@ SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "tokens": tokens,
     "forecast-16": forecast_16,
     "stream-1": stream_1,
+    "stream-1-workers": stream_1_workers,
     "stream-64": stream_64,
     "steady": steady,
     "overload": overload,

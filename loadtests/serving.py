@@ -41,9 +41,9 @@ class Running:
 
 
 @contextmanager
-def baton(models: Path, folder: Path) -> Iterator[Running]:
-    """Run the service with default settings over `models`; `folder` takes its key and its log."""
-    own = {"BATON_PORT": "0", "BATON_MODELS_DIR": str(models), "BATON_STATE_DIR": str(folder / "state")}
+def baton(models: Path, folder: Path, **settings: str) -> Iterator[Running]:
+    """Run the service with default settings, but for `settings`, over `models`; `folder` takes its key and its log."""
+    own = {"BATON_PORT": "0", "BATON_MODELS_DIR": str(models), "BATON_STATE_DIR": str(folder / "state"), **settings}
     with _running([sys.executable, "-m", "service", "serve"], own, folder, ready_path="/readyz") as running:
         yield running
 
