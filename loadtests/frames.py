@@ -125,13 +125,10 @@ def load(
                 connection, turn = key.data
                 came = connection.socket.recv(RECEIVED_BYTES)
                 connection.received += came
-                if (
-                    came
-                    and len(connection.received) < due
-                    and connection.received.startswith(head[: len(connection.received)])
-                ):
+                expected = connection.received.startswith(head[: len(connection.received)])
+                if came and expected and len(connection.received) < due:
                     continue
-                if len(connection.received) != due or not connection.received.startswith(head):
+                if not expected or len(connection.received) != due:
                     errors += 1
                     chooser.unregister(connection.socket)
                     continue
