@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded
+from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, RequestError
 from service.waiting import WaitingRows
 
 log = logging.getLogger("baton.batching")
@@ -88,6 +88,10 @@ class _Waiting(Generic[R]):
     size: int
 
 
+def _shutting_down() -> RequestError:
+    return Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
+
+
 class Batcher(Generic[R, A]):
     """One queue, and `threads` runs at a time.
 
@@ -130,7 +134,7 @@ class Batcher(Generic[R, A]):
         self._seconds_per_row = 0.0
         self._stopped = asyncio.Event()
         self._stopped.set()
-        self.draining = False
+        self.draining, self._refusal = False, _shutting_down
         self.alive = False
 
     def calibrate(self, *, overhead_rows: float, overhead_cells: float) -> None:
@@ -148,9 +152,9 @@ class Batcher(Generic[R, A]):
             self._pool.append(threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True))
             self._pool[-1].start()
 
-    async def drain(self) -> None:
-        """Refuse new rows, answer the waiting ones, then stop."""
-        self.draining = True
+    async def drain(self, refusal: Callable[[], RequestError] = _shutting_down) -> None:
+        """Refuse new rows with what `refusal` makes, answer the waiting ones, then stop."""
+        self.draining, self._refusal = True, refusal
         self._tell_of_room()
         if self.alive:
             self._loop.call_soon(self._inbox.put, None)  # behind what was enqueued just now
@@ -175,10 +179,11 @@ class Batcher(Generic[R, A]):
     def admit(self, rows: int) -> None:
         """Check that so many more rows would be taken.
 
-        Raises: Overloaded when they do not all fit in the queue; Draining and NotReady when no worker will take them.
+        Raises: Overloaded when they do not all fit in the queue; NotReady, or what `drain` was given, when no worker
+        will take them.
         """
         if self.draining:
-            raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
+            raise self._refusal()
         if not self.alive:
             raise NotReady("the worker of this model has stopped", retry_after_ms=1000)
         if self._queued + rows > self._queue_rows:

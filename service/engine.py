@@ -16,8 +16,8 @@ from tokenizers import Encoding
 from service.batching import Batcher
 from service.errors import (
     EmptyInput,
-    InternalError,
     ItemTooLarge,
+    ModelFailed,
     NotFinite,
     RequestError,
     SessionTooLong,
@@ -98,7 +98,7 @@ class Engine:
             if len(rows) > 1:
                 return [size for row in rows for size in self.measure([row])]
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
-            return [InternalError("the tokenizer failed on this text; the log has the cause")]
+            return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
         given = [row.steps.ravel() for row in rows if row.encoding is None]
         finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # one look at all is the cheaper
         return [self._admitted(row, self._size(row, finite)) for row in rows]
@@ -141,7 +141,7 @@ class Engine:
             if isinstance(failure, RequestError):
                 return [failure]
             log.error("%s: the run of one row failed: %s", self.manifest.name, failure)
-            error = InternalError("the model failed on this input; the log has the cause")
+            error = ModelFailed("the model fails on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
         return [

@@ -11,7 +11,7 @@
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
         │                               HorizonTooLong · QuantileUnavailable · NotFinite · PrecisionTooLow ·
-        │                               SessionTooLong
+        │                               SessionTooLong · ModelFailed
         ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone
         └── Unavailable                 Overloaded · NotReady · Draining · StoreUnavailable · DeadlineExceeded ·
                                         InternalError
@@ -184,6 +184,12 @@ class PrecisionTooLow(InputError):
 
 class SessionTooLong(InputError):
     code = "session_too_long"
+
+
+class ModelFailed(InputError):
+    """The model, or its tokenizer, fails on this input even when it runs alone; the log has the cause."""
+
+    code = "model_failed"
 
 
 class StateError(RequestError):

@@ -19,14 +19,15 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from service.contract import MANIFEST_FILE
+from service.contract import MANIFEST_FILE, Task
 from service.engine import Engine
 from service.engines import Engines
-from service.errors import ManifestError, StartupError
+from service.errors import ManifestError, NotReady, RequestError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.repository import find_versions, load_model, read_verified
 from service.settings import Settings
+from service.state.token import model_ended
 from service.warmup import warm
 
 log = logging.getLogger("baton.loading")
@@ -51,7 +52,7 @@ class Loader:
 
     async def drain(self) -> None:
         """Answer what waits for the engines, and end their work."""
-        await _drain(self.engines.all)
+        await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
 
     def ask(self) -> None:
         """Have the models directory looked at again; asking while that is under way has it done once more."""
@@ -103,7 +104,7 @@ class Loader:
 
     async def _unload(self, ended: list[Engine]) -> None:
         """Answer what still waits for the engines, and let go of them."""
-        await _drain(ended)
+        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest.task)) for engine in ended))
         while ended:
             self._say_unloaded(ended.pop())  # no name may keep an engine from here on
 
@@ -156,8 +157,13 @@ class Loader:
         return int(1000 * self._clock())
 
 
-async def _drain(engines: Iterable[Engine]) -> None:
-    await asyncio.gather(*(engine.batcher.drain() for engine in engines))
+def _refusal(task: Task) -> Callable[[], RequestError]:
+    """Return what makes the refusal of work that found its version before it ended: a session has no other."""
+    return model_ended if task == "step" else _unloaded
+
+
+def _unloaded() -> RequestError:
+    return NotReady("this version of the model was unloaded just now; send the request again", retry_after_ms=1000)
 
 
 def _check_unchanged(directory: Path, engine: Engine) -> None:

@@ -125,12 +125,13 @@ class Sessions:
         self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "f32"
     ) -> list[Carried | RequestError]:
         """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
-        raises, PrecisionTooLow, StoreUnavailable or BatchTooLarge. Nothing that the client had before is lost by it."""
+        raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
+        that the client had before is lost by it."""
         packed = [_attempt(self._pack, point, hold, precision) for point in points]
         kept = iter(await self._keep([one[1] for one in packed if _is_held(one)]))
         packed = [next(kept) if _is_held(one) else one for one in packed]
         return [
-            one if isinstance(one, RequestError) else self._seal(point, *one, tenant)
+            one if isinstance(one, RequestError) else _attempt(self._seal, point, *one, tenant)
             for point, one in zip(points, packed, strict=True)
         ]
 

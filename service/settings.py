@@ -74,7 +74,11 @@ class Settings(BaseSettings):
     max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
     max_streams: int = Field(1024, ge=1, description="Most streams open at a time; past it, 429.")
-    max_frame_bytes: int = Field(2**20, ge=1024, description="Largest frame from a client on a stream.")
+    max_frame_bytes: int = Field(
+        2**20,
+        ge=1024,
+        description="Largest frame from a client on a stream; the first may hold the largest token besides.",
+    )
     stream_idle_s: int = Field(
         300, ge=1, description="A stream is closed when its client sends or reads nothing for so long."
     )

@@ -19,7 +19,7 @@ from typing import Any, cast
 from starlette.types import Message, Receive, Send
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the compiled one, where there is one
+from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]  # the compiled one, where there is one
 from websockets.protocol import State
 
 log = logging.getLogger("baton.websocket")
@@ -58,10 +58,11 @@ class _Inbox:
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """One connection of uvicorn's server."""
+    """One connection of uvicorn's server; the first message may be longer than others by `most_token_bytes`."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, most_token_bytes: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._most_bytes = self.conn.max_message_size = self.config.ws_max_size + most_token_bytes
         self._inbox = _Inbox()
         self.queue = cast(Any, self._inbox)
         self.logger = self.conn.logger = log
@@ -100,6 +101,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         assert self.conn.close_sent is not None
         self._failure = b"".join(self.conn.data_to_send())
         self._end(self.conn.close_sent.code)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
 
     def _end(self, code: int) -> None:
         """Have the application end; what it has not received yet it never will."""
@@ -150,19 +155,31 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.read_paused = not self.read_paused
             (self.transport.pause_reading if self.read_paused else self.transport.resume_reading)()
 
+    def handle_cont(self, event: Frame) -> None:
+        """Join the fragments as they come; a list would grow with their number, which empty ones leave unbounded."""
+        (so_far,) = self.frames
+        joined: Any = so_far if isinstance(so_far, bytearray) else bytearray(so_far)
+        joined += event.data
+        self.frames = [joined]
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
         data = b"".join(self.frames)
         self.frames = []
         if self.close_sent or self._ending:
             return
+        if len(data) > self._most_bytes:
+            self._fail(1009, f"more than {self._most_bytes} bytes")
+            return
+        self._most_bytes = self.config.ws_max_size
         if self.curr_msg_data_type == "bytes":
             self._inbox.put_nowait({"type": "websocket.receive", "bytes": data})
         else:
             try:
                 self._inbox.put_nowait({"type": "websocket.receive", "text": data.decode()})
             except UnicodeDecodeError:
-                self.conn.fail(1007, "text that is not UTF-8")
-                self.handle_parser_exception()
+                self._fail(1007, "text that is not UTF-8")
                 return
         if self._inbox.qsize() >= MOST_WAITING:
             self._read_or_pause()

@@ -31,6 +31,7 @@ from service.app import create_app
 from service.errors import SettingsError, StartupError
 from service.logs import configure_logging
 from service.settings import Settings
+from service.state.token import token_chars
 from service.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
@@ -54,7 +55,7 @@ def run_service(settings: Settings) -> None:
         "access_log": False,  # baton.access writes the one line of a request
         "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
-        "ws": StreamProtocol,
+        "ws": partial(StreamProtocol, most_token_bytes=token_chars(settings.max_state_bytes)),
         "ws_max_size": settings.max_frame_bytes,
         "ws_per_message_deflate": False,  # neither states nor floats get smaller
         "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells

@@ -2,7 +2,8 @@
 
 Frames are answered one by one, in their order: the next is not looked at before the answer of the last is written, so a
 client that does not read holds up nobody but itself. Invariants: a frame is part of the session when it was answered,
-and not otherwise; whatever ends a stream but its client, the client gets a token of the last answered step first.
+and not otherwise; whatever ends a stream but its client, the client gets a token of the last answered step first, or
+is told why there is none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from service.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    PrecisionTooLow,
     RequestError,
     StateError,
     Unavailable,
@@ -145,12 +147,13 @@ class _Stream:
         return _close_code(error), error
 
     async def _finish(self, error: RequestError | None) -> None:
-        """Send the last token and the reason."""
-        if self._point is not None and self._point.step > self._carried:
+        """Send the last token, where the session can still go on, and the reason."""
+        if self._point is not None and self._point.step > self._carried and not isinstance(error, StateError):
             try:
-                await self._checkpoint(self._point)
+                await self._send_best(self._point, self._hold, "client")
             except RequestError as failure:
-                log.error("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure)
+                log.warning("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure)
+                error = error or failure
         if error is not None:
             self._service.metrics.refused(error.code)
             self._caller.log += f" code={error.log_code} message={str(error)!r}"
@@ -210,15 +213,13 @@ class _Stream:
         except RequestError as error:
             if isinstance(error, Unavailable | StateError):
                 raise
-            self._service.metrics.item_errors.labels(error.code).inc()
-            await self._refuse(error)
+            await self._refuse_in_place(error)
             point = start
         self._point = point
         self.frames += 1
         self.steps += point.step - start.step
         self._service.metrics.stream_frames.inc()
-        if wants_token or point.step - self._carried >= self._checkpoint_every:
-            await self._checkpoint(point)
+        await self._checkpoint_in_place(point, wanted=wants_token)
         return point
 
     async def _answer_text(self, frame: str, start: Point) -> tuple[Point, bool]:
@@ -254,14 +255,52 @@ class _Stream:
             raise outcome
         return outcome, start.after(len(row.steps), outcome.state)
 
-    async def _checkpoint(self, point: Point) -> None:
+    async def _checkpoint_in_place(self, point: Point, *, wanted: bool) -> None:
+        """Send a checkpoint that is wanted, as it was asked for or not at all, or one that is due, as it can be made;
+        one that is due and cannot be made now stays due.
+
+        Raises: StateError when the session cannot go on.
+        """
+        try:
+            if wanted:
+                await self._send_checkpoint(point, self._hold, self._precision)
+            elif point.step - self._carried >= self._checkpoint_every:
+                await self._send_best(point, self._hold)
+        except RequestError as error:
+            if isinstance(error, StateError):
+                raise
+            if wanted:
+                await self._refuse_in_place(error)
+
+    async def _send_best(self, point: Point, *holds: Hold | None) -> None:
+        """Send a checkpoint by the first of `holds` that can be done, exact where the stream's precision is too low.
+
+        Raises: why the first cannot, when none can.
+        """
+        refusals = []
+        for hold in dict.fromkeys(holds):
+            try:
+                try:
+                    return await self._send_checkpoint(point, hold, self._precision)
+                except PrecisionTooLow:
+                    return await self._send_checkpoint(point, hold, "f32")
+            except RequestError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+    async def _send_checkpoint(self, point: Point, hold: Hold | None, precision: Precision) -> None:
+        """Raises: what `Sessions.hand_out` returns."""
         (carried,) = await self._service.sessions.hand_out(
-            [point], tenant=self._caller.tenant, hold=self._hold, precision=self._precision
+            [point], tenant=self._caller.tenant, hold=hold, precision=precision
         )
         if isinstance(carried, RequestError):
             raise carried
         await self._send(checkpoint(point, carried))
         self._carried = point.step
+
+    async def _refuse_in_place(self, error: RequestError) -> None:
+        self._service.metrics.item_errors.labels(error.code).inc()
+        await self._refuse(error)
 
     async def _refuse(self, error: RequestError) -> None:
         step = 0 if self._point is None else self._point.step

@@ -117,11 +117,16 @@ class Sealer:
         tenant: str,
         expires_before_ms: int | None = None,
     ) -> tuple[bytes, int]:
-        """Return the token and the time it expires, in milliseconds since 1970: `expires_before_ms` at the latest."""
+        """Return the token and the time it expires, in milliseconds since 1970: `expires_before_ms` at the latest.
+
+        Raises: StateExpired when that has passed.
+        """
         now_ms = int(1000 * self._clock())
         expires_ms = now_ms + self._ttl_ms
         if expires_before_ms is not None:
             expires_ms = min(expires_ms, expires_before_ms)
+            if expires_ms <= now_ms:
+                raise model_ended()
         header = HEADER.pack(VERSION, self._keys.newest_id, fingerprint)
         salt = next(self._salts)
         cipher = self._keys.cipher(self._keys.newest_id, salt)
@@ -170,11 +175,21 @@ class Sealer:
         return session
 
 
+def model_ended() -> StateExpired:
+    """Return why a session cannot go on once the version of its model has retired for good."""
+    return StateExpired("the model version of this session has come to its end; begin a new session", reason="ended")
+
+
 def _random(size: int) -> Iterator[bytes]:
     """Yield random bytes, `size` at a time."""
     while True:
         block = os.urandom(RANDOM_BYTES // size * size)
         yield from (block[start : start + size] for start in range(0, len(block), size))
+
+
+def token_chars(payload_bytes: int) -> int:
+    """Return how many characters a token with such a payload has."""
+    return 4 * -(-(OVERHEAD_BYTES + payload_bytes) // 3)
 
 
 def new_session_id() -> bytes:

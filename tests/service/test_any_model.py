@@ -16,6 +16,7 @@ import pytest
 import tiny
 import tiny_forms
 from conftest import Server, ServerFactory
+from streams import Stream
 
 from service.forward import Forward
 from service.graph import check_graph
@@ -283,5 +284,18 @@ def test_a_code_that_the_graph_does_not_take_fails_alone(served: Server) -> None
     """Nobody but the graph knows how many codes it has; the probe tries 0 and 1."""
     items = [{"values": [6]}, {"values": [7]}, {"values": [6]}]
     first, bad, last = served.post("/v1/step", {"model": "codes", "items": items}).json()["results"]
-    assert bad["error"]["code"] == "internal"
+    assert bad["error"]["code"] == "model_failed"
     np.testing.assert_allclose(first["outputs"]["y"], last["outputs"]["y"], atol=CLOSE)
+    alone = served.post("/v1/step", {"model": "codes", "items": items[1:2]})
+    assert (alone.status_code, alone.json()["error"]["code"]) == (422, "model_failed")
+
+
+def test_a_code_that_the_graph_does_not_take_is_refused_in_its_place_on_a_stream(served: Server) -> None:
+    with Stream(served, "codes") as stream, Stream(served, "codes") as undisturbed:
+        assert stream.ask(values=[6])["step"] == undisturbed.ask(values=[6])["step"] == 1
+        refused = stream.ask(values=[9])
+        assert (refused["type"], refused["error"]["code"], refused["step"]) == ("error", "model_failed", 1)
+        assert refused["error"]["field"] == "values"
+        after, expected = stream.ask(values=[3]), undisturbed.ask(values=[3])
+        assert after["step"] == 2
+        np.testing.assert_allclose(after["outputs"]["y"], expected["outputs"]["y"], atol=CLOSE)

@@ -457,6 +457,13 @@ async def test_room_that_does_not_come_in_time_is_a_refusal() -> None:
     await batcher.drain()
 
 
+async def test_a_drained_batcher_says_why_in_the_words_it_was_given() -> None:
+    batcher = make(double)
+    await batcher.drain(lambda: NotReady("unloaded"))
+    with pytest.raises(NotReady, match="unloaded"):
+        await batcher.submit([1], timeout_s=10)
+
+
 async def test_drain_turns_away_those_who_wait_for_room() -> None:
     gate = Gate()
     batcher = make(gate.run, queue_rows=1)

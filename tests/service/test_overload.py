@@ -193,7 +193,7 @@ async def test_a_run_that_fails_fails_the_row_at_fault_and_not_those_beside_it(
 
         slow._run = run
         answer = (await ask(client, "good film", "a good film", "bad film")).json()
-        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "internal", None]
+        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "model_failed", None]
         assert (await ask(client, "good")).status_code == 200
 
 
@@ -211,7 +211,7 @@ async def test_a_text_that_breaks_the_tokenizer_fails_alone(
     async with slow_service(tiny_models, tmp_path) as (client, slow):
         slow.let_go(100)
         answer = (await ask(client, "good film", "boom", "bad film")).json()
-        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "internal", None]
+        assert [result.get("error", {}).get("code") for result in answer["results"]] == [None, "model_failed", None]
 
 
 async def test_the_death_of_a_model_s_worker_answers_everyone_and_ends_readiness(

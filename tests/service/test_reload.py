@@ -24,6 +24,7 @@ from conftest import ROOT, Server, ServerFactory
 from here import Clock, serve_here
 
 from service.engines import Engines
+from service.errors import NotReady, StateExpired
 from service.settings import Settings
 
 CLOSE = 1e-5
@@ -384,6 +385,24 @@ async def test_a_version_that_ended_is_drained_and_its_memory_given_back(two_ver
         metrics = (await running.client.get("/metrics")).text
         assert 'baton_model_info{model="stepper",task="step",version="2"} 0.0' in metrics
         assert outcome(await running.post(token)) == (410, "state_expired")
+
+
+@pytest.mark.anyio
+async def test_work_that_found_its_version_just_before_it_ended_is_told_so(two_versions: Path) -> None:
+    tiny.sentiment(two_versions / "models")
+    clock = Clock()
+    async with service(two_versions, clock) as running:
+        stepper, sentiment = running.engines.get("stepper"), running.engines.get("sentiment")
+        shutil.rmtree(running.models / "stepper" / "2")
+        shutil.rmtree(running.models / "sentiment")
+        await running.reload()
+        clock.now += TTL_S
+        await running.reload()
+        await until(lambda: stepper.batcher.draining and sentiment.batcher.draining)
+        with pytest.raises(StateExpired, match="has come to its end; begin a new session"):
+            stepper.batcher.admit(1)
+        with pytest.raises(NotReady, match="send the request again"):
+            sentiment.batcher.admit(1)
 
 
 @pytest.mark.anyio

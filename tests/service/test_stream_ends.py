@@ -107,12 +107,13 @@ def test_an_idle_stream_ends_with_a_last_token(tiny_models: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        (b"\x82\xff" + struct.pack("!Q", MIB + 1) + bytes(4 + 3 * MIB), 1009),
+        (b"\x82\xff" + struct.pack("!Q", 3 * MIB) + bytes(4 + 3 * MIB), 1009),
+        (b"\x82\xff" + struct.pack("!Q", MIB + 1) + bytes(4 + MIB + 1), 1009),
         (b"\x82\x01a" + bytes(3 * MIB), 1002),
         (b"\x83\x80" + bytes(4), 1002),
         (b"\x81\x81" + bytes(4) + b"\xff", 1007),
     ],
-    ids=["too large", "unmasked", "of no known kind", "not UTF-8"],
+    ids=["much too large", "too large", "unmasked", "of no known kind", "not UTF-8"],
 )
 def test_a_frame_that_breaks_the_protocol_ends_the_stream_with_a_last_token(
     server: Server, wrong: bytes, code: int
@@ -212,6 +213,21 @@ def test_a_flood_of_pings_grows_nothing(server: Server) -> None:
         before = resident_bytes(server.process.pid)
         own.fill((b"\x89\xfd" + bytes(4 + 125)) * 100)
         assert resident_bytes(server.process.pid) - before < 16 * MIB
+
+
+def test_fragments_take_no_more_memory_than_what_they_hold(server: Server) -> None:
+    parts = (masked(b"", kind=0x00) + masked(bytes(1), kind=0x00)) * 1000
+    with RawStream(server) as own:
+        before = resident_bytes(server.process.pid)
+        own.socket.sendall(masked(b"", kind=0x02))
+        for _ in range(500):
+            own.socket.sendall(parts)
+        own.socket.sendall(masked(b"all read?", kind=0x89))
+        assert own.read() == b"all read?"
+        assert resident_bytes(server.process.pid) - before < 16 * MIB
+        own.socket.sendall(masked(b"", kind=0x80))
+        error = json.loads(own.read())["error"]
+    assert error["message"].startswith(f"{500_000 // 8} steps")
 
 
 def test_a_full_queue_is_waited_for_in_turn(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
