@@ -61,7 +61,7 @@ class ProtocolError(BatonError):
 
 
 class StreamInterrupted(BatonError):
-    """A stream made no progress within its time limit; the cause is the error before it.
+    """A stream made no progress within its time limit, or failed twice at the same place; the cause is the error then.
 
     Nothing is lost: `state` and `step_count` are those of the last checkpoint (None and 0 where there was none and the
     stream began a session), `unacknowledged` holds the inputs that were sent since, of which the first `answered` had

@@ -8,20 +8,22 @@ often it is sent; the steps that the server counts are those counted here.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from service.client.errors import ApiError, ProtocolError, Unreachable
+from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable
 from service.client.results import Array, Inputs, StepOutput, members
+from service.errors import ItemTooLarge, StoreUnavailable
 
 BINARY = np.dtype("<f4")
 INTERNAL = 500
 FRAMES = {  # what each type must hold
-    "open": {"step", "outputs"},
+    "open": {"step", "features", "outputs"},
     "step": {"step", "outputs"},
     "checkpoint": {"step", "state"},
     "error": {"error"},
@@ -49,19 +51,23 @@ News = StepOutput | ApiError
 class Journal:
     """One stream's inputs since its last checkpoint.
 
-    On each connection the entries are sent from the first on. Three marks run through them: `_sent` and `_answered` on
-    this connection, `_delivered` over all of them; answers below the last are replayed ones and are dropped. `progress`
-    grows with every output, refusal and checkpoint that is new.
+    On each connection the entries are sent from the first on. Four marks run through them: `_sent` and `_answered` on
+    this connection, `_delivered` over all of them; answers below the last are replayed ones and are dropped. How far a
+    replay ever got is `_replayed`. `progress` grows with every output, refusal and checkpoint that is new, `reached`
+    with these and where a replay gets further than those before it.
     """
 
     def __init__(self, opening: dict[str, Any], *, binary: bool) -> None:
         self._opening, self._binary = opening, binary
         self._returns_all = opening["return"] == "all"
-        self.step_count = self.progress = 0
+        self._checkpoint_every = opening["checkpoint_every"] or math.inf
+        self.step_count = self.progress = self.reached = 0
         self._step: int | None = None  # of the session after the last answer on this connection
         self._entries: deque[Entry] = deque()
-        self._sent = self._answered = self._delivered = 0
+        self._sent = self._answered = self._delivered = self._replayed = 0
+        self._features: int | None = None  # of one step; None where it is one number or a text
         self._outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        self._failed: tuple[object, ...] = ()  # what failed inside the service, how, and after which progress
 
     @property
     def state(self) -> str | None:
@@ -79,15 +85,36 @@ class Journal:
         """How many of the unacknowledged inputs were answered to the caller."""
         return sum(1 for entry in islice(self._entries, self._delivered) if entry.inputs is not None)
 
+    def interrupted(self, reason: object) -> StreamInterrupted:
+        """Return the error that says where the stream stands, with all that is needed to go on."""
+        return StreamInterrupted(
+            reason,
+            state=self.state,
+            step_count=self.step_count,
+            unacknowledged=self.unacknowledged,
+            answered=self.answered,
+        )
+
     def add(self, inputs: Inputs) -> None:
         """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""
+        if self._step is None:
+            raise RuntimeError("the stream was not entered; use it as a context manager")
         if not isinstance(inputs, str):
             inputs = np.array(inputs, BINARY if self._binary else None)
             if inputs.ndim not in (1, 2):
                 raise ValueError(f"inputs have shape {inputs.shape}; give k rows of features, k numbers or a text")
+            if self._binary:
+                self._check_width(inputs.shape)
         elif self._binary:
             raise ValueError("a binary stream takes numbers, not text")
         self._entries.append(Entry(inputs))
+
+    def _check_width(self, shape: tuple[int, ...]) -> None:
+        """Raises: ValueError unless the inputs are whole steps: their bytes alone do not say so."""
+        width = self._features or 1
+        if shape[1:] != (width,) and not (width == len(shape) == 1):
+            wanted = f"(k, {width}): k rows of {width} features" if width > 1 else "(k,) or (k, 1): k numbers"
+            raise ValueError(f"inputs have shape {shape}; this model takes {wanted}")
 
     def ask_checkpoint(self) -> Entry:
         """Ask for a checkpoint after the inputs so far; its `answer` will be set."""
@@ -130,7 +157,10 @@ class Journal:
         known = self._step is not None or self.state is None
         if frame["type"] != "open" or (known and frame["step"] != self.step_count):
             raise ProtocolError(f"the opening at step {self.step_count} was answered by {_shown(frame)}")
+        if self._step is not None and frame["features"] != self._features:
+            raise ProtocolError(f"steps of {self._features} features are to go on as steps of {frame['features']}")
         self.step_count = self._step = frame["step"]
+        self._features = frame["features"]
         self._outputs = [(one["name"], np.dtype(one["dtype"]), tuple(one["shape"])) for one in frame["outputs"]]
         self._sent = self._answered = 0
         return self._refused_next()
@@ -138,7 +168,8 @@ class Journal:
     def receive(self, message: str | bytes) -> list[News]:
         """Take an answer and return what of it is new.
 
-        Raises: ApiError or Unreachable when it announces the end of this connection; ProtocolError.
+        Raises: ApiError or Unreachable when it announces the end of this connection; StreamInterrupted when the service
+        failed again where it had failed before; ProtocolError.
         """
         if isinstance(message, bytes):
             return self._answer(self._read_binary(message))
@@ -150,10 +181,21 @@ class Journal:
         if frame["type"] != "error":
             raise ProtocolError(f"no answer to an input: {_shown(frame)}")
         error = ApiError(frame["error"])
-        if error.transient or error.status == INTERNAL:
-            raise _ending(error)
+        if error.status == INTERNAL:
+            self._fail(error)
+        if error.transient and not (error.code == StoreUnavailable.code and self._awaits_checkpoint()):
+            raise error
         self._next()
         return self._refuse(error)
+
+    def _fail(self, error: ApiError) -> NoReturn:
+        """Have the input tried once more, perhaps elsewhere: a failure inside the server may be its replica's alone."""
+        failed = (self._entries[self._answered] if self._answered < self._sent else None, self.progress, str(error))
+        if failed == self._failed:
+            self._failed = ()
+            raise self.interrupted(error) from error
+        self._failed = failed
+        raise _ending(error)
 
     def refuse_largest(self) -> list[News]:
         """Refuse the largest input that is not answered: the server took a frame for too large, and it was that one."""
@@ -163,8 +205,14 @@ class Journal:
             raise ProtocolError("the server refused a frame as too large, and none was sent")
         largest = max(suspects, key=lambda entry: len(self._frame(entry)))
         message = f"a frame of {len(self._frame(largest))} bytes is more than the service takes; send fewer steps"
-        largest.refused = ApiError({"code": "item_too_large", "message": message})
+        largest.refused = ApiError({"code": ItemTooLarge.code, "message": message})
         return self._refused_next()
+
+    def opening_too_large(self) -> ApiError:
+        """Return the error of a service that took the opening for too large."""
+        size, token = len(self.opening()), len(self.state or "")
+        message = f"the opening has {size} bytes, {token} of them the state; that is more than the service takes"
+        return ApiError({"code": ItemTooLarge.code, "message": message, "field": "state"})
 
     def _next(self) -> Entry:
         if self._answered >= self._sent:
@@ -178,17 +226,29 @@ class Journal:
         entry.step = self._step = output.step
         self._answered += 1
         if self._answered <= self._delivered:
+            if self._answered > self._replayed:
+                self._replayed = self._answered
+                self.reached += 1
             return []
         self._delivered = self._answered
-        self.progress += 1
+        self._advance()
         return [output, *self._refused_next()]
+
+    def _advance(self) -> None:
+        self.progress += 1
+        self.reached += 1
+        self._replayed = 0
+
+    def _awaits_checkpoint(self) -> bool:
+        return self._answered < self._sent and self._entries[self._answered].inputs is None
 
     def _checkpoint(self, frame: dict[str, Any]) -> list[News]:
         if frame["step"] != self._step:
             raise ProtocolError(f"a checkpoint at step {frame['step']}, where the answers so far lead to {self._step}")
+        periodic = frame["step"] - self.step_count >= self._checkpoint_every  # if one was asked for, it comes as well
         self._opening["state"], self.step_count = frame["state"], frame["step"]
-        self.progress += 1
-        if self._answered < self._sent and self._entries[self._answered].inputs is None:
+        self._advance()
+        if self._awaits_checkpoint() and not periodic:
             self._entries[self._answered].answer = frame["state"]
             self._answered += 1
         for _ in range(self._answered):
@@ -205,7 +265,7 @@ class Journal:
             raise ProtocolError(f"what was answered before is refused in the replay: {error}")
         del self._entries[self._answered]
         self._sent = max(self._answered, self._sent - 1)
-        self.progress += 1
+        self._advance()
         if entry.inputs is None:
             entry.answer = error
             return self._refused_next()

@@ -16,7 +16,7 @@ from typing import Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable, read_refusal
+from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
 from service.client.journal import Journal
 from service.client.results import Array, Inputs, StepOutput
 from service.client.retries import CONNECT_S, Limits, retrying
@@ -35,7 +35,7 @@ class AsyncStream:
 
     Raises: ApiError from entering and from `recv` when a state cannot be used (never a new session in its place), and
     from `recv` in the place of an input that was refused, after which the stream goes on; StreamInterrupted when there
-    was no progress for the client's timeout.
+    was no progress for the client's timeout, or when the service failed at an input and failed again.
     """
 
     def __init__(self, urls: Iterator[str], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
@@ -46,6 +46,8 @@ class AsyncStream:
         """How many inputs were sent whose outputs were not received."""
         self._advancing: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
+        self._flushing: asyncio.Task[None] | None = None
+        self._limit = asyncio.Timeout(None)  # of the wait under way; every answer puts it off
         self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
     async def __aenter__(self) -> Self:
@@ -63,6 +65,8 @@ class AsyncStream:
             self._advancing.cancel()
             await asyncio.gather(self._advancing, return_exceptions=True)
         await self._drop()
+        if self._flushing is not None:
+            await self._flushing
 
     @property
     def state(self) -> str | None:
@@ -93,7 +97,7 @@ class AsyncStream:
             raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
         try:
             self._journal.add(inputs)
-        except ValueError:
+        except (ValueError, RuntimeError):
             self._room.release()
             raise
         self.outstanding += 1
@@ -157,34 +161,30 @@ class AsyncStream:
     async def _patiently(self, attempt_to: Callable[[], Awaitable[None]]) -> None:
         """Attempt it until it succeeds. Raises: ApiError or ProtocolError at once, StreamInterrupted in the end."""
         try:
-            async with asyncio.timeout(self._limits.call_s):
+            async with asyncio.timeout(self._limits.call_s) as self._limit:
                 async for attempt in retrying(self._limits.call_s):
                     with attempt:
                         await attempt_to()
         except (ApiError, Unreachable, TimeoutError) as failure:
             if isinstance(failure, ApiError) and not failure.transient:
                 raise
-            journal = self._journal
-            raise StreamInterrupted(
-                str(failure) or f"nothing for {self._limits.call_s:g} s",
-                state=journal.state,
-                step_count=journal.step_count,
-                unacknowledged=journal.unacknowledged,
-                answered=journal.answered,
-            ) from failure
+            raise self._journal.interrupted(str(failure) or f"nothing for {self._limits.call_s:g} s") from failure
 
     async def _advance(self) -> None:
-        """Read until there is progress: an output, an error, a checkpoint."""
-        before = self._journal.progress
+        """Read until there is progress: an output, an error, a checkpoint.
+
+        Where the connection is lost in a replay that got further than those before it, the next one has the whole time
+        limit again.
+        """
+        progress, reached = self._journal.progress, self._journal.reached
         await self._connected()
-        assert self._connection is not None
         try:
-            async with asyncio.timeout(self._limits.silence_s):
-                while self._journal.progress == before:
-                    self._answers.extend(self._journal.receive(await self._connection.recv()))
-        except TimeoutError:
+            while self._journal.progress == progress:
+                self._answers.extend(self._journal.receive(await self._heard()))
+        except Unreachable:
             await self._drop()
-            raise Unreachable(f"the stream was silent for {self._limits.silence_s:g} s") from None
+            if self._journal.reached == reached:
+                raise
         except ConnectionClosed as closed:
             await self._drop()
             code = closed.rcvd.code if closed.rcvd else None
@@ -192,14 +192,25 @@ class AsyncStream:
                 raise ProtocolError(f"the service ended the stream: {closed}") from closed
             if code == MESSAGE_TOO_BIG:
                 self._answers.extend(self._journal.refuse_largest())
-            if self._journal.progress == before:
+            if self._journal.reached == reached:
                 raise Unreachable(f"the stream broke: {closed}") from closed
         except BaseException:
             await self._drop()
             raise
 
+    async def _heard(self) -> str | bytes:
+        """Return the next frame, and put off the time limit. Raises: Unreachable in the silence."""
+        assert self._connection is not None
+        try:
+            async with asyncio.timeout(self._limits.silence_s):
+                frame = await self._connection.recv()
+        except TimeoutError:
+            raise Unreachable(f"the stream was silent for {self._limits.silence_s:g} s") from None
+        self._limit.reschedule(asyncio.get_running_loop().time() + self._limits.call_s)
+        return frame
+
     async def _connected(self) -> None:
-        """Have a connection that goes on from the last token, with all inputs after it on their way."""
+        """Have a connection that goes on from the last token; all inputs after it are sent while answers are read."""
         if self._connection is not None:
             return
         url = next(self._urls)
@@ -209,8 +220,11 @@ class AsyncStream:
             answer = refused.response
             raise read_refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from refused
         except (OSError, InvalidHandshake, ConnectionClosed) as failure:
-            raise Unreachable(f"{url}: {failure or type(failure).__name__}") from failure
-        await self._flush()
+            if isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.code == MESSAGE_TOO_BIG:
+                raise self._journal.opening_too_large() from failure
+            silence = f"silent for {self._limits.silence_s:g} s" if isinstance(failure, TimeoutError) else ""
+            raise Unreachable(f"{url}: {silence or failure or type(failure).__name__}") from failure
+        self._flushing = asyncio.create_task(self._flush())  # a replay may be more than fits on the way
 
     async def _open(self, url: str) -> ClientConnection:
         opening = self._journal.opening()
@@ -220,12 +234,14 @@ class AsyncStream:
             compression=None,  # tokens and floats do not compress
             max_size=None,
             max_queue=None,  # bounded by what was sent; a paused reader could not answer pings
-            open_timeout=CONNECT_S,
+            open_timeout=min(CONNECT_S, self._limits.silence_s),
             close_timeout=CLOSE_S,
         )
         try:
-            await connection.send(opening)
-            self._answers.extend(self._journal.opened(await connection.recv()))
+            async with asyncio.timeout(self._limits.silence_s):
+                await connection.send(opening)
+                answer = await connection.recv()
+            self._answers.extend(self._journal.opened(answer))
         except BaseException:
             await connection.close()
             raise
@@ -246,7 +262,10 @@ class AsyncStream:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
+            try:
+                await connection.close()
+            finally:  # whoever is sending on it waits no longer
+                connection.transport.abort()
 
 
 async def _each(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Server, ServerFactory
 
-from service.client import ApiError, AsyncClient, Client, ProtocolError, StepOutput, StreamInterrupted
+from service.client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
 from service.client.streaming import MOST_OUTSTANDING
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
@@ -220,12 +220,42 @@ def test_a_replica_that_cannot_open_the_state_is_no_reason_to_begin_anew(
     assert stranger.metric("baton_stream_frames_total") == 0
 
 
-def test_steps_that_the_service_counts_otherwise_are_an_error(server: Server) -> None:
-    """Four numbers are two steps of a model with two features, and four of one with one."""
+@pytest.mark.parametrize("inputs", [[[1.0, 2.0, 3.0, 4.0]], [1.0, 2.0, 3.0, 4.0], [[1.0], [2.0]]])
+def test_binary_inputs_that_are_no_whole_steps_are_refused_before_they_are_sent(server: Server, inputs: object) -> None:
+    """Their bytes could be read as steps, of other values than were meant."""
     with Client(urls(server)) as client, client.stream("stepper", binary=True) as stream:
-        stream.send([1.0, 2.0, 3.0, 4.0])
-        with pytest.raises(ProtocolError, match="checkpoint at step 2"):
-            stream.checkpoint()
+        stream.step(ROWS[:1])
+        with pytest.raises(ValueError, match=r"takes \(k, 2\)"):
+            stream.step(inputs)
+        assert (stream.outstanding, len(stream.unacknowledged)) == (0, 1)
+        assert stream.step(ROWS[1:3]).step == 3
+        stream.checkpoint()
+        assert stream.step_count == 3
+
+
+def test_binary_numbers_are_given_with_or_without_their_axis(server: Server) -> None:
+    with Client(urls(server)) as client, client.stream("numbers", binary=True) as stream:
+        stream.step([1.0, 2.0])
+        made = stream.step([[3.0], [4.0]])
+        assert made.outputs["total"] == pytest.approx(client.step("numbers", [1.0, 2.0, 3.0, 4.0]).outputs["total"])
+        with pytest.raises(ValueError, match="k numbers"):
+            stream.step([[5.0, 6.0]])
+        assert stream.step([7.0]).step == 5
+
+
+def test_a_stream_that_was_not_entered_takes_no_inputs(server: Server) -> None:
+    with Client(urls(server)) as client, pytest.raises(RuntimeError, match="not entered"):
+        client.stream("stepper").send(ROWS[:1])
+
+
+def test_an_opening_over_the_limit_is_refused_at_once(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024")
+    with Client(urls(server)) as client, pytest.raises(ApiError, match="2000 of them the state") as refused:
+        client.stream("stepper", state="x" * 2000).__enter__()
+    assert (refused.value.code, refused.value.status, refused.value.field) == ("item_too_large", 413, "state")
+    assert server.metric("baton_streams_closed_total", "code", "1009") == 1
 
 
 # -- a connection that breaks anywhere -------------------------------------------------------------------------------
