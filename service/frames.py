@@ -86,9 +86,9 @@ def opened(point: Point) -> dict[str, Any]:
     return {**head, "step": point.step, "features": manifest.features, "outputs": outputs}
 
 
-def checkpoint(point: Point, carried: Carried) -> dict[str, Any]:
-    return {"type": "checkpoint", **show_carried(point, carried)}
+def checkpoint(point: Point, carried: Carried, *, asked: bool) -> dict[str, Any]:
+    return {"type": "checkpoint", "asked": asked, **show_carried(point, carried)}
 
 
-def refusal(error: RequestError, request_id: str, step: int) -> dict[str, Any]:
-    return {"type": "error", "error": {**error.body(), "request_id": request_id}, "step": step}
+def refusal(error: RequestError, request_id: str, step: int, *, final: bool) -> dict[str, Any]:
+    return {"type": "error", "final": final, "error": {**error.body(), "request_id": request_id}, "step": step}

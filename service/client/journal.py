@@ -8,7 +8,6 @@ often it is sent; the steps that the server counts are those counted here.
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -18,15 +17,15 @@ import numpy as np
 
 from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable
 from service.client.results import Array, Inputs, StepOutput, members
-from service.errors import ItemTooLarge, StoreUnavailable
+from service.errors import ItemTooLarge
 
 BINARY = np.dtype("<f4")
 INTERNAL = 500
 FRAMES = {  # what each type must hold
     "open": {"step", "features", "outputs"},
     "step": {"step", "outputs"},
-    "checkpoint": {"step", "state"},
-    "error": {"error"},
+    "checkpoint": {"step", "state", "asked"},
+    "error": {"error", "final"},
 }
 
 
@@ -60,7 +59,6 @@ class Journal:
     def __init__(self, opening: dict[str, Any], *, binary: bool) -> None:
         self._opening, self._binary = opening, binary
         self._returns_all = opening["return"] == "all"
-        self._checkpoint_every = opening["checkpoint_every"] or math.inf
         self.step_count = self.progress = self.reached = 0
         self._step: int | None = None  # of the session after the last answer on this connection
         self._entries: deque[Entry] = deque()
@@ -181,15 +179,18 @@ class Journal:
         if frame["type"] != "error":
             raise ProtocolError(f"no answer to an input: {_shown(frame)}")
         error = ApiError(frame["error"])
-        if error.status == INTERNAL:
-            self._fail(error)
-        if error.transient and not (error.code == StoreUnavailable.code and self._awaits_checkpoint()):
-            raise error
+        if frame["final"]:
+            self._end(error)
         self._next()
         return self._refuse(error)
 
-    def _fail(self, error: ApiError) -> NoReturn:
-        """Have the input tried once more, perhaps elsewhere: a failure inside the server may be its replica's alone."""
+    def _end(self, error: ApiError) -> NoReturn:
+        """Raise why the connection ends.
+
+        A failure inside the server may be its replica's alone: the input is tried once more, perhaps elsewhere.
+        """
+        if error.status != INTERNAL:
+            raise error
         failed = (self._entries[self._answered] if self._answered < self._sent else None, self.progress, str(error))
         if failed == self._failed:
             self._failed = ()
@@ -239,16 +240,14 @@ class Journal:
         self.reached += 1
         self._replayed = 0
 
-    def _awaits_checkpoint(self) -> bool:
-        return self._answered < self._sent and self._entries[self._answered].inputs is None
-
     def _checkpoint(self, frame: dict[str, Any]) -> list[News]:
         if frame["step"] != self._step:
             raise ProtocolError(f"a checkpoint at step {frame['step']}, where the answers so far lead to {self._step}")
-        periodic = frame["step"] - self.step_count >= self._checkpoint_every  # if one was asked for, it comes as well
         self._opening["state"], self.step_count = frame["state"], frame["step"]
         self._advance()
-        if self._awaits_checkpoint() and not periodic:
+        if frame["asked"]:
+            if self._next().inputs is not None:
+                raise ProtocolError("a checkpoint that was not asked for")
             self._entries[self._answered].answer = frame["state"]
             self._answered += 1
         for _ in range(self._answered):

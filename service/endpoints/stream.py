@@ -157,7 +157,7 @@ class _Stream:
         if error is not None:
             self._service.metrics.refused(error.code)
             self._caller.log += f" code={error.log_code} message={str(error)!r}"
-            await self._refuse(error)
+            await self._refuse(error, final=True)
 
     async def _open(self) -> Point:
         """Return where the session begins, once the client was told.
@@ -263,7 +263,7 @@ class _Stream:
         """
         try:
             if wanted:
-                await self._send_checkpoint(point, self._hold, self._precision)
+                await self._send_checkpoint(point, self._hold, self._precision, asked=True)
             elif point.step - self._carried >= self._checkpoint_every:
                 await self._send_best(point, self._hold)
         except RequestError as error:
@@ -288,23 +288,25 @@ class _Stream:
                 refusals.append(refusal)
         raise refusals[0]
 
-    async def _send_checkpoint(self, point: Point, hold: Hold | None, precision: Precision) -> None:
+    async def _send_checkpoint(
+        self, point: Point, hold: Hold | None, precision: Precision, *, asked: bool = False
+    ) -> None:
         """Raises: what `Sessions.hand_out` returns."""
         (carried,) = await self._service.sessions.hand_out(
             [point], tenant=self._caller.tenant, hold=hold, precision=precision
         )
         if isinstance(carried, RequestError):
             raise carried
-        await self._send(checkpoint(point, carried))
+        await self._send(checkpoint(point, carried, asked=asked))
         self._carried = point.step
 
     async def _refuse_in_place(self, error: RequestError) -> None:
         self._service.metrics.item_errors.labels(error.code).inc()
-        await self._refuse(error)
+        await self._refuse(error, final=False)
 
-    async def _refuse(self, error: RequestError) -> None:
+    async def _refuse(self, error: RequestError, *, final: bool) -> None:
         step = 0 if self._point is None else self._point.step
-        await self._send(refusal(error, self._caller.request_id, step))
+        await self._send(refusal(error, self._caller.request_id, step, final=final))
 
     async def _send(self, content: dict[str, Any]) -> None:
         await self._connection.send(to_json(content, bytes_mode="base64").decode())

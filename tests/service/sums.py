@@ -28,17 +28,17 @@ class Sum:
 
     def checkpoint(self) -> None:
         if self._step > self._carried:
-            self._say("checkpoint", state=json.dumps([self._step, self._sum]))
+            self._say("checkpoint", asked=False, state=json.dumps([self._step, self._sum]))
             self._carried = self._step
 
-    def refuse(self, code: str) -> None:
-        self._say("error", error={"code": code, "message": f"at the sum {self._sum}"})
+    def refuse(self, code: str, *, final: bool = False) -> None:
+        self._say("error", final=final, error={"code": code, "message": f"at the sum {self._sum}"})
 
     def serve(self) -> None:
         frame = json.loads(self.heard.popleft())
         if "checkpoint" in frame:
             if self._sum % 3:
-                self._say("checkpoint", state=json.dumps([self._step, self._sum]))
+                self._say("checkpoint", asked=True, state=json.dumps([self._step, self._sum]))
                 self._carried = self._step
             else:
                 self.refuse("precision_too_low")

@@ -49,7 +49,7 @@ def summing(frames: int | None = None, *, pause_s: float = 0.0, fail_at: float |
             assert isinstance(frame, str)
             if json.loads(frame).get("values") == [fail_at]:
                 service.checkpoint()
-                service.refuse("internal")
+                service.refuse("internal", final=True)
                 while service.said:
                     await connection.send(service.said.popleft())
                 await connection.close(1011)

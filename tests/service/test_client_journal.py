@@ -101,7 +101,7 @@ def test_a_frame_that_is_too_large_is_refused_in_its_place() -> None:
 
 
 def test_a_state_that_expired_is_refused_for_good() -> None:
-    message = '{"type": "error", "step": 0, "error": {"code": "state_expired", "message": "too old"}}'
+    message = '{"type": "error", "final": true, "step": 0, "error": {"code": "state_expired", "message": "too old"}}'
     with pytest.raises(ApiError) as refused:
         journal().opened(message)
     assert (refused.value.status, refused.value.transient) == (410, False)
@@ -125,9 +125,9 @@ def test_inputs_are_copied() -> None:
         (b"\0\0\0\0", ProtocolError),
         ('{"type": "open", "step": 0, "features": null, "outputs": []}', ProtocolError),
         ('{"type": "step", "step": 7, "outputs": {"sum": 1}}', ProtocolError),
-        ('{"type": "checkpoint", "step": 1, "state": "x"}', ProtocolError),
-        ('{"type": "error", "step": 0, "error": {"code": "draining", "message": ""}}', ApiError),
-        ('{"type": "error", "step": 0, "error": {"code": "internal", "message": ""}}', Unreachable),
+        ('{"type": "checkpoint", "asked": false, "step": 1, "state": "x"}', ProtocolError),
+        ('{"type": "error", "final": true, "step": 0, "error": {"code": "draining", "message": ""}}', ApiError),
+        ('{"type": "error", "final": true, "step": 0, "error": {"code": "internal", "message": ""}}', Unreachable),
     ],
 )
 def test_what_does_not_fit_ends_the_connection(message: str | bytes, error: type[Exception]) -> None:
@@ -161,4 +161,6 @@ def test_what_was_answered_before_may_not_be_refused_in_a_replay() -> None:
     client.reconnect()
     client.send()
     with pytest.raises(ProtocolError, match="refused in the replay"):
-        client.journal.receive('{"type": "error", "step": 0, "error": {"code": "not_finite", "message": ""}}')
+        client.journal.receive(
+            '{"type": "error", "final": false, "step": 0, "error": {"code": "not_finite", "message": ""}}'
+        )
