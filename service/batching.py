@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, RequestError
+from service.submission import Served, Submission
 from service.waiting import WaitingRows
 
 log = logging.getLogger("baton.batching")
@@ -34,51 +35,12 @@ HANDED_OVER = 64  # submissions at once, at most: under overload one turn of the
 SMOOTHING = 0.2  # weight of the newest run in the measured seconds per row
 
 
-@dataclass(slots=True)
-class Timing:
-    """Where the time of one submission went. Units: seconds; cells are time steps, padding included or not."""
-
-    queue_s: float = 0.0
-    run_s: float = 0.0
-    rows: int = 0
-    cells: int = 0
-    padded_cells: int = 0
-    batch_rows: int = 0
-
-
-@dataclass(slots=True)
-class Served(Generic[A]):
-    """The outcomes of one submission, in the order of its rows."""
-
-    outcomes: list[A | Exception]
-    timing: Timing
-
-
 class Observer(Protocol):
     """What the batcher tells of its work, as it happens."""
 
     def queued(self, rows: int) -> None: ...
     def waited(self, queue_s: float) -> None: ...
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Submission(Generic[R]):
-    """Rows under way for one caller; the batcher's own."""
-
-    rows: Sequence[R]
-    future: asyncio.Future[None]
-    submitted: float
-    deadline: float
-    outcomes: list[Any]
-    left: int
-    unstarted: int
-    closed: bool = False
-    started: float = math.inf
-    ended: float = 0.0
-    cells: int = 0
-    padded_cells: int = 0
-    batch_rows: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -249,7 +211,7 @@ class Batcher(Generic[R, A]):
         Raises: DeadlineExceeded; CancelledError when the submission was abandoned meanwhile.
         """
         await submission.future
-        timing = _timing(submission)
+        timing = submission.timing
         self._observer.waited(timing.queue_s)
         return Served(submission.outcomes, timing)
 
@@ -429,15 +391,3 @@ class Batcher(Generic[R, A]):
 def _wake(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
-
-
-def _timing(submission: Submission[Any]) -> Timing:
-    started = min(submission.started, submission.ended)  # no row may have been fit to run
-    return Timing(
-        queue_s=started - submission.submitted,
-        run_s=submission.ended - started,
-        rows=len(submission.outcomes),
-        cells=submission.cells,
-        padded_cells=submission.padded_cells,
-        batch_rows=submission.batch_rows,
-    )

@@ -24,7 +24,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.batching import Timing
 from service.call import Call, Caller, Service, call_of
 from service.errors import (
     MOST_MESSAGE_CHARS,
@@ -40,6 +39,7 @@ from service.errors import (
 )
 from service.logs import ACCESS
 from service.settings import Settings
+from service.submission import Timing
 from service.wire import BatchRequest, ErrorAnswer, parse
 
 log = logging.getLogger("baton.http")

@@ -15,11 +15,11 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from service.batching import Served, Timing
 from service.call import Call, Watch
 from service.engine import Answer, Engine, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError
 from service.http import Reply
+from service.submission import Served, Timing
 from service.wire import BatchRequest, Rejected, RunRequest
 
 

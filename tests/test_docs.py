@@ -87,5 +87,5 @@ def test_the_readme_s_costs_are_those_of_the_benchmark() -> None:
     measured = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- bench:begin -->")[1].split("<!-- bench:end")[0]
     quoted = re.findall(r"([\d,.]+) ?(?:texts|series|steps)?/s|([\d.]+) s, ([\d]+) MB", section)
     numbers = [number for match in quoted for number in match if number]
-    assert len(numbers) == 11
+    assert len(numbers) == 14
     assert not [number for number in numbers if f" {number} " not in measured]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 app = FastAPI()
@@ -10,8 +12,6 @@ app = FastAPI()
 @app.websocket("/v1/stream")
 async def echo(socket: WebSocket) -> None:
     await socket.accept()
-    try:
+    with suppress(WebSocketDisconnect):
         while True:
             await socket.send_bytes(await socket.receive_bytes())
-    except WebSocketDisconnect:
-        pass
