@@ -251,7 +251,7 @@ def test_a_stream_that_was_not_entered_takes_no_inputs(server: Server) -> None:
 def test_an_opening_over_the_limit_is_refused_at_once(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024")
+    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024", BATON_MAX_STATE_BYTES="64")
     with Client(urls(server)) as client, pytest.raises(ApiError, match="2000 of them the state") as refused:
         client.stream("stepper", state="x" * 2000).__enter__()
     assert (refused.value.code, refused.value.status, refused.value.field) == ("item_too_large", 413, "state")
