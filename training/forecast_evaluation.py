@@ -32,15 +32,15 @@ DAY = 24
 LIVE_WARM_UP = 512
 
 
-def ask_forecast(url: str, histories: list[Values], horizon: int) -> Values:
+def ask_forecast(url: str, model: str, histories: list[Values], horizon: int) -> Values:
     """Forecast by `POST /v1/forecast`. Shapes: as `Forecaster`."""
     series = [{"values": history.tolist()} for history in histories]
-    results = ask(url, "/v1/forecast", "series", series, horizon=horizon)
+    results = ask(url, "/v1/forecast", "series", series, model=model, horizon=horizon)
     by_level = [[result["quantiles"][f"{level:g}"] for level in LEVELS] for result in results]
     return np.array(by_level).transpose(0, 2, 1)
 
 
-def ask_streams(url: str, streams: Values) -> Values:
+def ask_streams(url: str, model: str, streams: Values) -> Values:
     """Go through streams by `POST /v1/step`, each one's state going back and forth as a token.
 
     Shapes: as `Streamer`.
@@ -50,7 +50,7 @@ def ask_streams(url: str, streams: Values) -> Values:
     for start in range(0, streams.shape[1], STEPS_PER_CALL):
         chunks = streams[:, start : start + STEPS_PER_CALL].tolist()
         items = [{"values": chunk, **token} for chunk, token in zip(chunks, tokens, strict=True)]
-        results = ask(url, "/v1/step", "items", items, model="forecast-live", **{"return": "all"})
+        results = ask(url, "/v1/step", "items", items, model=model, **{"return": "all"})
         quantiles.append(np.array([result["outputs"]["quantiles"] for result in results]))
         tokens = [{"state": result["state"]} for result in results]
     return np.concatenate(quantiles, axis=1)
