@@ -23,6 +23,7 @@ from training.recurrent import Recurrent
 
 MODEL = "echo"
 ROWS, TIME = 32, 6
+VALIDATION = 10_000  # beyond every epoch
 
 
 class Stack(nn.Module):
@@ -73,7 +74,7 @@ class Echo(lightning.LightningModule):
         return self._loader(self.current_epoch)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(10_000)
+        return self._loader(VALIDATION)
 
     def _loss(self, numbers: Tensor) -> Tensor:
         lengths = torch.full((len(numbers),), TIME, dtype=torch.int32)
