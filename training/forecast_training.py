@@ -130,7 +130,7 @@ class ForecastModule(ForecasterModule):
         values, lengths, future, known = batch
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(values), sync_dist=True)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
 
 
 class Chunks(Dataset[tuple[Tensor, ...]]):
@@ -219,8 +219,7 @@ class LiveModule(ForecasterModule):
         return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        loss = self._loss(batch)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch

@@ -131,7 +131,7 @@ def test_learning_curve_has_the_mean_of_each_epoch(tmp_path: Path) -> None:
 
 
 def test_train_with_seeds_publishes_the_best_with_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best on validation data is published; each figure is measured for each seed, and the spread stands beside it."""
+    """The best on validation data is published; every figure is measured for every seed, and the spread is told."""
     recipe = echo.recipe_file(tmp_path, monkeypatch)
     folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
     result = CliRunner().invoke(cli.app, ["train", recipe, "--seeds", "4,2", *folders])
