@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from training.forecast import FORECAST, FORECAST_LIVE
+from training.forecast import FORECAST
+from training.forecast_live import FORECAST_LIVE
 from training.recipe import Recipe
 from training.sentiment import SENTIMENT, SENTIMENT_LIVE
 

@@ -1,0 +1,107 @@
+"""The recipe `forecast-live`: real and generated streams in, a published stepping forecaster out.
+
+It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
+weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series;
+ETTh1's validation part and generated streams choose the checkpoint; the test part is read only to measure the finished
+model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning
+import numpy as np
+import torch
+
+from service import contract, tensors
+from training.data import find
+from training.export import Servable
+from training.forecast import ETT, GENERATED, HELD_OUT, LICENCE, WEEKLY_TRAIN, draw_walk, ett_use, training_mixture
+from training.forecast_data import ETT_VALIDATION, Values, read_ett, read_weekly
+from training.forecast_live_evaluation import ask_streams, live_figures
+from training.forecast_live_network import WINDOW, LiveNetwork
+from training.forecast_live_training import WIDTH, Chunks, LiveModule
+from training.forecast_metrics import LEVELS
+from training.generate import generate_series
+from training.recipe import Recipe, Release
+
+GENERATED_STREAMS = 18
+GENERATED_SEED = 2**62  # beyond every seed that training draws with
+LIMITS = (
+    "It sees one series and nothing else: no calendar, no holidays, no other variables.",
+    "The quantiles are as learned, not conformal: their coverage on series unlike the training data may differ.",
+    "Values beyond 1e30 in size overflow float32 inside the graph.",
+    f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
+    "Before the second observation the scale is unknown; the first answer is a rough guess by the first value's size.",
+    "Missing observations must be filled by the caller: a skipped one shifts the season.",
+)
+
+
+def prepare_live(seed: int, epochs: int) -> LiveModule:
+    """Return a module on the data. Raises: DataError."""
+    weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
+    mixture = training_mixture(weekly, ett, weekly_share=0.2, ett_share=0.5)
+    return LiveModule(mixture, held_out_streams(ett), seed)
+
+
+def held_out_streams(ett: Values) -> Chunks:
+    """Take ETTh1's validation part, two streams a channel that begin somewhat before it, and generated streams.
+
+    Shapes: ett [time, 7].
+    """
+    real = ett[ETT_VALIDATION.stop - 2 * WIDTH : ETT_VALIDATION.stop].T.reshape(-1, WIDTH)
+    streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, WIDTH)])
+    lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
+    return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
+
+
+def live_servable(network: LiveNetwork) -> Servable:
+    """Return the network with its signature; the levels are the output's labels."""
+    labels = tuple(f"{level:g}" for level in LEVELS)
+    return Servable(
+        network,
+        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
+        draw_walk,
+        states=network.states,
+        streamable=True,
+        row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
+    )
+
+
+def measure_live(url: str) -> tuple[contract.Metric, ...]:
+    """Measure the served model on ETTh1's test part."""
+    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url))
+
+
+def release_live(module: lightning.LightningModule) -> Release:
+    """Return the trained module as a release. Raises: DataError."""
+    assert isinstance(module, LiveModule)
+    return Release(
+        name="forecast-live",
+        task="step",
+        description="Predicts the next observation of a stream, as quantiles, after every observation.",
+        servable=live_servable(module.network),
+        data=(
+            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values"),
+            find(ETT).used_as(ett_use()),
+            GENERATED,
+        ),
+        licence=LICENCE,
+        limits=LIMITS,
+        measure=measure_live,
+        network=module.network.recurrent.network,
+    )
+
+
+FORECAST_LIVE = Recipe(
+    name="forecast-live",
+    summary="quantiles of the next observation after each one: a two-layer LSTM, scale and state carried",
+    epochs=30,
+    monitor="val_loss",
+    mode="min",
+    prepare=prepare_live,
+    release=release_live,
+    patience=10,
+)
