@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
 from service.tensors import FieldError, Part, Size, State, Tensor
@@ -29,6 +29,18 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
+Number = float | int
+
+
+def _number_or_numbers(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else [value]
+    real = [isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < math.inf for one in given]
+    if not given or not all(real):
+        raise ValueError("must be one finite number, or a list of finite numbers")
+    return value
+
+
+Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
 
 
 class Text(Part):
@@ -70,10 +82,14 @@ class Network(Part):
 
 
 class Metric(Part):
-    """A measured figure beside its floor: what the named trivial method reaches in the same run."""
+    """A measured figure beside its floor: what the named trivial method reaches in the same run.
+
+    `seeds` holds the same figure of each model that was trained with one of the provenance's seeds, in their order.
+    """
 
     name: str
     value: float
+    seeds: tuple[float, ...] | None = None
     floor: float | None = None
     floor_method: str | None = None
 
@@ -85,10 +101,14 @@ class DataSource(Part):
 
 
 class Provenance(Part):
-    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values."""
+    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values.
+
+    `seed` is that of these weights, `seeds` those of all that were trained to tell how much a figure owes to the seed.
+    """
 
     command: str
     seed: int
+    seeds: tuple[int, ...] | None = None
     data: tuple[DataSource, ...]
     metrics: tuple[Metric, ...]
     parity_max_abs: float
@@ -96,6 +116,14 @@ class Provenance(Part):
     licence: str
     created: date
     tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _as_many_figures_as_seeds(self) -> Self:
+        for index, metric in enumerate(self.metrics):
+            if metric.seeds is not None and len(metric.seeds) != len(self.seeds or ()):
+                told = f"has {len(metric.seeds)} figures for {len(self.seeds or ())} seeds; each seed has one"
+                raise FieldError(f"metrics[{index}].seeds", told)
+        return self
 
 
 class Manifest(Part):
@@ -111,7 +139,7 @@ class Manifest(Part):
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
-    constants: dict[str, float | int] = Field(default_factory=dict)
+    constants: dict[str, Constant] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
     text: Text | None = None
