@@ -27,6 +27,7 @@ MANIFEST_FILE = "manifest.json"
 Task = Literal["sentiment", "forecast", "step"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 Number = float | int
 
@@ -70,12 +71,14 @@ class Forecast(Part):
 
 
 class Network(Part):
-    """The recurrent stack, as facts for people and for the streaming check."""
+    """The recurrent stack, as facts for people and for the streaming check; `variants` are its departures from the
+    plain one."""
 
     cell: Literal["rnn", "lstm", "gru"]
     layers: Size
     hidden: Size
     bidirectional: bool
+    variants: tuple[Variant, ...] = ()
 
 
 class Metric(Part):
