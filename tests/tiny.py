@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import Whitespace
 WORDS = ("[PAD]", "[UNK]", "a", "good", "bad", "film", "not", "very", "!")
 LABELS = ("negative", "positive")
 QUANTILES = (0.1, 0.5, 0.9)
+CHANNELS = ("temperature", "wind", "rain")
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 TYPES = {
     "float32": TensorProto.FLOAT,
@@ -181,6 +182,25 @@ def forecast(root: Path, **changes: Any) -> Path:
     return write_model(
         root, build, {"mean": build.dense(last, 4, 4), "quantiles": quantiles}, **{**manifest, **changes}
     )
+
+
+def weather(root: Path, **changes: Any) -> Path:
+    """A GRU over rows of three channels; horizon 4, two quantiles of which none is the median."""
+    build = GraphBuilder(6, lengths=changes.get("lengths", "lengths") or "")
+    _, h = build.recurrent("GRU", "values", 3, 4, [], linear_before_reset=1)
+    (last,) = build.add("Squeeze", [h, build.constant(np.array([0], np.int64))])
+    made = {}
+    for name, shape in (("mean", [0, 4, 3]), ("quantiles", [0, 4, 3, 2])):
+        flat = build.dense(last, 4, int(np.prod(shape[1:])))
+        (made[name],) = build.add("Reshape", [flat, build.constant(np.array(shape, np.int64))])
+    manifest = {
+        "name": "weather",
+        "task": "forecast",
+        "inputs": [tensor("values", "float32", "batch", "time", 3, labels=CHANNELS)],
+        "outputs": [tensor("mean", "float32", "batch", 4, 3), tensor("quantiles", "float32", "batch", 4, 3, 2)],
+        "forecast": {"min_history": 3, "max_history": 16, "horizon": 4, "quantiles": [0.1, 0.9]},
+    }
+    return write_model(root, build, made, **{**manifest, **changes})
 
 
 def state(input_name: str, *shape: int | str, dtype: str = "float32", **more: Any) -> dict:
