@@ -225,20 +225,19 @@ class Manifest(Part):
             raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
         if self.sequence.dtype != "float32":
             raise FieldError("inputs[0].dtype", "must be float32 for task 'forecast'")
-        self._check_batch_first()
-        horizon = self.forecast.horizon
-        expected = {
-            "mean": ("batch", horizon),
-            "quantiles": ("batch", horizon, len(self.forecast.quantiles)),
-        }
+        channels = self.sequence.sizes
+        self._check_batch_first(*channels)
+        mean = ("batch", self.forecast.horizon, *channels)
+        expected = {"mean": mean, "quantiles": (*mean, len(self.forecast.quantiles))}
         if {output.name: output.shape for output in self.outputs} != expected:
             shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
             raise FieldError("outputs", f"must be {shapes}")
 
-    def _check_batch_first(self) -> None:
-        if self.sequence.shape != ("batch", "time"):
+    def _check_batch_first(self, *sizes: int) -> None:
+        if self.sequence.shape != ("batch", "time", *sizes) or len(sizes) > 1:
+            due = "[batch, time] or [batch, time, channels]" if self.task == "forecast" else "[batch, time]"
             shape = list(self.sequence.shape)
-            raise FieldError("inputs[0].shape", f"is {shape}; it must be [batch, time] for task {self.task!r}")
+            raise FieldError("inputs[0].shape", f"is {shape}; it must be {due} for task {self.task!r}")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
