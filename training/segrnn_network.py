@@ -66,7 +66,8 @@ class SegRNNNetwork(nn.Module):
         rows = history.transpose(1, 2).reshape(batch * channels, LOOKBACK // SEGMENT, SEGMENT)
         lengths = torch.full((batch * channels,), rows.shape[1], dtype=torch.int32, device=rows.device)
         outputs, (final,) = self.recurrent(functional.relu(self.embed(rows)), lengths)
-        state = (outputs.mean(1) + final[0]) / 2
+        average = outputs.sum(1) / rows.shape[1]  # `mean` would leave its name in the graph, where an output has it
+        state = (average + final[0]) / 2
         return self._step(state.view(batch, 1, channels, -1))
 
     def _step(self, state: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class SegRNNNetwork(nn.Module):
         known = functional.linear(state, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, -1)
         reset, update = (torch.sigmoid(asked[gate] + known[gate]) for gate in (0, 1))
         new = torch.tanh(asked[2] + reset * known[2])
-        return new + update * (state - new)
+        return torch.lerp(new, state.to(new.dtype).expand_as(new), update)  # the copies in bfloat16 under autocast
 
     def mean_of(self, decoded: Tensor) -> Tensor:
         """Return the means of what `decoded` returned. Shapes: [batch, 720, channels]. Units: scales above the last."""
