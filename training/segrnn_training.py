@@ -84,15 +84,17 @@ def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
 class SegRNNModule(lightning.LightningModule):
     """Train `SegRNNNetwork` on the training part of ETTh1; validate on its validation part by all horizons."""
 
-    def __init__(self, ett: Values, settings: Settings) -> None:
-        """Take the series as a whole. Shapes: ett [time, 7]."""
+    def __init__(self, ett: Values, settings: Settings, seed: int) -> None:
+        """Take the series as a whole. Shapes: ett [time, channels]."""
         super().__init__()
-        self.ett, self.settings = ett, settings
+        self.ett, self.settings, self.seed = ett, settings, seed
         self.network = SegRNNNetwork(ett[ETT_TRAIN].std(axis=0).tolist(), settings.hidden, settings.dropout)
         self.errors = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(Windows(self.ett, ETT_TRAIN), batch_size=self.settings.batch, shuffle=True)
+        shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
+        windows = Windows(self.ett, ETT_TRAIN)
+        return DataLoader(windows, batch_size=self.settings.batch, shuffle=True, generator=shuffle)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return DataLoader(Windows(self.ett, ETT_VALIDATION), batch_size=self.settings.batch)
@@ -127,7 +129,7 @@ class SegRNNModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         errors = [cast(MeanSquaredError, error).compute() for error in self.errors]
         by_horizon = {f"val_mse_{horizon}": error for horizon, error in zip(HORIZONS, errors, strict=True)}
-        self.log_dict({**by_horizon, "val_mse": torch.stack(errors).mean()}, prog_bar=True)
+        self.log_dict({**by_horizon, "val_mse": torch.stack(errors).mean()}, prog_bar=True, sync_dist=True)
         for error in self.errors:
             cast(MeanSquaredError, error).reset()
 
