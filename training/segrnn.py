@@ -77,7 +77,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         name=name,
         task="forecast",
         description=f"Forecasts the next {HORIZON} hours of ETTh1's seven channels, means and quantiles.",
-        servable=servable(module.network, module.offsets()),
+        servable=servable(module.averaged, module.offsets()),
         data=(
             find(ETT).used_as(
                 "first 8,640 rows trained on, next 2,880 chose the checkpoint and calibrated the quantiles, next 2,880 "
@@ -87,7 +87,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure, name),
-        network=module.network.recurrent.network,
+        network=module.averaged.recurrent.network,
         forecast=contract.Forecast(
             min_history=LOOKBACK, max_history=LOOKBACK, horizon=HORIZON, quantiles=LEVELS
         ),

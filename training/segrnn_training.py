@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanSquaredError
 
@@ -41,6 +42,7 @@ class Settings(BaseModel):
     learning_rate: float = 3e-4
     decay: float = 0.8  # of the learning rate, each epoch after the first `steady_epochs`
     steady_epochs: int = 3
+    average: float = 0.99  # of the running average of the weights, kept at every step
 
 
 class Windows(Dataset[Batch]):
@@ -89,6 +91,8 @@ class SegRNNModule(lightning.LightningModule):
         super().__init__()
         self.ett, self.settings, self.seed = ett, settings, seed
         self.network = SegRNNNetwork(ett[ETT_TRAIN].std(axis=0).tolist(), settings.hidden, settings.dropout)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.average.requires_grad_(False)
         self.errors = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -100,7 +104,7 @@ class SegRNNModule(lightning.LightningModule):
         return DataLoader(Windows(self.ett, ETT_VALIDATION), batch_size=self.settings.batch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), self.settings.learning_rate)
+        optimizer = torch.optim.Adam(self.network.parameters(), self.settings.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda epoch: self.settings.decay ** max(0, epoch + 1 - self.settings.steady_epochs)
         )
@@ -119,9 +123,17 @@ class SegRNNModule(lightning.LightningModule):
         self.log_dict({"train_loss": loss, "train_pinball": missed}, prog_bar=True, batch_size=len(history))
         return loss + missed
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.average.update_parameters(self.network)
+
+    @property
+    def averaged(self) -> SegRNNNetwork:
+        """The network with the averaged weights: what is validated, calibrated and published."""
+        return cast(SegRNNNetwork, self.average.module)
+
     def validation_step(self, batch: Batch, index: int) -> None:
         history, actual, known = self.scaled(batch)
-        mean = self.network.mean_of(self.network.decoded(history)).float()
+        mean = self.averaged.mean_of(self.averaged.decoded(history)).float()
         for horizon, error in zip(HORIZONS, self.errors, strict=True):
             whole = known >= horizon
             error(mean[whole, :horizon], actual[whole, :horizon])
@@ -150,5 +162,5 @@ class SegRNNModule(lightning.LightningModule):
                 history, future, known = self.scaled(batch)
                 stands = torch.arange(HORIZON) < known[:, None]
                 actual.append(future[stands])
-                quantiles.append(self.network.quantiles_of(self.network.decoded(history))[stands])
+                quantiles.append(self.averaged.quantiles_of(self.averaged.decoded(history))[stands])
         return conformal_offsets(torch.cat(actual).double().numpy(), torch.cat(quantiles).double().numpy(), LEVELS)
