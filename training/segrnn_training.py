@@ -32,17 +32,17 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Settings(BaseModel):
-    """How the network is built and trained; the published ones but for `hidden`, which is 512 there."""
+    """How the network is built and trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: int = 256
-    dropout: float = 0.1
-    batch: int = 64
-    learning_rate: float = 3e-4
-    decay: float = 0.8  # of the learning rate, each epoch after the first `steady_epochs`
-    steady_epochs: int = 3
-    average: float = 0.99  # of the running average of the weights, kept at every step
+    hidden: int
+    dropout: float
+    batch: int
+    learning_rate: float
+    decay: float  # of the learning rate, each epoch after the first
+    swell: float  # spread of the logarithm of the factor that each channel of a window is multiplied by
+    average: float  # of the running average of the weights, what a step leaves of it
 
 
 class Windows(Dataset[Batch]):
@@ -105,20 +105,19 @@ class SegRNNModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.network.parameters(), self.settings.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda epoch: self.settings.decay ** max(0, epoch + 1 - self.settings.steady_epochs)
-        )
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.settings.decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Minimise the Huber loss of the means; the quantiles are taught beside it and leave no mark on the rest."""
         history, actual, known = self.scaled(batch)
         weights = step_weights(known)
-        decoded = self.network.decoded(history)
-        mean = self.network.mean_of(decoded).float()
+        swell = torch.exp(self.settings.swell * torch.randn_like(history[:, :1]))
+        decoded = self.network.decoded(history * swell)
+        mean = self.network.mean_of(decoded).float() / swell
         loss = (functional.huber_loss(mean, actual, reduction="none").mean(2) * weights).sum(1).mean()
         taught = slice(QUANTILE_ROWS)
-        quantiles = self.network.quantiles_of(decoded[taught].detach()).float()
+        quantiles = self.network.quantiles_of(decoded[taught].detach()).float() / swell[taught, ..., None]
         missed = (pinball_loss(actual[taught], quantiles).mean(2) * weights[taught]).sum(1).mean()
         self.log_dict({"train_loss": loss, "train_pinball": missed}, prog_bar=True, batch_size=len(history))
         return loss + missed
