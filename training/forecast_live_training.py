@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.carried import OVERFLOW_WEIGHT, overflow
 from training.forecast_data import Mixture
 from training.forecast_live_network import LiveNetwork
 from training.forecast_training import ForecasterModule, pinball_loss
@@ -21,8 +22,6 @@ from training.forecast_training import ForecasterModule, pinball_loss
 ROWS = 64  # per batch
 CHUNK = 128  # observations between two steps of the optimiser
 WIDTH = 1536  # observations of a window: twelve chunks, six times the longest span of the running scale
-STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
-OVERFLOW_WEIGHT = 0.01
 OUTLYING = 10.0  # units beyond which a step's loss counts less than in proportion
 
 
@@ -70,16 +69,6 @@ def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> T
     loss = pinball_loss(after, quantiles) / unit[:, None]
     loss = torch.where(loss > OUTLYING, OUTLYING * (1 + torch.log(loss.clamp(min=OUTLYING) / OUTLYING)), loss)
     return (loss * real).sum() / real.sum().clamp(min=1)
-
-
-def overflow(states: tuple[Tensor, ...]) -> Tensor:
-    """Return the mean squared excess of the states over `STATE_LIMIT`.
-
-    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
-
-    Shapes: states each [directions, rows, hidden].
-    """
-    return torch.cat(states, 2).abs().sub(STATE_LIMIT).clamp(min=0).square().mean()
 
 
 class LiveModule(ForecasterModule):
