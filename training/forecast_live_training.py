@@ -82,7 +82,6 @@ class LiveModule(ForecasterModule):
         self.held_out = held_out
         self.network = LiveNetwork()
         self.carried: tuple[Tensor, ...] = ()
-        self.recurrent_states: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(Chunks(*self.draw(WIDTH)), batch_size=None)
@@ -93,17 +92,18 @@ class LiveModule(ForecasterModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
+        return loss + OVERFLOW_WEIGHT * overflow(self.carried[-len(self.network.recurrent.states) :])
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch
-        states = self.network.zero_states(len(values)) if first else self.carried
-        time = after.shape[1]
+        if first:
+            window, count, _, *recurrent = self.network.zero_states(len(values))
+            self.carried = (window, count, *recurrent)
         lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
-        quantiles, *states = self.network(values, lengths, *states)
-        self.carried = tuple(state.detach() for state in states)
-        self.recurrent_states = tuple(states[-len(self.network.recurrent.states) :])
-        return next_loss(after, real, unit, quantiles[:, :time])
+        carried = (state.detach() for state in self.carried)
+        _, away, self.carried = self.network.predict(values, lengths, *carried)
+        time = after.shape[1]
+        return next_loss(after, real, unit, values[:, :time, None] + away[:, :time])
