@@ -1,6 +1,6 @@
-"""The kinds of recipe `forecast` and `forecast-live`: real and generated series in, published forecasters out.
+"""The recipe `forecast`: real and generated series in, a published forecaster out.
 
-It knows the data's split and how each network is trained, described and measured. Invariant: weights come from M4
+It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series; those
 last values and ETTh1's validation part choose the checkpoint; test parts are read only to measure the finished model.
 """
@@ -11,7 +11,6 @@ from functools import partial
 
 import lightning
 import numpy as np
-import torch
 from pydantic import Field
 
 from service import contract, tensors
@@ -20,23 +19,17 @@ from training.export import Array, Servable
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
 from training.forecast_evaluation import (
     ask_forecast,
-    ask_streams,
     ett_figures,
-    live_figures,
     weekly_figures,
 )
-from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
-from training.forecast_training import LIVE_WIDTH, Chunks, ForecastModule, LiveModule, held_out_futures
-from training.generate import generate_series
+from training.forecast_training import ForecastModule, held_out_futures
 from training.recipe import Release, Table
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
 VALIDATION_STRIDE = 60  # hours between the ETTh1 futures that validate: as many as there are M4 weekly series
-GENERATED_STREAMS = 18
-GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on generated series"
@@ -54,15 +47,18 @@ FORECAST_LIMITS = (
     "nothing.",
     "Its answers follow shifts of the history, so it does not know where zero is: a count may get negative quantiles.",
 )
-LIVE_LIMITS = (
-    f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
-    "Before the second observation the scale is unknown; the first answer is a rough guess by the first value's size.",
-    "Missing observations must be filled by the caller: a skipped one shifts the season.",
-)
+
+
+def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
+    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
+
+    Shapes: weekly a list of [time]; ett [time, 7].
+    """
+    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
 
 
 class MixtureSettings(Table):
-    """What both kinds set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1 in them."""
+    """What both kinds of forecaster set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1."""
 
     windows: int = Field(ge=1)
     weekly_share: float = Field(ge=0, le=1)
@@ -79,18 +75,6 @@ class Settings(MixtureSettings):
     dropout: float = Field(ge=0, lt=1)
 
 
-class LiveSettings(MixtureSettings):
-    """What a recipe of the kind `forecast-live` sets."""
-
-
-def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
-    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
-
-    Shapes: weekly a list of [time]; ett [time, 7].
-    """
-    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
-
-
 def prepare(settings: Settings, seed: int) -> ForecastModule:
     """Return a module on the data. Raises: DataError."""
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
@@ -100,25 +84,6 @@ def prepare(settings: Settings, seed: int) -> ForecastModule:
     mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
     network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
     return ForecastModule(network, mixture, held_out_futures(futures), seed, settings.windows, settings.learning_rate)
-
-
-def prepare_live(settings: LiveSettings, seed: int) -> LiveModule:
-    """Return a module on the data. Raises: DataError."""
-    weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
-    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
-    network = LiveNetwork(settings.hidden, settings.layers)
-    return LiveModule(network, mixture, held_out_streams(ett), seed, settings.windows, settings.learning_rate)
-
-
-def held_out_streams(ett: Values) -> Chunks:
-    """Take ETTh1's validation part, two streams a channel that begin somewhat before it, and generated streams.
-
-    Shapes: ett [time, 7].
-    """
-    real = ett[ETT_VALIDATION.stop - 2 * LIVE_WIDTH : ETT_VALIDATION.stop].T.reshape(-1, LIVE_WIDTH)
-    streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, LIVE_WIDTH)])
-    lengths = torch.full((len(streams),), LIVE_WIDTH, dtype=torch.int32)
-    return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:
@@ -147,20 +112,6 @@ def forecast_servable(network: ForecastNetwork) -> Servable:
     )
 
 
-def live_servable(network: LiveNetwork) -> Servable:
-    """Return the network with its signature; the levels are the output's labels."""
-    labels = tuple(f"{level:g}" for level in LEVELS)
-    return Servable(
-        network,
-        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
-        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
-        draw_walk,
-        states=network.states,
-        streamable=True,
-        row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
-    )
-
-
 def measure_forecast(model: str, url: str) -> tuple[contract.Metric, ...]:
     """Measure the served model on both test parts."""
     forecast = partial(ask_forecast, url, model)
@@ -168,12 +119,8 @@ def measure_forecast(model: str, url: str) -> tuple[contract.Metric, ...]:
     return *weekly_figures(histories, futures, forecast), *ett_figures(read_ett(find(ETT).path), forecast)
 
 
-def measure_live(model: str, url: str) -> tuple[contract.Metric, ...]:
-    """Measure the served model on ETTh1's test part."""
-    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
-
-
-def _ett_use() -> str:
+def ett_use() -> str:
+    """Say what each part of ETTh1 is for."""
     parts = (
         f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
     )
@@ -193,7 +140,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
                 f"trained on, without each series' last {HELD_OUT} values: they chose the checkpoint"
             ),
             find(WEEKLY_TEST).used_as("measured on, never trained on"),
-            find(ETT).used_as(_ett_use()),
+            find(ETT).used_as(ett_use()),
             GENERATED,
         ),
         licence=LICENCE,
@@ -201,24 +148,4 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         measure=partial(measure_forecast, name),
         network=module.network.recurrent.network,
         forecast=contract.Forecast(min_history=MIN_HISTORY, max_history=MAX_HISTORY, horizon=HORIZON, quantiles=LEVELS),
-    )
-
-
-def release_live(name: str, settings: LiveSettings, module: lightning.LightningModule) -> Release:
-    """Return the trained module as a release. Raises: DataError."""
-    assert isinstance(module, LiveModule)
-    return Release(
-        name=name,
-        task="step",
-        description="Predicts the next observation of a stream, as quantiles, after every observation.",
-        servable=live_servable(module.network),
-        data=(
-            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values"),
-            find(ETT).used_as(_ett_use()),
-            GENERATED,
-        ),
-        licence=LICENCE,
-        limits=LIMITS + LIVE_LIMITS,
-        measure=partial(measure_live, name),
-        network=module.network.recurrent.network,
     )

@@ -1,4 +1,4 @@
-"""The recipes `forecast` and `forecast-live`, from data to a served model, made tiny."""
+"""The recipe `forecast`, from data to a served model, made tiny."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from service.contract import Metric, read_manifest
 from training import forecast
 from training.catalogue import find_recipe
 from training.data import VARIABLE, Found, find
-from training.forecast import held_out_streams, training_mixture
+from training.forecast import training_mixture
 from training.forecast_data import read_weekly
-from training.forecast_evaluation import ask_forecast, ask_streams
-from training.forecast_live_network import LiveNetwork
+from training.forecast_evaluation import ask_forecast
 from training.forecast_metrics import LEVELS
 from training.forecast_network import ForecastNetwork
-from training.forecast_training import Chunks, ForecastModule, LiveModule, held_out_futures
+from training.forecast_training import ForecastModule, held_out_futures
 from training.publish import publish
 from training.recipe import Recipe
 from training.runs import fit
@@ -70,13 +69,6 @@ def test_training_sees_neither_held_out_nor_later_values(weekly, ett):
     assert torch.isfinite(values).all()
 
 
-def test_held_out_streams_end_with_the_validation_part(ett):
-    ett[11520:] = np.nan
-    chunks = held_out_streams(ett)
-    assert torch.isfinite(chunks.values).all()
-    assert chunks.values[1, -1] == np.float32(ett[11519, 0])
-
-
 def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Path, weekly, ett, monkeypatch):
     """Train one epoch, pass parity, publish, and get quantiles in order through the service."""
     held_out = held_out_futures([(series[:-13], series[-13:]) for series in weekly])
@@ -96,27 +88,6 @@ def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Pat
     assert manifest.forecast is not None
     assert (manifest.forecast.min_history, manifest.forecast.horizon) == (8, 48)
     assert [source.name for source in manifest.provenance.data][-1] == "generated series"
-
-
-def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Path, weekly, ett, monkeypatch):
-    """Train one epoch, pass parity, publish, and stream through the service with tokens carried."""
-
-    def prepare(settings: forecast.LiveSettings, seed: int) -> LiveModule:
-        mixture = training_mixture(weekly, ett, 0.4, 0.2)
-        held_out = Chunks(*mixture.draw(0, 4, 200))
-        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=3e-3)
-
-    recipe = one_epoch("forecast-live", prepare)
-    module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
-    monkeypatch.setattr(forecast, "find", stand_in(tmp_path))
-    release = replace(
-        recipe.release(module),
-        measure=lambda url: checked((7, 300, len(LEVELS)), ask_streams(url, "forecast-live", ett[:300].T)),
-    )
-    manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
-    assert manifest.streamable
-    assert [state.input for state in manifest.states] == ["window", "count", "running", "h0", "c0", "h1", "c1"]
-    assert manifest.outputs[0].labels == tuple(f"{level:g}" for level in LEVELS)
 
 
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with the M4 series")
