@@ -31,7 +31,7 @@ from training.data import find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
 from training.text import UNKNOWN, Texts, train_message_pieces
-from training.text_training import Settings, TextModule, finish, servable
+from training.text_training import Settings, TextModule, finish, first_stack, servable
 
 __all__ = ["Settings", "prepare", "release"]
 
@@ -44,7 +44,7 @@ LICENCE = (
     "as the project; trained on the SMS Spam Collection (Almeida, Hidalgo and Yamakami, DocEng 2011), whose messages "
     "are by their authors"
 )
-DESCRIPTION = "Says whether a text message is spam, by its words, their case and how its numbers are written."
+DESCRIPTION = "Says whether a text message is spam, by its words and by how its numbers are written."
 LIMITS = (
     "It was trained on messages of about 2006 to 2011 from Britain and Singapore: the spam of today, other languages, "
     "electronic mail and long texts are outside.",
@@ -190,6 +190,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure, name, parts),
-        network=module.network.recurrent.network,
+        network=first_stack(module.network).network,
         text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, None),
     )

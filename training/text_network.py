@@ -1,4 +1,4 @@
-"""The text networks: one reads a whole text in both directions, one reads on token by token.
+"""The text networks: readers side by side score a whole text, or one reads on and scores it after each token.
 
 They know ids and lengths, not text, data or training. Invariant: what stands beyond a row's length, and which rows
 share the batch, changes nothing.
@@ -6,10 +6,12 @@ share the batch, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from training.recurrent import Cell, Recurrent
+from training.recurrent import Recurrent
 from training.text import UNKNOWN_ID
 
 
@@ -39,50 +41,40 @@ class Tokens(nn.Module):
 
 
 class Reader(nn.Module):
-    """Read a whole text in both directions; pool by mean and maximum over its own tokens; give one vote a label."""
+    """Read a text and give one vote a label: of all of it where it reads both ways, else of where it ends."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        labels: int,
-        *,
-        cell: Cell,
-        width: int,
-        hidden: int,
-        layers: int,
-        dropout: float,
-        token_dropout: float,
-        unknown: float,
-    ) -> None:
+    def __init__(self, tokens: Tokens, recurrent: Recurrent, labels: int, dropout: float) -> None:
+        """Build the reader; the stack takes what the tokens' table gives."""
         super().__init__()
-        self.tokens = Tokens(vocabulary, width, token_dropout, unknown)
-        self.recurrent = Recurrent(cell, width, hidden, layers=layers, bidirectional=True, dropout=dropout)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(4 * hidden, labels)
+        self.tokens, self.recurrent = tokens, recurrent
+        pooled = 4 if recurrent.bidirectional else 1
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(pooled * recurrent.hidden_size, labels)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, labels]."""
         read, _ = self.recurrent(self.tokens(ids), lengths)
-        own = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        mean = read.sum(1) / lengths[:, None]  # outputs beyond the length are zero
-        largest = read.masked_fill(~own[..., None], -torch.inf).amax(1)
-        voted: Tensor = self.head(self.dropout(torch.cat([mean, largest], 1)))
+        voted: Tensor = self.head(self.dropout((_pool if self.recurrent.bidirectional else _last)(read, lengths)))
         return voted
+
+
+def _pool(read: Tensor, lengths: Tensor) -> Tensor:
+    """Return mean and maximum of each row's own steps. Shapes: read [batch, time, n]; returns [batch, 2n]."""
+    own = torch.arange(read.shape[1], device=read.device) < lengths[:, None]
+    mean = read.sum(1) / lengths[:, None]  # outputs beyond the length are zero
+    return torch.cat([mean, read.masked_fill(~own[..., None], -torch.inf).amax(1)], 1)
+
+
+def _last(read: Tensor, lengths: Tensor) -> Tensor:
+    """Return each row's last step. Shapes: read [batch, time, n]; returns [batch, n]."""
+    return read.gather(1, (lengths.long() - 1)[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
 
 
 class TextNetwork(nn.Module):
     """Score a whole text by several readers, each of which learns alone; their mean vote counts."""
 
-    def __init__(self, vocabulary: int, labels: int, *, readers: int, **each: Cell | float) -> None:
-        """Build the readers; `each` is as `Reader` takes it."""
+    def __init__(self, readers: Sequence[Reader]) -> None:
         super().__init__()
-        self.readers = nn.ModuleList(Reader(vocabulary, labels, **each) for _ in range(readers))  # type: ignore[arg-type]
-
-    @property
-    def recurrent(self) -> Recurrent:
-        """One of the stacks, which are alike."""
-        found = self.readers[0].get_submodule("recurrent")
-        assert isinstance(found, Recurrent)
-        return found
+        self.readers = nn.ModuleList(readers)
 
     def votes(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Shapes: ids [batch, time]; lengths [batch] int32; returns [readers, batch, labels]."""
@@ -93,38 +85,15 @@ class TextNetwork(nn.Module):
         return self.votes(ids, lengths).mean(0).softmax(-1)
 
 
-class LiveTextNetwork(nn.Module):
-    """Score a text after each of its tokens: a stack in one direction whose states are carried on."""
+class LiveTextNetwork(TextNetwork):
+    """Score a text after each of its tokens, by one reader in one direction whose states are carried on."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        labels: int,
-        *,
-        cell: Cell,
-        width: int,
-        hidden: int,
-        layers: int,
-        dropout: float,
-        token_dropout: float,
-        unknown: float,
-    ) -> None:
-        super().__init__()
-        self.tokens = Tokens(vocabulary, width, token_dropout, unknown)
-        self.recurrent = Recurrent(cell, width, hidden, layers=layers, dropout=dropout)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(hidden, labels)
-
-    def votes(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Score each text at its last token. Shapes: as `TextNetwork.votes`, of one reader."""
-        read, _ = self.recurrent(self.tokens(ids), lengths)
-        last = (lengths.long() - 1)[:, None, None].expand(-1, 1, read.shape[2])
-        voted: Tensor = self.head(self.dropout(read.gather(1, last).squeeze(1)))
-        return voted[None]
-
-    def forward(self, ids: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return the probabilities after each token, then the states.
 
-        Shapes: ids [batch, time]; lengths [batch] int32; states as `recurrent.states`; scores [batch, time, labels].
+        Shapes: ids [batch, time]; lengths [batch] int32; states as of the reader's stack; scores [batch, time, labels].
         """
-        read, carried = self.recurrent(self.tokens(ids), lengths, states)
-        return self.head(read).softmax(-1), *carried
+        (reader,) = self.readers
+        assert isinstance(reader, Reader)
+        read, carried = reader.recurrent(reader.tokens(ids), lengths, states)
+        return reader.head(read).softmax(-1), *carried

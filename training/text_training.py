@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -22,26 +22,31 @@ from torch.utils.data import DataLoader
 from service import tensors
 from training.export import Array, Servable
 from training.recipe import Table
-from training.recurrent import Cell
+from training.recurrent import Cell, Recurrent
 from training.text import Batch, Texts, parts_of
-from training.text_network import LiveTextNetwork, TextNetwork, Tokens
+from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens
 
 SEED_STRIDE = 1_000_003
 AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
 TEMPERATURES = torch.logspace(-1, 1, 201)
 
 
+class ReaderSettings(Table):
+    """One reader: it pools what it reads both ways, or votes by the end. `width` is of a token's vector."""
+
+    cell: Cell
+    bidirectional: bool
+    width: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+
+
 class Settings(Table):
-    """How a text classifier reads, learns and is served."""
+    """How a text classifier reads, learns and is served. Units: `vocabulary` and `max_length` tokens."""
 
     network: Literal["whole", "live"]
     vocabulary: int = Field(gt=2)
     max_length: int = Field(ge=1)
-    cell: Cell
-    readers: int = Field(ge=1)
-    width: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    layers: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
     token_dropout: float = Field(ge=0, lt=1)
     unknown: float = Field(ge=0, lt=1)
@@ -50,15 +55,33 @@ class Settings(Table):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     averaging: float = Field(ge=0, lt=1)
+    readers: tuple[ReaderSettings, ...] = Field(min_length=1)
 
-    def make(self, vocabulary: int, labels: int) -> TextNetwork | LiveTextNetwork:
+    @model_validator(mode="after")
+    def _live_reads_forward(self) -> Settings:
+        if self.network == "live" and (len(self.readers) > 1 or self.readers[0].bidirectional):
+            raise ValueError("a live network has one reader, in one direction")
+        return self
+
+    def make(self, vocabulary: int, labels: int) -> TextNetwork:
         """Return an untrained network."""
-        shape: dict[str, Any] = self.model_dump(
-            include={"cell", "width", "hidden", "layers", "dropout", "token_dropout", "unknown"}
-        )
-        if self.network == "live":
-            return LiveTextNetwork(vocabulary, labels, **shape)
-        return TextNetwork(vocabulary, labels, readers=self.readers, **shape)
+        readers = [
+            Reader(
+                Tokens(vocabulary, each.width, self.token_dropout, self.unknown),
+                Recurrent(
+                    each.cell,
+                    each.width,
+                    each.hidden,
+                    layers=each.layers,
+                    bidirectional=each.bidirectional,
+                    dropout=self.dropout,
+                ),
+                labels,
+                self.dropout,
+            )
+            for each in self.readers
+        ]
+        return LiveTextNetwork(readers) if self.network == "live" else TextNetwork(readers)
 
 
 class TextModule(lightning.LightningModule):
@@ -133,19 +156,27 @@ def finish(module: TextModule) -> None:
     The temperature goes into the heads, so a finished module has temperature 1, and finishing it again changes nothing.
     """
     network = module.network.cpu().eval()
-    for part in network.modules():
-        if isinstance(part, Tokens):
-            part.round()
+    readers = _readers(network)
+    for reader in readers:
+        reader.tokens.round()
     read = [(network.votes(ids, lengths).mean(0), targets) for ids, lengths, targets, _ in module.val_dataloader()]
     votes, targets = (torch.cat(column) for column in zip(*read, strict=True))
     temperature = best_temperature(votes, targets)
-    for name, part in network.named_modules():
-        if name.rpartition(".")[2] == "head":
-            for parameter in part.parameters():
-                parameter.div_(temperature)
+    for reader in readers:
+        for parameter in reader.head.parameters():
+            parameter.div_(temperature)
 
 
-def servable(network: TextNetwork | LiveTextNetwork, vocabulary: int, labels: tuple[str, ...]) -> Servable:
+def _readers(network: TextNetwork) -> list[Reader]:
+    return [reader for reader in network.readers if isinstance(reader, Reader)]
+
+
+def first_stack(network: TextNetwork) -> Recurrent:
+    """Return the stack of the first reader: the one whose states a live network carries."""
+    return _readers(network)[0].recurrent
+
+
+def servable(network: TextNetwork, vocabulary: int, labels: tuple[str, ...]) -> Servable:
     """Return the network with its signature: whole texts to one row of scores, or a row of scores after each token."""
     live = isinstance(network, LiveTextNetwork)
     axes: tensors.Shape = ("batch", "time", len(labels)) if live else ("batch", len(labels))
@@ -158,6 +189,6 @@ def servable(network: TextNetwork | LiveTextNetwork, vocabulary: int, labels: tu
         tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
         (tensors.Tensor(name="scores", dtype="float32", shape=axes, labels=labels),),
         draw,
-        states=network.recurrent.states if live else (),
+        states=first_stack(network).states if live else (),
         streamable=live,
     )
