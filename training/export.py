@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,10 @@ class ExportError(StartupError):
 class Servable:
     """A network with what its graph takes and gives.
 
-    `network(sequence, lengths, *states)` returns its outputs, then its states, in the order declared here. `draw(rng,
-    length)` makes one plausible row of the sequence, [length] or [length, features], for the example and for parity;
-    `row_lengths` are the lengths worth trying.
+    `network(sequence, lengths, *constants, *states)` returns its outputs, then its states, in the order declared here.
+    `constants` are float32 vectors that the service feeds as the manifest holds them. `draw(rng, length)` makes one
+    plausible row of the sequence, [length] or [length, features], for the example and for parity; `row_lengths` are the
+    lengths worth trying.
     """
 
     network: nn.Module
@@ -52,10 +53,11 @@ class Servable:
     states: tuple[State, ...] = ()
     streamable: bool = False
     row_lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21)
+    constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def input_names(self) -> list[str]:
-        return [self.sequence.name, LENGTHS, *(state.input for state in self.states)]
+        return [self.sequence.name, LENGTHS, *self.constants, *(state.input for state in self.states)]
 
     @property
     def output_names(self) -> list[str]:
@@ -68,6 +70,10 @@ class Servable:
         for place, row in zip(steps, rows, strict=True):
             place[: len(row)] = row
         return steps, np.array([len(row) for row in rows], np.int32)
+
+    def constant_arrays(self) -> list[Array]:
+        """Return the constants as the graph takes them. Shapes: each [values]."""
+        return [np.array(values, np.float32) for values in self.constants.values()]
 
     def zero_states(self, batch: int) -> list[Array]:
         """Return the states of new sessions, in manifest order."""
@@ -88,7 +94,8 @@ def export(servable: Servable) -> bytes:
         stack.prepare_export()
     rng = np.random.default_rng(0)
     rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
-    example = [*servable.collate(rows), *servable.zero_states(len(rows))]
+    example = [*servable.collate(rows), *servable.constant_arrays(), *servable.zero_states(len(rows))]
+    constant_axes: tuple[dict[int, str], ...] = ({},) * len(servable.constants)
     state_axes = tuple({state.batch_axis: "batch"} for state in servable.states)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is not there
     with warnings.catch_warnings():
@@ -101,7 +108,7 @@ def export(servable: Servable) -> bytes:
             opset_version=OPSET,
             input_names=servable.input_names,
             output_names=servable.output_names,
-            dynamic_shapes=(({0: "batch", 1: "time"}, {0: "batch"}, *state_axes),),
+            dynamic_shapes=(({0: "batch", 1: "time"}, {0: "batch"}, *constant_axes, *state_axes),),
             verbose=False,
         )
     assert program is not None

@@ -107,6 +107,7 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
             inputs=(servable.sequence,),
             outputs=servable.outputs,
             lengths=LENGTHS,
+            constants=dict(servable.constants),
             states=servable.states,
             streamable=servable.streamable,
             text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),

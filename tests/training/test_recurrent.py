@@ -59,6 +59,46 @@ def test_stack_equals_pytorch_on_packed_sequences(cell: Any, layers: int, bidire
         torch.testing.assert_close(torch.cat(finals[kind::kinds]), due, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_full_rows_equal_the_same_rows_in_a_ragged_batch(cell: Any, bidirectional: bool) -> None:
+    """Rows as long as the batch is wide are not packed, and get the numbers and gradients that packed ones get."""
+    torch.manual_seed(0)
+    stack = Recurrent(cell, FEATURES, HIDDEN, 2, bidirectional)
+    x = torch.randn(3, 6, FEATURES)
+    states = random_states(stack, 3)
+
+    def read(x: Tensor, lengths: list[int], states: tuple[Tensor, ...]) -> list[Tensor]:
+        y, finals = stack(x, torch.tensor(lengths, dtype=torch.int32), states)
+        results = [y[:3, :6], *(final[:, :3] for final in finals)]
+        gradients = torch.autograd.grad(sum(result.square().sum() for result in results), list(stack.parameters()))
+        return [*results, *gradients]
+
+    full = read(x, [6, 6, 6], states)
+    shorter = torch.cat([x, torch.randn(1, 6, FEATURES)])
+    packed = read(shorter, [6, 6, 6, 2], tuple(torch.cat([state, state[:, :1]], 1) for state in states))
+
+    for one, other in zip(full, packed, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[4, 1, 6, 3], [6, 6, 6, 6]])
+@pytest.mark.parametrize("cell", CELLS)
+def test_stack_runs_under_bfloat16_autocast(cell: Any, lengths: list[int]) -> None:
+    """Mixed precision gives float32 outputs and states near those of full precision, and gradients."""
+    torch.manual_seed(0)
+    stack = Recurrent(cell, FEATURES, HIDDEN, 2, bidirectional=True)
+    x, steps = torch.randn(4, 6, FEATURES), torch.tensor(lengths, dtype=torch.int32)
+    y, finals = stack(x, steps)
+    for given in (x, x.bfloat16()):  # as data, and as a layer under autocast gives it
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, mixed_finals = stack(given, steps)
+        for one, other in zip((mixed, *mixed_finals), (y, *finals), strict=True):
+            torch.testing.assert_close(one, other, atol=0.03, rtol=0)  # bfloat16 keeps 8 bits
+    mixed.sum().backward()
+    assert all(parameter.grad is not None for parameter in stack.parameters())
+
+
 def test_outputs_beyond_a_rows_length_are_zero() -> None:
     """A row's outputs stop at its own length, whatever stands in the padding."""
     y, _ = Recurrent("gru", FEATURES, HIDDEN, bidirectional=True)(torch.randn(4, 9, FEATURES), LENGTHS)
