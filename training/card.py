@@ -5,7 +5,7 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest, Metric, Provenance, Variant
+from service.contract import Manifest, Metric, Network, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
 
@@ -21,16 +21,12 @@ VARIANTS: dict[Variant, str] = {
 def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     """Return the card as Markdown."""
     assert manifest.provenance is not None
-    network = release.network
-    directions = "both directions" if network.bidirectional else "one direction"
-    layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
-    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
     sections = [
         f"# {manifest.name} {manifest.version}",
         release.description,
-        f"Network: {layers} of {network.hidden} units, {directions}{variants and f', with {variants}'}; ONNX opset "
+        f"Network: {network_sentence(release.network)}; ONNX opset "
         f"{manifest.provenance.opset}, each layer one node. {_streaming(manifest)}",
-        "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + _figures(manifest),
+        "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + figures_table(manifest),
         "## Data\n\n" + _data(manifest),
         "## Parity\n\n" + _parity(parity),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in release.limits),
@@ -38,6 +34,14 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
         f"Licence: {manifest.provenance.licence}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def network_sentence(network: Network) -> str:
+    """Return the recurrent stack in words."""
+    directions = "both directions" if network.bidirectional else "one direction"
+    layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
+    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
+    return f"{layers} of {network.hidden} units, {directions}" + (variants and f", with {variants}")
 
 
 def value_and_spread(metric: Metric, provenance: Provenance) -> str:
@@ -55,7 +59,8 @@ def _streaming(manifest: Manifest) -> str:
     return f"It streams: a session's state is {manifest.state_bytes:,} bytes in {len(manifest.states)} tensors."
 
 
-def _figures(manifest: Manifest) -> str:
+def figures_table(manifest: Manifest) -> str:
+    """Return every figure beside its floor as a Markdown table."""
     assert manifest.provenance is not None
     rows = [
         f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "

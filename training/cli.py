@@ -88,6 +88,27 @@ def train(
     _show(publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned))
 
 
+@app.command()
+def report(
+    models_dir: Annotated[Path, typer.Option(help="Where the models are, as <name>/<version>/.")] = Path("models"),
+    page: Annotated[Path, typer.Option(help="The page of all models, written again.")] = Path("docs/models.md"),
+    only: Annotated[list[str] | None, typer.Option(help="Draw these models alone; may be given again.")] = None,
+) -> None:
+    """Draw each model's report from what the service answers: pictures, its card's, and the page of all models.
+
+    Needs the extra `report` (matplotlib, statsforecast) and the data sets.
+    """
+    from training.report import models_page, versions, write_reports
+    from training.reporters import REPORTERS
+
+    known = {directory.parent.name for directory in versions(models_dir)}
+    if missing := set(only or ()) - known:
+        raise typer.BadParameter(f"{models_dir} holds no {', '.join(sorted(missing))}", param_hint="--only")
+    for directory in write_reports(models_dir, REPORTERS, set(only or known)):
+        Console().print(f"drew {directory}")
+    page.write_text(models_page(models_dir, page.parent))
+
+
 def _show(directory: Path) -> None:
     provenance = read_manifest(directory).provenance
     assert provenance is not None

@@ -1,4 +1,4 @@
-"""What is worth a picture of a forecaster: forecasts against what came, coverage and error by step ahead, methods compared.
+"""What is worth a picture of a forecaster: forecasts against what came, coverage, error, other methods.
 
 It asks a running service, as every figure does; drawing and files it leaves to `training.plots` and `training.report`.
 Invariant: the examples stand at fixed places of the test parts, never chosen by their outcome.
@@ -34,19 +34,30 @@ def report_forecast(url: str, manifest: Manifest) -> tuple[tuple[Picture, ...], 
     """Report on `forecast`: weekly series, hours it never saw, signals of a known rule, and methods beside it."""
     histories, futures = read_weekly(find(WEEKLY_TRAIN).path), read_weekly(find(WEEKLY_TEST).path)
     ett = read_ett(find(ETT).path)
-    quantiles = ask_forecast(url, histories, len(futures[0]))
-    weekly = [_fan(f"M4 weekly, series {i + 1}", histories[i][-SHOWN_WEEKS:], futures[i], quantiles[i]) for i in WEEKLY_EXAMPLES]
+    quantiles = ask_forecast(url, manifest.name, histories, len(futures[0]))
+    weekly = [
+        _fan(f"M4 weekly, series {i + 1}", histories[i][-SHOWN_WEEKS:], futures[i], quantiles[i])
+        for i in WEEKLY_EXAMPLES
+    ]
     rules = {name: rule(np.arange(300.0)) for name, rule in RULES.items()}
     cut = 300 - HORIZON
-    answers = ask_forecast(url, [values[:cut] for values in rules.values()], HORIZON)
+    answers = ask_forecast(url, manifest.name, [values[:cut] for values in rules.values()], HORIZON)
     clean = [
         _fan(name, values[cut - SHOWN_WEEKS : cut], values[cut:], answer)
         for (name, values), answer in zip(rules.items(), answers, strict=True)
     ]
-    hours = _hours(url, ett)
+    hours = _hours(url, manifest.name, ett)
     pictures = (
-        Picture("weekly", "M4 weekly's test weeks, at every ninetieth series: median, 80 % and 95 % intervals.", draw_fans(weekly)),
-        Picture("rules", "Signals that follow a rule without noise, none of them from the training data.", draw_fans(clean)),
+        Picture(
+            "weekly",
+            "M4 weekly's test weeks, at every ninetieth series: median, 80 % and 95 % intervals.",
+            draw_fans(weekly, "median"),
+        ),
+        Picture(
+            "rules",
+            "Signals that follow a rule without noise, none of them from the training data.",
+            draw_fans(clean, "median"),
+        ),
         *hours,
     )
     return pictures, (_weekly_table(histories, futures, quantiles[..., MEDIAN]),)
@@ -68,16 +79,20 @@ def _fan(title: str, history: Values, truth: Values, quantiles: Values) -> Fan:
     return Fan(title, history, truth, quantiles[:, MEDIAN], bands)
 
 
-def _hours(url: str, ett: Values) -> tuple[Picture, ...]:
+def _hours(url: str, model: str, ett: Values) -> tuple[Picture, ...]:
     starts = range(ETT_TEST.start, ETT_TEST.stop - HORIZON + 1, DAY)
     places = [(channel, start) for channel in range(ett.shape[1]) for start in starts]
     actual = np.stack([ett[start : start + HORIZON, channel] for channel, start in places])
-    answers = ask_forecast(url, [ett[start - MAX_HISTORY : start, channel] for channel, start in places], HORIZON)
+    answers = ask_forecast(
+        url, model, [ett[start - MAX_HISTORY : start, channel] for channel, start in places], HORIZON
+    )
     yesterday = np.stack([ett[start - DAY + np.arange(HORIZON) % DAY, channel] for channel, start in places])
     last = np.stack([np.full(HORIZON, ett[start - 1, channel]) for channel, start in places])
     unit = ett[: ETT_TEST.start].std(axis=0)[[channel for channel, _ in places]][:, None]
     inside = {
-        percent: np.mean((actual >= answers[..., LEVELS.index(low)]) & (actual <= answers[..., LEVELS.index(high)]), axis=0)
+        percent: np.mean(
+            (actual >= answers[..., LEVELS.index(low)]) & (actual <= answers[..., LEVELS.index(high)]), axis=0
+        )
         for percent, (low, high) in BANDS.items()
     }
     error = {
@@ -92,8 +107,12 @@ def _hours(url: str, ett: Values) -> tuple[Picture, ...]:
         fans.append(_fan(f"ETTh1, channel {channel + 1}, test day {day}", history, actual[row], answers[row]))
     where = "ETTh1's test part, which is no data of its training: seven channels, a start a day"
     return (
-        Picture("hours", "ETTh1's test hours, at fixed days.", draw_fans(fans)),
-        Picture("error-by-step", f"Mean absolute error by step ahead, {where}.", draw_error(error, "ETTh1", "standard deviations")),
+        Picture("hours", "ETTh1's test hours, at fixed days.", draw_fans(fans, "median")),
+        Picture(
+            "error-by-step",
+            f"Mean absolute error by step ahead, {where}.",
+            draw_error(error, "ETTh1", "standard deviations"),
+        ),
         Picture("coverage", f"How many values fall into the intervals, {where}.", draw_coverage(inside, "ETTh1")),
     )
 

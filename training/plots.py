@@ -32,14 +32,14 @@ BINS = 10
 class Fan:
     """One forecast beside the truth.
 
-    Shapes: history [time]; truth and median [horizon]; bands maps a central interval in percent to its lower and upper
-    bounds, each [horizon].
+    Shapes: history [time]; truth and centre (the median or the mean) [horizon]; bands maps a central interval in
+    percent to its lower and upper bounds, each [horizon].
     """
 
     title: str
     history: Values
     truth: Values
-    median: Values
+    centre: Values
     bands: Mapping[int, tuple[Values, Values]]
 
 
@@ -91,8 +91,9 @@ def draw_reliability(scores: Values, correct: npt.NDArray[np.bool_]) -> Figure:
         return figure
 
 
-def draw_fans(fans: Sequence[Fan], columns: int = 2) -> Figure:
-    """Draw forecasts with their intervals against what came."""
+def draw_fans(fans: Sequence[Fan], centre: str) -> Figure:
+    """Draw forecasts with their intervals against what came; `centre` says what their centre is."""
+    columns = 2
     rows = -(-len(fans) // columns)
     with mpl.rc_context(STYLE):
         figure, panels = plt.subplots(rows, columns, figsize=(WIDTH_INCHES, ROW_INCHES * rows), squeeze=False)
@@ -102,7 +103,7 @@ def draw_fans(fans: Sequence[Fan], columns: int = 2) -> Figure:
             for level in sorted(fan.bands, reverse=True):
                 low, high = fan.bands[level]
                 axes.fill_between(ahead, low, high, color=MODEL, alpha=0.2, linewidth=0, label=f"{level} %")
-            axes.plot(ahead, fan.median, color=MODEL, label="median")
+            axes.plot(ahead, fan.centre, color=MODEL, label=centre)
             axes.plot(ahead, fan.truth, color=TRUTH, linewidth=1, label="truth")
             axes.axvline(0, color="gray", linestyle=":", linewidth=1)
             axes.set_title(fan.title)
@@ -165,10 +166,10 @@ def draw_anomalies(values: Values, low: Values, high: Values, score: Values, inj
         return figure
 
 
-def draw_surprise(text: str, nats: Values, by_age: Values) -> Figure:
+def draw_surprise(text: str, nats: Values, ages: Values, by_age: Values) -> Figure:
     """Draw a text with the surprise of each character, and the mean surprise by characters read before.
 
-    Shapes: nats [characters of text]; by_age [characters read].
+    Shapes: nats [characters of text]; ages (characters read before) and by_age [points].
     Units: nats.
     """
     lines, start = [], 0
@@ -187,8 +188,10 @@ def draw_surprise(text: str, nats: Values, by_age: Values) -> Figure:
                 page.text(column, row, character, family="monospace", size=7, ha="center", va="center", bbox=box)
         page.set(xlim=(-1, longest), ylim=(len(lines) - 0.5, -0.5), title="surprise of each character")
         page.set_axis_off()
-        curve.plot(np.arange(1, len(by_age) + 1), by_age, color=MODEL)
-        curve.set(xlabel="characters read before", ylabel="nats per character", xscale="log", title="what state is worth")
+        curve.plot(ages, by_age, "o-", markersize=3, color=MODEL)
+        curve.set(
+            xlabel="characters read before", ylabel="nats per character", xscale="log", title="what state is worth"
+        )
         curve.grid(alpha=0.3)
         return figure
 

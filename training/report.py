@@ -13,14 +13,15 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import MANIFEST_FILE, Manifest, Metric, read_manifest
+from service.contract import MANIFEST_FILE, Manifest, read_manifest
+from training.card import figures_table, network_sentence
 from training.evaluate import serving
 from training.plots import draw_learning_curves, save
 
@@ -127,7 +128,13 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
     """Return the page of all models as Markdown, for a file in `page_dir`."""
     found = [(directory, read_manifest(directory)) for directory in versions(models_dir)]
     overview = [
-        (f"[{m.name}](#{m.name})", m.task, _network(m), f"{_megabytes(directory):.1f} MB", _headline(m))
+        (
+            f"[{m.name}](#{m.name})",
+            m.task,
+            _network(m),
+            f"{(directory / m.file).stat().st_size / 1e6:.1f} MB",
+            _headline(m),
+        )
         for directory, m in found
     ]
     sections = [
@@ -146,3 +153,19 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
             show_facts(read_facts(directory), f"{place}/{FOLDER}").rstrip(),
         ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _network(manifest: Manifest) -> str:
+    return "" if manifest.network is None else network_sentence(manifest.network)
+
+
+def _headline(manifest: Manifest) -> str:
+    if manifest.provenance is None or not manifest.provenance.metrics:
+        return ""
+    metric = manifest.provenance.metrics[0]
+    floor = "" if metric.floor is None else f" ({metric.floor:.4g})"
+    return f"{metric.name} {metric.value:.4g}{floor}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
