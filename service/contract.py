@@ -27,6 +27,7 @@ MANIFEST_FILE = "manifest.json"
 Task = Literal["sentiment", "forecast", "step"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 Number = float | int
 
@@ -70,19 +71,25 @@ class Forecast(Part):
 
 
 class Network(Part):
-    """The recurrent stack, as facts for people and for the streaming check."""
+    """The recurrent stack, as facts for people and for the streaming check; `variants` are its departures from the
+    plain one."""
 
     cell: Literal["rnn", "lstm", "gru"]
     layers: Size
     hidden: Size
     bidirectional: bool
+    variants: tuple[Variant, ...] = ()
 
 
 class Metric(Part):
-    """A measured figure beside its floor: what the named trivial method reaches in the same run."""
+    """A measured figure beside its floor: what the named trivial method reaches in the same run.
+
+    `seeds` holds the same figure of each model that was trained with one of the provenance's seeds, in their order.
+    """
 
     name: str
     value: float
+    seeds: tuple[float, ...] | None = None
     floor: float | None = None
     floor_method: str | None = None
 
@@ -94,10 +101,14 @@ class DataSource(Part):
 
 
 class Provenance(Part):
-    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values."""
+    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values.
+
+    `seed` is that of these weights, `seeds` those of all that were trained to tell how much a figure owes to the seed.
+    """
 
     command: str
     seed: int
+    seeds: tuple[int, ...] | None = None
     data: tuple[DataSource, ...]
     metrics: tuple[Metric, ...]
     parity_max_abs: float
@@ -105,6 +116,14 @@ class Provenance(Part):
     licence: str
     created: date
     tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _as_many_figures_as_seeds(self) -> Self:
+        for index, metric in enumerate(self.metrics):
+            if metric.seeds is not None and len(metric.seeds) != len(self.seeds or ()):
+                told = f"has {len(metric.seeds)} figures for {len(self.seeds or ())} seeds; each seed has one"
+                raise FieldError(f"metrics[{index}].seeds", told)
+        return self
 
 
 class Manifest(Part):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,10 @@ class ExportError(StartupError):
 class Servable:
     """A network with what its graph takes and gives.
 
-    `network(sequence, lengths, *states)` returns its outputs, then its states, in the order declared here. `draw(rng,
-    length)` makes one plausible row of the sequence, [length] or [length, features], for the example and for parity;
-    `row_lengths` are the lengths worth trying.
+    `network(sequence, lengths, *constants, *states)` returns its outputs, then its states, in the order declared here.
+    `constants` are float32 vectors that the service feeds as the manifest holds them. `draw(rng, length)` makes one
+    plausible row of the sequence, [length] or [length, features], for the example and for parity; `row_lengths` are the
+    lengths worth trying.
     """
 
     network: nn.Module
@@ -52,10 +53,11 @@ class Servable:
     states: tuple[State, ...] = ()
     streamable: bool = False
     row_lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21)
+    constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def input_names(self) -> list[str]:
-        return [self.sequence.name, LENGTHS, *(state.input for state in self.states)]
+        return [self.sequence.name, LENGTHS, *self.constants, *(state.input for state in self.states)]
 
     @property
     def output_names(self) -> list[str]:
@@ -69,10 +71,14 @@ class Servable:
             place[: len(row)] = row
         return steps, np.array([len(row) for row in rows], np.int32)
 
+    def constant_arrays(self) -> list[Array]:
+        """Return the constants as the graph takes them. Shapes: each [values]."""
+        return [np.array(values, np.float32) for values in self.constants.values()]
+
     def zero_states(self, batch: int) -> list[Array]:
         """Return the states of new sessions, in manifest order."""
         return [
-            np.expand_dims(np.zeros(state.row_shape, state.dtype), state.batch_axis).repeat(batch, state.batch_axis)
+            np.stack([np.broadcast_to(np.array(state.start, state.dtype), state.row_shape)] * batch, state.batch_axis)
             for state in self.states
         ]
 
@@ -88,7 +94,8 @@ def export(servable: Servable) -> bytes:
         stack.prepare_export()
     rng = np.random.default_rng(0)
     rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
-    example = [*servable.collate(rows), *servable.zero_states(len(rows))]
+    example = [*servable.collate(rows), *servable.constant_arrays(), *servable.zero_states(len(rows))]
+    constant_axes: tuple[dict[int, str], ...] = ({},) * len(servable.constants)
     state_axes = tuple({state.batch_axis: "batch"} for state in servable.states)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is not there
     with warnings.catch_warnings():
@@ -101,7 +108,7 @@ def export(servable: Servable) -> bytes:
             opset_version=OPSET,
             input_names=servable.input_names,
             output_names=servable.output_names,
-            dynamic_shapes=(({0: "batch", 1: "time"}, {0: "batch"}, *state_axes),),
+            dynamic_shapes=(({0: "batch", 1: "time"}, {0: "batch"}, *constant_axes, *state_axes),),
             verbose=False,
         )
     assert program is not None
@@ -135,7 +142,7 @@ def check_graph(graph: onnx.ModelProto, layers: int) -> None:
         raise ExportError(f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each layer must be one")
     constant = {initializer.name for initializer in graph.graph.initializer}
     for node in nodes:
-        weights, lengths = node.input[1:4], node.input[4:5]
+        weights, lengths = [*node.input[1:4], *node.input[7:8]], node.input[4:5]  # W, R, B, and an LSTM's P
         if not constant.issuperset(weights):
             computed = ", ".join(sorted(set(weights) - constant))
             raise ExportError(f"{node.name} computes its weights {computed} in the graph; they must be initializers")

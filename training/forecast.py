@@ -1,6 +1,6 @@
-"""The recipes `forecast` and `forecast-live`: real and generated series in, two published forecasters out.
+"""The recipe `forecast`: real and generated series in, a published forecaster out.
 
-It knows the data's split and how each network is trained, described and measured. Invariant: weights come from M4
+It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series; those
 last values and ETTh1's validation part choose the checkpoint; test parts are read only to measure the finished model.
 """
@@ -11,7 +11,7 @@ from functools import partial
 
 import lightning
 import numpy as np
-import torch
+from pydantic import Field
 
 from service import contract, tensors
 from training.data import find
@@ -19,23 +19,17 @@ from training.export import Array, Servable
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
 from training.forecast_evaluation import (
     ask_forecast,
-    ask_streams,
     ett_figures,
-    live_figures,
     weekly_figures,
 )
-from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
-from training.forecast_training import LIVE_WIDTH, Chunks, ForecastModule, LiveModule, held_out_futures
-from training.generate import generate_series
-from training.recipe import Recipe, Release
+from training.forecast_training import ForecastModule, held_out_futures
+from training.recipe import Release, Table
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
 VALIDATION_STRIDE = 60  # hours between the ETTh1 futures that validate: as many as there are M4 weekly series
-GENERATED_STREAMS = 18
-GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on generated series"
@@ -53,11 +47,6 @@ FORECAST_LIMITS = (
     "nothing.",
     "Its answers follow shifts of the history, so it does not know where zero is: a count may get negative quantiles.",
 )
-LIVE_LIMITS = (
-    f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
-    "Before the second observation the scale is unknown; the first answer is a rough guess by the first value's size.",
-    "Missing observations must be filled by the caller: a skipped one shifts the season.",
-)
 
 
 def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
@@ -68,32 +57,33 @@ def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett
     return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
 
 
-def prepare_forecast(seed: int, epochs: int) -> ForecastModule:
+class MixtureSettings(Table):
+    """What both kinds of forecaster set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1."""
+
+    windows: int = Field(ge=1)
+    weekly_share: float = Field(ge=0, le=1)
+    ett_share: float = Field(ge=0, le=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+class Settings(MixtureSettings):
+    """What a recipe of the kind `forecast` sets."""
+
+    decoder: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+
+
+def prepare(settings: Settings, seed: int) -> ForecastModule:
     """Return a module on the data. Raises: DataError."""
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
     futures = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
     for start in range(ETT_VALIDATION.start, ETT_VALIDATION.stop - HORIZON + 1, VALIDATION_STRIDE):
         futures += [(channel[start - MAX_HISTORY : start], channel[start : start + HORIZON]) for channel in ett.T]
-    mixture = training_mixture(weekly, ett, weekly_share=0.45, ett_share=0.15)
-    return ForecastModule(mixture, held_out_futures(futures), seed)
-
-
-def prepare_live(seed: int, epochs: int) -> LiveModule:
-    """Return a module on the data. Raises: DataError."""
-    weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
-    mixture = training_mixture(weekly, ett, weekly_share=0.2, ett_share=0.5)
-    return LiveModule(mixture, held_out_streams(ett), seed)
-
-
-def held_out_streams(ett: Values) -> Chunks:
-    """Take ETTh1's validation part, two streams a channel that begin somewhat before it, and generated streams.
-
-    Shapes: ett [time, 7].
-    """
-    real = ett[ETT_VALIDATION.stop - 2 * LIVE_WIDTH : ETT_VALIDATION.stop].T.reshape(-1, LIVE_WIDTH)
-    streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, LIVE_WIDTH)])
-    lengths = torch.full((len(streams),), LIVE_WIDTH, dtype=torch.int32)
-    return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
+    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
+    network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
+    return ForecastModule(network, mixture, held_out_futures(futures), seed, settings.windows, settings.learning_rate)
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:
@@ -122,44 +112,26 @@ def forecast_servable(network: ForecastNetwork) -> Servable:
     )
 
 
-def live_servable(network: LiveNetwork) -> Servable:
-    """Return the network with its signature; the levels are the output's labels."""
-    labels = tuple(f"{level:g}" for level in LEVELS)
-    return Servable(
-        network,
-        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
-        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
-        draw_walk,
-        states=network.states,
-        streamable=True,
-        row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
-    )
-
-
-def measure_forecast(url: str) -> tuple[contract.Metric, ...]:
+def measure_forecast(model: str, url: str) -> tuple[contract.Metric, ...]:
     """Measure the served model on both test parts."""
-    forecast = partial(ask_forecast, url)
+    forecast = partial(ask_forecast, url, model)
     histories, futures = read_weekly(find(WEEKLY_TRAIN).path), read_weekly(find(WEEKLY_TEST).path)
     return *weekly_figures(histories, futures, forecast), *ett_figures(read_ett(find(ETT).path), forecast)
 
 
-def measure_live(url: str) -> tuple[contract.Metric, ...]:
-    """Measure the served model on ETTh1's test part."""
-    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url))
-
-
-def _ett_use() -> str:
+def ett_use() -> str:
+    """Say what each part of ETTh1 is for."""
     parts = (
         f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
     )
     return parts + ", next 2,880 measured on, never trained on"
 
 
-def release_forecast(module: lightning.LightningModule) -> Release:
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError."""
     assert isinstance(module, ForecastModule)
     return Release(
-        name="forecast",
+        name=name,
         task="forecast",
         description=f"Forecasts the next {HORIZON} values of any series, as quantiles, from its history alone.",
         servable=forecast_servable(module.network),
@@ -168,54 +140,12 @@ def release_forecast(module: lightning.LightningModule) -> Release:
                 f"trained on, without each series' last {HELD_OUT} values: they chose the checkpoint"
             ),
             find(WEEKLY_TEST).used_as("measured on, never trained on"),
-            find(ETT).used_as(_ett_use()),
+            find(ETT).used_as(ett_use()),
             GENERATED,
         ),
         licence=LICENCE,
         limits=LIMITS + FORECAST_LIMITS,
-        measure=measure_forecast,
+        measure=partial(measure_forecast, name),
         network=module.network.recurrent.network,
         forecast=contract.Forecast(min_history=MIN_HISTORY, max_history=MAX_HISTORY, horizon=HORIZON, quantiles=LEVELS),
     )
-
-
-def release_live(module: lightning.LightningModule) -> Release:
-    """Return the trained module as a release. Raises: DataError."""
-    assert isinstance(module, LiveModule)
-    return Release(
-        name="forecast-live",
-        task="step",
-        description="Predicts the next observation of a stream, as quantiles, after every observation.",
-        servable=live_servable(module.network),
-        data=(
-            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values"),
-            find(ETT).used_as(_ett_use()),
-            GENERATED,
-        ),
-        licence=LICENCE,
-        limits=LIMITS + LIVE_LIMITS,
-        measure=measure_live,
-        network=module.network.recurrent.network,
-    )
-
-
-FORECAST = Recipe(
-    name="forecast",
-    summary="quantiles of the next values of any series: a two-layer GRU on M4 weekly, ETTh1 and generated series",
-    epochs=45,
-    monitor="val_loss",
-    mode="min",
-    prepare=prepare_forecast,
-    release=release_forecast,
-    patience=10,
-)
-FORECAST_LIVE = Recipe(
-    name="forecast-live",
-    summary="quantiles of the next observation after each one: a two-layer LSTM, scale and state carried",
-    epochs=30,
-    monitor="val_loss",
-    mode="min",
-    prepare=prepare_live,
-    release=release_live,
-    patience=10,
-)

@@ -1,34 +1,30 @@
-"""The forecasters' losses and Lightning modules: what a batch is, what is minimised, how the learning rate runs.
+"""The forecaster's loss and Lightning module: what a batch is, what is minimised, how the learning rate runs.
 
 It knows networks, mixtures and Lightning, not files or publishing. Each epoch draws fresh windows by seed and epoch
 number, so that a resumed run sees what an uninterrupted one would have seen.
+
+What the live forecaster shares with it stands here too: the pinball loss and `ForecasterModule`.
 
 Invariant: a loss is free of the series' unit, and a value beyond a row's length never enters it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from training.forecast_data import Mixture, Values, pad
-from training.forecast_live_network import LiveNetwork
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
 
 ROWS = 64  # per batch
 ANCHORS = 12  # per window and step
-CHUNK = 128  # observations between two steps of the live forecaster's optimiser
-LIVE_WIDTH = 1536  # observations of a live window: twelve chunks, six times the longest span of the running scale
 WARM_UP = 0.05  # of the run, to the highest learning rate
-STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
-OVERFLOW_WEIGHT = 0.01
-OUTLYING = 10.0  # scales beyond which a window's, or a step's, loss counts less than in proportion
+OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
 
 
 def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
@@ -80,12 +76,10 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
 class ForecasterModule(lightning.LightningModule):
     """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
 
-    learning_rate: float
-
-    def __init__(self, mixture: Mixture, seed: int, windows: int) -> None:
-        """Draw `windows` windows an epoch from `mixture`."""
+    def __init__(self, mixture: Mixture, seed: int, windows: int, learning_rate: float) -> None:
+        """Draw `windows` windows an epoch from `mixture`; `learning_rate` is the highest."""
         super().__init__()
-        self.mixture, self.seed, self.windows = mixture, seed, windows
+        self.mixture, self.seed, self.windows, self.learning_rate = mixture, seed, windows, learning_rate
 
     def draw(self, width: int) -> tuple[Tensor, Tensor]:
         """Draw the current epoch's windows."""
@@ -102,13 +96,18 @@ class ForecasterModule(lightning.LightningModule):
 class ForecastModule(ForecasterModule):
     """Train `ForecastNetwork` on many anchors of each window; validate on futures held out."""
 
-    learning_rate = 2e-3
-
-    def __init__(self, mixture: Mixture, held_out: TensorDataset, seed: int, windows: int = 4096) -> None:
+    def __init__(
+        self,
+        network: ForecastNetwork,
+        mixture: Mixture,
+        held_out: TensorDataset,
+        seed: int,
+        windows: int,
+        learning_rate: float,
+    ) -> None:
         """Validate on `held_out`, as `held_out_futures` makes it."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = ForecastNetwork()
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out = network, held_out
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
@@ -128,100 +127,6 @@ class ForecastModule(ForecasterModule):
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
         self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
-
-
-class Chunks(Dataset[tuple[Tensor, ...]]):
-    """Windows cut into consecutive chunks, `ROWS` windows at a time, for training with carried state.
-
-    Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real, each row's
-    unit [rows], and whether the chunk is its windows' first.
-    """
-
-    def __init__(self, values: Tensor, lengths: Tensor) -> None:
-        self.values, self.units = values, step_units(values, lengths)
-        self.real = (torch.arange(values.shape[1]) < lengths[:, None]).float()
-        self.per_window = math.ceil((values.shape[1] - 1) / CHUNK)
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.values) / ROWS) * self.per_window
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        if index >= len(self):
-            raise IndexError(index)
-        group, chunk = divmod(index, self.per_window)
-        rows, start = slice(group * ROWS, (group + 1) * ROWS), chunk * CHUNK
-        now, after = slice(start, start + CHUNK), slice(start + 1, start + CHUNK + 1)
-        values, real = self.values[rows], self.real[rows, after]
-        return values[:, now], values[:, after], real, self.units[rows], torch.tensor(chunk == 0)
-
-
-def step_units(values: Tensor, lengths: Tensor) -> Tensor:
-    """Return each row's mean absolute step, or one where nothing moves.
-
-    Shapes: values [rows, time]; lengths [rows]; returns [rows].
-    """
-    counted = torch.arange(1, values.shape[1]) < lengths[:, None]
-    unit = (values.diff(dim=1).abs() * counted).sum(1) / counted.sum(1).clamp(min=1)
-    return torch.where(unit > 0, unit, torch.ones_like(unit))
-
-
-def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss of the next observations, its excess over `OUTLYING` units counted by its logarithm.
-
-    Shapes: after and real [rows, time]; unit [rows]; quantiles [rows, time, 13].
-    Units: the rows' own.
-    """
-    loss = pinball_loss(after, quantiles) / unit[:, None]
-    loss = torch.where(loss > OUTLYING, OUTLYING * (1 + torch.log(loss.clamp(min=OUTLYING) / OUTLYING)), loss)
-    return (loss * real).sum() / real.sum().clamp(min=1)
-
-
-def overflow(states: tuple[Tensor, ...]) -> Tensor:
-    """Return the mean squared excess of the states over `STATE_LIMIT`.
-
-    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
-
-    Shapes: states each [directions, rows, hidden].
-    """
-    return torch.cat(states, 2).abs().sub(STATE_LIMIT).clamp(min=0).square().mean()
-
-
-class LiveModule(ForecasterModule):
-    """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
-
-    learning_rate = 3e-3
-
-    def __init__(self, mixture: Mixture, held_out: Chunks, seed: int, windows: int = 512) -> None:
-        """Validate on the streams of `held_out`."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = LiveNetwork()
-        self.carried: tuple[Tensor, ...] = ()
-        self.recurrent_states: tuple[Tensor, ...] = ()
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(Chunks(*self.draw(LIVE_WIDTH)), batch_size=None)
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(self.held_out, batch_size=None)
-
-    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        loss = self._loss(batch)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
-
-    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
-
-    def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        values, after, real, unit, first = batch
-        states = self.network.zero_states(len(values)) if first else self.carried
-        time = after.shape[1]
-        lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
-        quantiles, *states = self.network(values, lengths, *states)
-        self.carried = tuple(state.detach() for state in states)
-        self.recurrent_states = tuple(states[-len(self.network.recurrent.states) :])
-        return next_loss(after, real, unit, quantiles[:, :time])
 
 
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:

@@ -89,13 +89,14 @@ class _Suite:
         if junk:
             for place, length in zip(steps, lengths, strict=True):
                 place[length:] = servable.draw(junk, len(place) - length)
-        feeds = [steps, lengths, *(states or servable.zero_states(len(rows)))]
+        feeds = [steps, lengths, *servable.constant_arrays(), *(states or servable.zero_states(len(rows)))]
         made = self._session.run(servable.output_names, dict(zip(servable.input_names, feeds, strict=True)))
         return self._by_row(made, lengths)
 
     def run_torch(self, rows: list[Array]) -> list[Answer]:
-        steps, lengths = self._servable.collate(rows)
-        feeds = [steps, lengths, *self._servable.zero_states(len(rows))]
+        servable = self._servable
+        steps, lengths = servable.collate(rows)
+        feeds = [steps, lengths, *servable.constant_arrays(), *servable.zero_states(len(rows))]
         with torch.no_grad():
             made = self._network(*(torch.from_numpy(array) for array in feeds))
         return self._by_row([tensor.numpy() for tensor in (made if isinstance(made, tuple) else (made,))], lengths)

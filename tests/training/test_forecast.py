@@ -1,4 +1,4 @@
-"""The recipes `forecast` and `forecast-live`, from data to a served model, made tiny."""
+"""The recipe `forecast`, from data to a served model, made tiny."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ import torch
 
 from service.contract import Metric, read_manifest
 from training import forecast
+from training.catalogue import find_recipe
 from training.data import VARIABLE, Found, find
-from training.forecast import FORECAST, FORECAST_LIVE, held_out_streams, training_mixture
+from training.forecast import training_mixture
 from training.forecast_data import read_weekly
-from training.forecast_evaluation import ask_forecast, ask_streams
+from training.forecast_evaluation import ask_forecast
 from training.forecast_metrics import LEVELS
-from training.forecast_training import Chunks, ForecastModule, LiveModule, held_out_futures
+from training.forecast_network import ForecastNetwork
+from training.forecast_training import ForecastModule, held_out_futures
 from training.publish import publish
+from training.recipe import Recipe
 from training.runs import fit
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
@@ -42,6 +46,13 @@ def stand_in(folder: Path) -> Callable[[str], Found]:
     return lambda name: Found(name, folder / name, "0" * 64)
 
 
+def one_epoch(name: str, prepare: Any) -> Recipe:
+    """The project's recipe with another module, for one epoch."""
+    recipe = find_recipe(name)
+    run = recipe.run.model_copy(update={"epochs": 1})
+    return replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
+
+
 def checked(shape: tuple[int, ...], answer: np.ndarray) -> tuple[Metric, ...]:
     assert answer.shape == shape
     assert np.isfinite(answer).all()
@@ -58,49 +69,25 @@ def test_training_sees_neither_held_out_nor_later_values(weekly, ett):
     assert torch.isfinite(values).all()
 
 
-def test_held_out_streams_end_with_the_validation_part(ett):
-    ett[11520:] = np.nan
-    chunks = held_out_streams(ett)
-    assert torch.isfinite(chunks.values).all()
-    assert chunks.values[1, -1] == np.float32(ett[11519, 0])
-
-
 def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Path, weekly, ett, monkeypatch):
     """Train one epoch, pass parity, publish, and get quantiles in order through the service."""
     held_out = held_out_futures([(series[:-13], series[-13:]) for series in weekly])
 
-    def prepare(seed: int, epochs: int) -> ForecastModule:
-        return ForecastModule(training_mixture(weekly, ett, 0.4, 0.2), held_out, seed, windows=64)
+    def prepare(settings: forecast.Settings, seed: int) -> ForecastModule:
+        mixture = training_mixture(weekly, ett, 0.4, 0.2)
+        return ForecastModule(ForecastNetwork(), mixture, held_out, seed, windows=64, learning_rate=2e-3)
 
-    module = fit(replace(FORECAST, prepare=prepare), seed=1, epochs=1, resume=False, runs_dir=tmp_path / "runs")
+    recipe = one_epoch("forecast", prepare)
+    module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
     monkeypatch.setattr(forecast, "find", stand_in(tmp_path))
     release = replace(
-        FORECAST.release(module),
-        measure=lambda url: checked((2, 13, len(LEVELS)), ask_forecast(url, weekly, 13)),
+        recipe.release(module),
+        measure=lambda url: checked((2, 13, len(LEVELS)), ask_forecast(url, "forecast", weekly, 13)),
     )
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.forecast is not None
     assert (manifest.forecast.min_history, manifest.forecast.horizon) == (8, 48)
     assert [source.name for source in manifest.provenance.data][-1] == "generated series"
-
-
-def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Path, weekly, ett, monkeypatch):
-    """Train one epoch, pass parity, publish, and stream through the service with tokens carried."""
-
-    def prepare(seed: int, epochs: int) -> LiveModule:
-        mixture = training_mixture(weekly, ett, 0.4, 0.2)
-        return LiveModule(mixture, Chunks(*mixture.draw(0, 4, 200)), seed, windows=4)
-
-    module = fit(replace(FORECAST_LIVE, prepare=prepare), seed=1, epochs=1, resume=False, runs_dir=tmp_path / "runs")
-    monkeypatch.setattr(forecast, "find", stand_in(tmp_path))
-    release = replace(
-        FORECAST_LIVE.release(module),
-        measure=lambda url: checked((7, 300, len(LEVELS)), ask_streams(url, ett[:300].T)),
-    )
-    manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
-    assert manifest.streamable
-    assert [state.input for state in manifest.states] == ["window", "count", "running", "h0", "c0", "h1", "c1"]
-    assert manifest.outputs[0].labels == tuple(f"{level:g}" for level in LEVELS)
 
 
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with the M4 series")

@@ -1,45 +1,13 @@
-"""The forecasters' losses, anchors and chunks."""
+"""The forecaster's loss and anchors."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from training.forecast_data import Mixture
 from training.forecast_metrics import pinball
 from training.forecast_network import HORIZON, MAX_HISTORY, SEGMENT
-from training.forecast_training import (
-    CHUNK,
-    LIVE_WIDTH,
-    ROWS,
-    STATE_LIMIT,
-    Chunks,
-    LiveModule,
-    draw_anchors,
-    future_loss,
-    futures,
-    held_out_futures,
-    next_loss,
-    overflow,
-    pinball_loss,
-    step_units,
-)
-
-
-@pytest.fixture
-def mixture() -> Mixture:
-    rng = np.random.default_rng(0)
-    weekly = [rng.normal(size=length).cumsum() for length in (80, 700)]
-    return Mixture.of(weekly, rng.normal(size=(17420, 7)), weekly_share=0.4, ett_share=0.2)
-
-
-def test_windows_of_an_epoch_repeat_by_seed(mixture):
-    """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
-    held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
-    first, again, other = (LiveModule(mixture, held_out, seed, windows=4).draw(100)[0] for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+from training.forecast_training import draw_anchors, future_loss, futures, held_out_futures, pinball_loss
 
 
 def test_held_out_futures_keep_the_end_of_a_long_history():
@@ -89,35 +57,3 @@ def test_future_loss_ignores_what_is_unknown():
     future = torch.full((1, 1, HORIZON), 1e6)
     future[..., 0] = 0
     assert future_loss(future, known, quantiles, level, scale) == 0
-
-
-def test_chunks_go_through_each_window_once():
-    values = torch.arange(2.0 * LIVE_WIDTH).view(2, -1)
-    chunks = list(Chunks(values, torch.tensor([LIVE_WIDTH, 100], dtype=torch.int32)))
-    assert len(chunks) == LIVE_WIDTH // CHUNK
-    assert [bool(first) for *_, first in chunks] == [True] + [False] * (len(chunks) - 1)
-    assert torch.equal(torch.cat([now for now, *_ in chunks], 1), values)
-    assert torch.equal(torch.cat([after for _, after, *_ in chunks], 1), values[:, 1:])
-    assert torch.cat([real for _, _, real, *_ in chunks], 1).sum(1).tolist() == [LIVE_WIDTH - 1, 99]
-
-
-def test_chunks_group_rows():
-    chunks = Chunks(torch.zeros(ROWS + 1, CHUNK), torch.full((ROWS + 1,), CHUNK, dtype=torch.int32))
-    assert [len(now) for now, *_ in chunks] == [ROWS, 1]
-
-
-def test_step_units_are_mean_steps():
-    values = torch.tensor([[1.0, 3, 0, 9], [5, 5, 5, 5]])
-    assert step_units(values, torch.tensor([3, 4])).tolist() == [2.5, 1.0]
-
-
-def test_overflow_counts_what_is_beyond_the_limit():
-    """One of four cells is 2 above the limit, another 1 below its negative: (4 + 1) / 4."""
-    states = torch.tensor([[[STATE_LIMIT + 2, 0.0]]]), torch.tensor([[[-STATE_LIMIT - 1, STATE_LIMIT]]])
-    assert overflow(states) == pytest.approx(1.25)
-
-
-def test_next_loss_is_free_of_the_unit():
-    after, quantiles = torch.randn(2, 5), torch.randn(2, 5, 13)
-    plain = next_loss(after, torch.ones(2, 5), torch.ones(2), quantiles)
-    torch.testing.assert_close(next_loss(7 * after, torch.ones(2, 5), torch.full((2,), 7.0), 7 * quantiles), plain)

@@ -1,0 +1,64 @@
+"""The live forecaster's loss and chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from training.forecast_data import Mixture
+from training.forecast_live_network import LiveNetwork
+from training.forecast_live_training import (
+    CHUNK,
+    ROWS,
+    WIDTH,
+    Chunks,
+    LiveModule,
+    next_loss,
+    step_units,
+)
+
+
+@pytest.fixture
+def mixture() -> Mixture:
+    rng = np.random.default_rng(0)
+    weekly = [rng.normal(size=length).cumsum() for length in (80, 700)]
+    return Mixture.of(weekly, rng.normal(size=(17420, 7)), weekly_share=0.4, ett_share=0.2)
+
+
+def test_windows_of_an_epoch_repeat_by_seed(mixture):
+    """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
+    held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
+
+    def live(seed: int) -> LiveModule:
+        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=1e-3)
+
+    first, again, other = (live(seed).draw(100)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_chunks_go_through_each_window_once():
+    values = torch.arange(2.0 * WIDTH).view(2, -1)
+    chunks = list(Chunks(values, torch.tensor([WIDTH, 100], dtype=torch.int32)))
+    assert len(chunks) == WIDTH // CHUNK
+    assert [bool(first) for *_, first in chunks] == [True] + [False] * (len(chunks) - 1)
+    assert torch.equal(torch.cat([now for now, *_ in chunks], 1), values)
+    assert torch.equal(torch.cat([after for _, after, *_ in chunks], 1), values[:, 1:])
+    assert torch.cat([real for _, _, real, *_ in chunks], 1).sum(1).tolist() == [WIDTH - 1, 99]
+
+
+def test_chunks_group_rows():
+    chunks = Chunks(torch.zeros(ROWS + 1, CHUNK), torch.full((ROWS + 1,), CHUNK, dtype=torch.int32))
+    assert [len(now) for now, *_ in chunks] == [ROWS, 1]
+
+
+def test_step_units_are_mean_steps():
+    values = torch.tensor([[1.0, 3, 0, 9], [5, 5, 5, 5]])
+    assert step_units(values, torch.tensor([3, 4])).tolist() == [2.5, 1.0]
+
+
+def test_next_loss_is_free_of_the_unit():
+    after, quantiles = torch.randn(2, 5), torch.randn(2, 5, 13)
+    plain = next_loss(after, torch.ones(2, 5), torch.ones(2), quantiles)
+    torch.testing.assert_close(next_loss(7 * after, torch.ones(2, 5), torch.full((2,), 7.0), 7 * quantiles), plain)

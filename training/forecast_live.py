@@ -1,0 +1,117 @@
+"""The recipe `forecast-live`: real and generated streams in, a published stepping forecaster out.
+
+It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
+weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series;
+ETTh1's validation part and generated streams choose the checkpoint; the test part is read only to measure the finished
+model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning
+import numpy as np
+import torch
+
+from service import contract, tensors
+from training.conformal import OFFSETS
+from training.data import find
+from training.export import Servable
+from training.forecast import (
+    ETT,
+    GENERATED,
+    HELD_OUT,
+    LICENCE,
+    WEEKLY_TRAIN,
+    MixtureSettings,
+    draw_walk,
+    ett_use,
+    training_mixture,
+)
+from training.forecast_data import ETT_VALIDATION, Values, read_ett, read_weekly
+from training.forecast_live_evaluation import ask_streams, live_figures
+from training.forecast_live_network import WINDOW, LiveNetwork
+from training.forecast_live_training import WIDTH, Chunks, LiveModule
+from training.forecast_metrics import LEVELS
+from training.generate import generate_series
+from training.recipe import Release
+
+GENERATED_STREAMS = 9
+GENERATED_SEED = 2**62  # beyond every seed that training draws with
+CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
+LIMITS = (
+    "It sees one series and nothing else: no calendar, no holidays, no other variables.",
+    "The quantiles are as learned, not conformal: their coverage on series unlike the training data may differ.",
+    "Values beyond 1e30 in size overflow float32 inside the graph.",
+    f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
+    "Before the second observation the scale is unknown; the first answer is a rough guess by the first value's size.",
+    "Missing observations must be filled by the caller: a skipped one shifts the season.",
+)
+
+
+class Settings(MixtureSettings):
+    """What a recipe of the kind `forecast-live` sets."""
+
+
+def prepare(settings: Settings, seed: int) -> LiveModule:
+    """Return a module on the data. Raises: DataError."""
+    weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
+    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
+    network = LiveNetwork(settings.hidden, settings.layers)
+    return LiveModule(network, mixture, held_out_streams(ett), seed, settings.windows, settings.learning_rate)
+
+
+def held_out_streams(ett: Values) -> Chunks:
+    """Take the first half of ETTh1's validation part, a stream a channel that begins somewhat before it, and generated
+    streams.
+
+    Shapes: ett [time, 7].
+    """
+    real = ett[CALIBRATION.start - WIDTH : CALIBRATION.start].T
+    streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, WIDTH)])
+    lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
+    return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
+
+
+def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
+    """Return the network with its signature; the levels are the output's labels."""
+    labels = tuple(f"{level:g}" for level in LEVELS)
+    return Servable(
+        network,
+        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        (
+            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),
+            tensors.Tensor(name="anomaly", dtype="float32", shape=("batch", "time")),
+        ),
+        draw_walk,
+        states=network.states,
+        streamable=True,
+        constants={OFFSETS: offsets},
+        row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
+    )
+
+
+def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
+    """Measure the served model on ETTh1's test part."""
+    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
+
+
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
+    """Return the trained module as a release. Raises: DataError."""
+    assert isinstance(module, LiveModule)
+    return Release(
+        name=name,
+        task="step",
+        description="Predicts the next observation of a stream, as quantiles, after every observation.",
+        servable=live_servable(module.network),
+        data=(
+            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values"),
+            find(ETT).used_as(ett_use()),
+            GENERATED,
+        ),
+        licence=LICENCE,
+        limits=LIMITS,
+        measure=partial(measure, name),
+        network=module.network.recurrent.network,
+    )

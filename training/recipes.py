@@ -1,9 +1,0 @@
-"""Every recipe that `python -m training` knows; a new one is one line here."""
-
-from __future__ import annotations
-
-from training.forecast import FORECAST, FORECAST_LIVE
-from training.recipe import Recipe
-from training.sentiment import SENTIMENT, SENTIMENT_LIVE
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (SENTIMENT, SENTIMENT_LIVE, FORECAST, FORECAST_LIVE)}
