@@ -28,6 +28,10 @@ def rewrite(directory: Path, change: Change) -> None:
     tiny.write_manifest(directory, manifest)
 
 
+PROVENANCE = {
+    **{"command": "none", "seed": 1, "seeds": [0, 1], "data": [], "parity_max_abs": 0, "opset": 20, "licence": "none"},
+    **{"created": "2026-01-01", "tools": {}, "metrics": [{"name": "error", "value": 0.5, "seeds": [0.4, 0.5, 0.6]}]},
+}
 BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(schema_version=9), "schema_version", "reads schema version 1"),
     (lambda m: m.pop("schema_version"), "schema_version", "Field required"),
@@ -66,6 +70,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(constants={"rate": []}), "constants.rate", "a list of finite numbers"),
     (lambda m: m.update(constants={"rate": [[1, 2]]}), "constants.rate", "a list of finite numbers"),
     (lambda m: m.update(constants={"rate": True}), "constants.rate", "one finite number"),
+    (lambda m: m.update(provenance=PROVENANCE), "provenance.metrics[0].seeds", "has 3 figures for 2 seeds"),
     (
         lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
         "streamable",
