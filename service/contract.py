@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
 from service.tensors import FieldError, Part, Size, State, Tensor
@@ -29,6 +29,18 @@ Arithmetic = Literal["float32", "float16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
+Number = float | int
+
+
+def _number_or_numbers(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else [value]
+    real = [isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < math.inf for one in given]
+    if not given or not all(real):
+        raise ValueError("must be one finite number, or a list of finite numbers")
+    return value
+
+
+Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
 
 
 class Text(Part):
@@ -109,7 +121,7 @@ class Manifest(Part):
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
-    constants: dict[str, float | int] = Field(default_factory=dict)
+    constants: dict[str, Constant] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
     arithmetic: Arithmetic = "float32"

@@ -110,7 +110,7 @@ def write_model(
         *([tensor("lengths", lengths_dtype, "batch")] if manifest["lengths"] else []),
         *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states),
     ]
-    inputs += [tensor(name, constants_dtype) for name in manifest.get("constants", {})]
+    inputs += [tensor(name, constants_dtype, *np.shape(value)) for name, value in manifest.get("constants", {}).items()]
     outputs = [*map(dict, manifest["outputs"])]
     answers = [output["name"] for output in outputs]
     outputs += [tensor(s["output"], s["dtype"], *s["shape"]) for s in states if s["output"] not in answers]
@@ -188,7 +188,8 @@ def state(input_name: str, *shape: int | str, dtype: str = "float32", **more: An
 
 
 def stepper(root: Path, *, direction: str = "forward", seed: int = 3, **changes: Any) -> Path:
-    """A one-layer LSTM over two features, its h and c carried; a constant called gain multiplies the features."""
+    """A one-layer LSTM over two features, its h and c carried; a constant called gain, one number or one for each
+    feature, multiplies the features."""
     build = GraphBuilder(seed, lengths=changes.get("lengths", "lengths") or "")
     directions = 2 if direction == "bidirectional" else 1
     x = build.add("Mul", ["x", "gain"])[0] if "constants" in changes else "x"

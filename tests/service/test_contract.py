@@ -62,6 +62,10 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(lengths=None), "inputs", "the graph also needs lengths"),
     (lambda m: m.update(lengths="x"), "inputs", "x is named more than once"),
     (lambda m: m.update(constants={"rate": 8000}), "constants.rate", "the graph has no such input"),
+    (lambda m: m.update(constants={"h": [0, 0]}), "inputs", "h is named more than once"),
+    (lambda m: m.update(constants={"rate": []}), "constants.rate", "a list of finite numbers"),
+    (lambda m: m.update(constants={"rate": [[1, 2]]}), "constants.rate", "a list of finite numbers"),
+    (lambda m: m.update(constants={"rate": True}), "constants.rate", "one finite number"),
     (
         lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
         "streamable",

@@ -58,6 +58,7 @@ def known_to_a_graph(manifest: dict[str, Any]) -> dict[str, Any]:
     [
         (tiny.stepper, {}),
         (tiny.stepper, {"constants": {"gain": 1}}),
+        (tiny.stepper, {"constants": {"gain": [3, 0.5]}}),
         (tiny.stepper, {"lengths": None}),
         (tiny.number_stepper, {}),
         (tiny_forms.cell, {}),
@@ -219,6 +220,12 @@ def test_a_voice_detector_s_stacked_state_and_sample_rate_are_found(tmp_path: Pa
     ]
     assert draft["constants"] == {"sr": 1}
     assert "constants.sr: the value is not in the graph" in draft["description"]
+
+
+def test_a_constant_vector_is_drafted_with_as_many_numbers_as_it_takes(tmp_path: Path) -> None:
+    draft = drafted(tiny.stepper(tmp_path, constants={"gain": [3, 0.5]}) / "model.onnx")
+    assert draft["constants"] == {"gain": [1, 1]}
+    assert "constants.gain: the 2 values are not in the graph; 1 stands in for each" in draft["description"]
 
 
 def test_pairs_that_neither_names_nor_runs_tell_apart_are_a_doubt(tmp_path: Path) -> None:
