@@ -17,9 +17,9 @@ from service.errors import ManifestError
 from service.runtime import Array
 
 LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
-# Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 a state that is cut to float16; 0.01, and 0.025 with
-# the embedding table in int8 too, on a sentiment model whose activations are scaled over the whole batch), far below what
-# a reverse direction or lost state does.
+# Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
+# sentiment model in int8, whose activations are scaled over the whole batch), far below what a reverse direction or a
+# lost state does.
 TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
 
 

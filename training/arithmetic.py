@@ -49,9 +49,7 @@ def to_int8(graph: bytes) -> bytes:
     add_pre_process_metadata(model)  # the exporter has done what the quantiser otherwise warns of
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "int8.onnx")
-        quantize_dynamic(
-            model, made, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8
-        )
+        quantize_dynamic(model, made, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
         return _checked(onnx.load(made))
 
 
@@ -113,7 +111,7 @@ def _in_float16(weight: TensorProto) -> TensorProto:
     with np.errstate(over="ignore"):
         values = numpy_helper.to_array(weight).astype(np.float16)
     if not np.isfinite(values).all():
-        raise ExportError(f"{weight.name} holds a weight beyond {np.finfo(np.float16).max:,}, the end of float16")
+        raise ExportError(f"{weight.name} holds a weight beyond {int(np.finfo(np.float16).max):,}, the end of float16")
     return numpy_helper.from_array(values, weight.name)
 
 

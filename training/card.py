@@ -33,14 +33,15 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
 
 NARROW_LIMITS = {
     "int8": (
-        "Activations are scaled to eight bits over all the rows that share a run, so an answer moves with the rows beside "
-        "it, here by up to {movement:.2g}. The float32 model's does not.",
-        "The speed-ups are medians of paired runs, one thread each, on the processor it was published on, at one step a "
-        "run if it streams; 1.8 is the aim. Processors without eight-bit dot products (VNNI) gain less, and may saturate.",
+        "Activations are scaled to eight bits over all the rows that share a run, so an answer moves with the rows "
+        "beside it, here by up to {movement:.2g}. The float32 model's does not.",
+        "The speed-ups are medians over paired runs of one thread's time on the processor it was published on; 1.8 is "
+        "the aim. Where the run of a row is short, its fixed costs, which int8 leaves as they are, keep it below. "
+        "Processors without eight-bit dot products (VNNI) gain less, and their sums may saturate: measure again there.",
     ),
     "float16": (
-        "It is for GPUs. A CPU computes it in float32 with casts around, slower than the float32 model. Its speed on a GPU "
-        "was not measured here, and the figures above are a CPU's: a GPU rounds after each step as well.",
+        "It is for GPUs. A CPU computes it in float32 with casts around, slower than the float32 model. Its speed on a "
+        "GPU was not measured, and the figures above are a CPU's: a GPU rounds after each step as well.",
     ),
 }
 
@@ -49,17 +50,19 @@ def write_narrow_card(release: Release, manifest: Manifest, wide: Manifest) -> s
     """Return the card of a model in narrower arithmetic, made from the float32 model `wide`, as Markdown."""
     assert manifest.provenance is not None
     figures = {metric.name: metric.value for metric in manifest.provenance.metrics}
-    limits = [limit.format(movement=figures["max_abs_movement_in_batches"]) for limit in NARROW_LIMITS[manifest.arithmetic]]
+    limits = [
+        limit.format(movement=figures["max_abs_movement_in_batches"]) for limit in NARROW_LIMITS[manifest.arithmetic]
+    ]
     sections = [
         f"# {manifest.name} {manifest.version}",
         manifest.description,
-        f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the network. "
-        f"{_streaming(manifest)}",
-        "## Figures\n\nMeasured on the published file: those that the float32 model has, through the service over HTTP; the "
-        "others in ONNX Runtime on rows drawn as for parity.\n\n" + _figures(manifest),
+        f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the "
+        f"network. {_streaming(manifest)}",
+        "## Figures\n\nMeasured on the published file: those that the float32 model has, through the service over HTTP; "
+        "the others in ONNX Runtime on rows drawn as for parity.\n\n" + _figures(manifest),
         "## Data\n\n" + _data(manifest),
-        f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far this one "
-        "is from the float32 graph stands among the figures.",
+        f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far this "
+        "one is from the float32 graph stands among the figures.",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*limits, *release.limits)),
         f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
         f"Licence: {manifest.provenance.licence}.",

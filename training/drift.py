@@ -1,7 +1,7 @@
 """How far a graph in narrower arithmetic is from the float32 graph it was made from, and how much faster it is.
 
-It knows graphs and the rows that a `Servable` draws, not figures of a task. Invariant: times are taken in turns, float32
-and narrow, in one process on one thread, so that what slows the machine slows both.
+It knows graphs and the rows that a `Servable` draws, not figures of a task. Invariant: times are processor time of one
+thread, float32 and narrow in turns, so that what else runs on the machine is not counted and what slows it slows both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 
 from training.export import Array, Servable
 from training.parity import Suite, largest_gap
@@ -29,12 +28,14 @@ class Drift:
     """What narrower arithmetic changes.
 
     Units: `max_abs_difference` of any output or state of a row alone, from float32; `max_abs_movement` of the same with
-    the rows that share its run; `speedups` by batch, the median of float32's time over the narrow graph's.
+    the rows that share its run; `speedups` by batch, the median of float32's time over the narrow graph's, on rows of
+    the longest length that the servable declares; `step_speedups` on single steps, of a model that streams.
     """
 
     max_abs_difference: float
     max_abs_movement: float
     speedups: Mapping[int, float]
+    step_speedups: Mapping[int, float] | None
 
 
 def measure(servable: Servable, float32: bytes, narrow: bytes, seed: int = 0) -> Drift:
@@ -50,39 +51,37 @@ def measure(servable: Servable, float32: bytes, narrow: bytes, seed: int = 0) ->
             together = suite.run_onnx([rows[place] for place in places])
             gap = largest_gap(together, [alone[place] for place in places])
             movement = float(np.maximum(movement, gap))  # keeps a NaN
+    longest = max(servable.row_lengths)
     return Drift(
         max_abs_difference=largest_gap(alone, [wide.run_onnx([row])[0] for row in rows]),
         max_abs_movement=movement,
-        speedups={batch: _speedup(servable, wide.session, suite.session, batch, rng) for batch in BATCHES},
+        speedups=_speedups(servable, wide, suite, longest, rng),
+        step_speedups=_speedups(servable, wide, suite, 1, rng) if servable.streamable else None,
     )
 
 
-def _speedup(
-    servable: Servable,
-    wide: onnxruntime.InferenceSession,
-    narrow: onnxruntime.InferenceSession,
-    batch: int,
-    rng: np.random.Generator,
-) -> float:
-    """Time both in turns. A model that streams is timed at one step a run, another at rows of the lengths it declares."""
-    lengths = (1,) if servable.streamable else servable.row_lengths
+def _speedups(
+    servable: Servable, wide: Suite, narrow: Suite, length: int, rng: np.random.Generator
+) -> dict[int, float]:
+    return {batch: _speedup(servable, wide, narrow, (batch, length), rng) for batch in BATCHES}
+
+
+def _speedup(servable: Servable, wide: Suite, narrow: Suite, shape: tuple[int, int], rng: np.random.Generator) -> float:
+    batch, length = shape
     feeds = [
-        servable.feeds(*servable.collate([servable.draw(rng, length) for length in rng.choice(lengths, batch)]))
-        for _ in range(FEEDS)
+        servable.feeds(*servable.collate([servable.draw(rng, length) for _ in range(batch)])) for _ in range(FEEDS)
     ]
-    for given in feeds:  # not timed: the first run of a shape allocates
-        _seconds(wide, given), _seconds(narrow, given)
+    for suite in (wide, narrow):
+        suite.session.run(None, feeds[0])  # not timed: the first run of a shape allocates
     ratios = []
     for pair in range(PAIRS):
-        given = feeds[pair % FEEDS]
-        if pair % 2:
-            ratios.append(_seconds(wide, given) / _seconds(narrow, given))
-        else:
-            ratios.append(1 / (_seconds(narrow, given) / _seconds(wide, given)))
+        given, turn = feeds[pair % FEEDS], (wide, narrow) if pair % 2 else (narrow, wide)
+        seconds = {suite: _seconds(suite, given) for suite in turn}
+        ratios.append(seconds[wide] / seconds[narrow])
     return statistics.median(ratios)
 
 
-def _seconds(session: onnxruntime.InferenceSession, given: dict[str, Array]) -> float:
-    start = time.perf_counter()
-    session.run(None, given)
-    return time.perf_counter() - start
+def _seconds(suite: Suite, given: dict[str, Array]) -> float:
+    start = time.thread_time()  # the suite's sessions run on the thread that calls them
+    suite.session.run(None, given)
+    return time.thread_time() - start

@@ -56,7 +56,9 @@ def publish_narrow(release: Release, float32: Path, arithmetic: Narrow, models_d
     name = wide.name + SUFFIXES[arithmetic]
     version = next_version(models_dir / name)
     changes = {"sha256": hashlib.sha256(narrow).hexdigest(), "arithmetic": arithmetic}
-    manifest = wide.model_copy(update={**changes, "name": name, "version": version, "description": _described(wide, arithmetic)})
+    manifest = wide.model_copy(
+        update={**changes, "name": name, "version": version, "description": _described(wide, arithmetic)}
+    )
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=models_dir) as staging:
         staged = Path(staging, name, version)
         # Under the name that `release.measure` asks for, too: its figures are those of the very same graph.
@@ -124,8 +126,10 @@ def _own_figures(moved: Drift, arithmetic: Narrow, *, bytes_now: int, bytes_befo
         Metric(name="model_bytes", value=bytes_now, floor=bytes_before, floor_method=FLOAT32),
     ]
     if arithmetic == "int8":  # float16 is for GPUs; a CPU computes it in float32 with casts around
+        timed = {"speedup": moved.speedups, "speedup_step": moved.step_speedups or {}}
         figures += [
-            Metric(name=f"speedup_batch_{batch}", value=ratio, floor=1.0, floor_method=FLOAT32)
-            for batch, ratio in moved.speedups.items()
+            Metric(name=f"{name}_batch_{batch}", value=ratio, floor=1.0, floor_method=FLOAT32)
+            for name, ratios in timed.items()
+            for batch, ratio in ratios.items()
         ]
     return tuple(figures)
