@@ -5,7 +5,7 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest
+from service.contract import Manifest, Metric, Provenance
 from training.parity import BOUND, Parity
 from training.recipe import Release
 
@@ -58,16 +58,25 @@ def write_narrow_card(release: Release, manifest: Manifest, wide: Manifest) -> s
         manifest.description,
         f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the "
         f"network. {_streaming(manifest)}",
-        "## Figures\n\nMeasured on the published file: those that the float32 model has, through the service over HTTP; "
+        "## Figures\n\nMeasured on the published file: those that the float32 model has, through the service over HTTP, "
         "the others in ONNX Runtime on rows drawn as for parity.\n\n" + _figures(manifest),
         "## Data\n\n" + _data(manifest),
-        f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far this "
-        "one is from the float32 graph stands among the figures.",
+        f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far "
+        "this one is from the float32 graph stands among the figures.",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*limits, *release.limits)),
         f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
         f"Licence: {manifest.provenance.licence}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def value_and_spread(metric: Metric, provenance: Provenance) -> str:
+    """Return the figure, with its smallest and largest over the seeds where there are several."""
+    value = f"{metric.value:.4g}"
+    if metric.seeds is None or provenance.seeds is None:
+        return value
+    seeds = ", ".join(map(str, provenance.seeds))
+    return f"{value} ({min(metric.seeds):.4g} to {max(metric.seeds):.4g} over seeds {seeds})"
 
 
 def _streaming(manifest: Manifest) -> str:
@@ -79,8 +88,8 @@ def _streaming(manifest: Manifest) -> str:
 def _figures(manifest: Manifest) -> str:
     assert manifest.provenance is not None
     rows = [
-        f"| {metric.name} | {metric.value:.4g} | {'' if metric.floor is None else f'{metric.floor:.4g}'} "
-        f"| {metric.floor_method or ''} |"
+        f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "
+        f"| {'' if metric.floor is None else f'{metric.floor:.4g}'} | {metric.floor_method or ''} |"
         for metric in manifest.provenance.metrics
     ]
     return "\n".join(["| figure | value | floor | floor is |", "|---|---|---|---|", *rows])

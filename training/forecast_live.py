@@ -17,14 +17,24 @@ import torch
 from service import contract, tensors
 from training.data import find
 from training.export import Servable
-from training.forecast import ETT, GENERATED, HELD_OUT, LICENCE, WEEKLY_TRAIN, draw_walk, ett_use, training_mixture
+from training.forecast import (
+    ETT,
+    GENERATED,
+    HELD_OUT,
+    LICENCE,
+    WEEKLY_TRAIN,
+    MixtureSettings,
+    draw_walk,
+    ett_use,
+    training_mixture,
+)
 from training.forecast_data import ETT_VALIDATION, Values, read_ett, read_weekly
 from training.forecast_live_evaluation import ask_streams, live_figures
 from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_live_training import WIDTH, Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.generate import generate_series
-from training.recipe import Recipe, Release
+from training.recipe import Release
 
 GENERATED_STREAMS = 18
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
@@ -38,11 +48,16 @@ LIMITS = (
 )
 
 
-def prepare_live(seed: int, epochs: int) -> LiveModule:
+class Settings(MixtureSettings):
+    """What a recipe of the kind `forecast-live` sets."""
+
+
+def prepare(settings: Settings, seed: int) -> LiveModule:
     """Return a module on the data. Raises: DataError."""
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
-    mixture = training_mixture(weekly, ett, weekly_share=0.2, ett_share=0.5)
-    return LiveModule(mixture, held_out_streams(ett), seed)
+    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
+    network = LiveNetwork(settings.hidden, settings.layers)
+    return LiveModule(network, mixture, held_out_streams(ett), seed, settings.windows, settings.learning_rate)
 
 
 def held_out_streams(ett: Values) -> Chunks:
@@ -70,16 +85,16 @@ def live_servable(network: LiveNetwork) -> Servable:
     )
 
 
-def measure_live(url: str) -> tuple[contract.Metric, ...]:
+def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
     """Measure the served model on ETTh1's test part."""
-    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url))
+    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
 
 
-def release_live(module: lightning.LightningModule) -> Release:
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError."""
     assert isinstance(module, LiveModule)
     return Release(
-        name="forecast-live",
+        name=name,
         task="step",
         description="Predicts the next observation of a stream, as quantiles, after every observation.",
         servable=live_servable(module.network),
@@ -90,18 +105,6 @@ def release_live(module: lightning.LightningModule) -> Release:
         ),
         licence=LICENCE,
         limits=LIMITS,
-        measure=measure_live,
+        measure=partial(measure, name),
         network=module.network.recurrent.network,
     )
-
-
-FORECAST_LIVE = Recipe(
-    name="forecast-live",
-    summary="quantiles of the next observation after each one: a two-layer LSTM, scale and state carried",
-    epochs=30,
-    monitor="val_loss",
-    mode="min",
-    prepare=prepare_live,
-    release=release_live,
-    patience=10,
-)

@@ -85,13 +85,18 @@ def overflow(states: tuple[Tensor, ...]) -> Tensor:
 class LiveModule(ForecasterModule):
     """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
-    learning_rate = 3e-3
-
-    def __init__(self, mixture: Mixture, held_out: Chunks, seed: int, windows: int = 512) -> None:
+    def __init__(
+        self,
+        network: LiveNetwork,
+        mixture: Mixture,
+        held_out: Chunks,
+        seed: int,
+        windows: int,
+        learning_rate: float,
+    ) -> None:
         """Validate on the streams of `held_out`."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = LiveNetwork()
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out = network, held_out
         self.carried: tuple[Tensor, ...] = ()
         self.recurrent_states: tuple[Tensor, ...] = ()
 
@@ -107,7 +112,8 @@ class LiveModule(ForecasterModule):
         return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
+        loss = self._loss(batch)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch

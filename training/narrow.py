@@ -19,7 +19,7 @@ from training.card import write_narrow_card
 from training.drift import Drift
 from training.evaluate import serving
 from training.parity import BOUND
-from training.publish import CARD_FILE, PublishError, _move, _write, _write_manifest, next_version
+from training.publish import CARD_FILE, PublishError, move, next_version, write_files, write_manifest
 from training.recipe import Release
 
 SUFFIXES: dict[Narrow, str] = {"int8": "-int8", "float16": "-fp16"}
@@ -65,17 +65,17 @@ def publish_narrow(release: Release, float32: Path, arithmetic: Narrow, models_d
         asked = Path(staging, wide.name, wide.version)
         for directory, declared in ((staged, manifest), (asked, wide.model_copy(update=changes))):
             shutil.copytree(float32, directory, ignore=shutil.ignore_patterns(CARD_FILE))
-            _write(directory, {wide.file: narrow})
-            _write_manifest(directory, declared)
+            write_files(directory, {wide.file: narrow})
+            write_manifest(directory, declared)
         with serving(Path(staging)) as url:
             figures = compared(release.measure(url), provenance.metrics, of=name)
         figures += _own_figures(moved, arithmetic, bytes_now=len(narrow), bytes_before=len(graph))
         today = datetime.now(UTC).date()
         told = provenance.model_copy(update={"metrics": figures, "command": command, "created": today, "seeds": None})
         manifest = manifest.model_copy(update={"provenance": told})
-        _write_manifest(staged, manifest)
-        _write(staged, {CARD_FILE: write_narrow_card(release, manifest, wide).encode()})
-        return _move(staged, models_dir / name / version)
+        write_manifest(staged, manifest)
+        write_files(staged, {CARD_FILE: write_narrow_card(release, manifest, wide).encode()})
+        return move(staged, models_dir / name / version)
 
 
 def compared(measured: tuple[Metric, ...], wide: tuple[Metric, ...], *, of: str) -> tuple[Metric, ...]:

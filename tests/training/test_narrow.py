@@ -14,9 +14,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from service.contract import Metric, read_manifest, verify_files
-from training import drift
+from training import cli, drift
 from training.arithmetic import to_float16, to_int8
 from training.evaluate import ask, serving
 from training.export import ExportError, Servable, export
@@ -280,3 +281,19 @@ def test_narrow_model_is_made_from_float32_alone(models: Path, tmp_path: Path) -
     """Int8 of float16 would hide what float16 lost."""
     with pytest.raises(PublishError, match="echo-fp16 1 is not a float32 model that was published with parity"):
         publish_narrow(release_of(), models / "echo-fp16/1", "int8", tmp_path, command="test")
+
+
+def test_train_publishes_narrow_models_after_the_float32_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--float16` adds a model of its own; `--int8` of a GRU ends with its refusal, and the others stay."""
+    recipe = echo.recipe_file(tmp_path, monkeypatch)
+    folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
+
+    made = CliRunner().invoke(cli.app, ["train", recipe, "--float16", *folders])
+    refused = CliRunner().invoke(cli.app, ["train", recipe, "--resume", "--int8", *folders])
+
+    assert made.exit_code == 0, made.output
+    provenance = read_manifest(tmp_path / "models/echo-fp16/1").provenance
+    assert provenance is not None
+    assert provenance.command == f"python -m training train {recipe} --seeds 0 --epochs 2 --float16"
+    assert isinstance(refused.exception, ExportError)
+    assert sorted(path.parent.name for path in tmp_path.glob("models/*/1")) == ["echo", "echo-fp16"]
