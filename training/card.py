@@ -58,7 +58,7 @@ def write_narrow_card(release: Release, manifest: Manifest, wide: Manifest) -> s
         manifest.description,
         f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the "
         f"network. {_streaming(manifest)}",
-        "## Figures\n\nMeasured on the published file: those that the float32 model has, through the service over HTTP, "
+        "## Figures\n\nMeasured on the published file: what the float32 model has too, through the service over HTTP; "
         "the others in ONNX Runtime on rows drawn as for parity.\n\n" + _figures(manifest),
         "## Data\n\n" + _data(manifest),
         f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far "
