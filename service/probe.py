@@ -31,7 +31,11 @@ def probe(engine: Engine) -> None:
     """
     manifest, file = engine.manifest, engine.model.file
     tolerance = TOLERANCES[manifest.arithmetic]
-    lengths = LENGTHS if manifest.forecast is None else tuple(manifest.forecast.min_history + n for n in LENGTHS)
+    lengths = LENGTHS
+    if manifest.forecast is not None:
+        shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
+        longest = min(longest, shortest + LENGTHS[0])
+        lengths = longest, max(shortest, longest - 1)
     if manifest.lengths is None and manifest.sequence.has_time:
         lengths = lengths[:1] * 2
     rows = sample(engine, lengths)

@@ -95,6 +95,7 @@ def write_model(
     lengths_dtype: str = "int32",
     constants_dtype: str = "float32",
     graph_shapes: dict[str, list[int | str]] | None = None,
+    tokenizer: Tokenizer | None = None,
     **manifest: Any,
 ) -> Path:
     """Write models directory entry `root/<name>/<version>` and return it.
@@ -119,7 +120,7 @@ def write_model(
     build.save(directory / "model.onnx", inputs, outputs, made)
     manifest["sha256"] = sha256(directory / "model.onnx")
     if manifest.get("text"):
-        write_tokenizer(directory / "tokenizer.json")
+        (tokenizer or words()).save(str(directory / "tokenizer.json"))
         manifest["text"]["sha256"] = sha256(directory / "tokenizer.json")
     write_manifest(directory, manifest)
     return directory
@@ -133,11 +134,11 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def write_tokenizer(file: Path) -> None:
+def words() -> Tokenizer:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(file))
+    return tokenizer
 
 
 def text_settings(**more: Any) -> dict:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training import forecast, forecast_live, sentiment
+from training import forecast, forecast_live, segrnn, segrnn_training, sentiment
 from training.recipe import Kind, Recipe, Run, Table
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -26,6 +26,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "sentiment": Kind(sentiment.Settings, sentiment.prepare, sentiment.release),
     "forecast": Kind(forecast.Settings, forecast.prepare, forecast.release),
     "forecast-live": Kind(forecast_live.Settings, forecast_live.prepare, forecast_live.release),
+    "segrnn": Kind(segrnn_training.Settings, segrnn.prepare, segrnn.release),
 }
 T = TypeVar("T", bound=Table)
 

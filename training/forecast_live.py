@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from service import contract, tensors
+from training.conformal import OFFSETS
 from training.data import find
 from training.export import Servable
 from training.forecast import (
@@ -36,8 +37,9 @@ from training.forecast_metrics import LEVELS
 from training.generate import generate_series
 from training.recipe import Release
 
-GENERATED_STREAMS = 18
+GENERATED_STREAMS = 9
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
+CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
     "The quantiles are as learned, not conformal: their coverage on series unlike the training data may differ.",
@@ -61,26 +63,31 @@ def prepare(settings: Settings, seed: int) -> LiveModule:
 
 
 def held_out_streams(ett: Values) -> Chunks:
-    """Take ETTh1's validation part, two streams a channel that begin somewhat before it, and generated streams.
+    """Take the first half of ETTh1's validation part, a stream a channel that begins somewhat before it, and generated
+    streams.
 
     Shapes: ett [time, 7].
     """
-    real = ett[ETT_VALIDATION.stop - 2 * WIDTH : ETT_VALIDATION.stop].T.reshape(-1, WIDTH)
+    real = ett[CALIBRATION.start - WIDTH : CALIBRATION.start].T
     streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, WIDTH)])
     lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
     return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
 
-def live_servable(network: LiveNetwork) -> Servable:
+def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
     """Return the network with its signature; the levels are the output's labels."""
     labels = tuple(f"{level:g}" for level in LEVELS)
     return Servable(
         network,
         tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
-        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
+        (
+            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),
+            tensors.Tensor(name="anomaly", dtype="float32", shape=("batch", "time")),
+        ),
         draw_walk,
         states=network.states,
         streamable=True,
+        constants={OFFSETS: offsets},
         row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
     )
 

@@ -11,12 +11,10 @@ from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import (
     CHUNK,
     ROWS,
-    STATE_LIMIT,
     WIDTH,
     Chunks,
     LiveModule,
     next_loss,
-    overflow,
     step_units,
 )
 
@@ -58,12 +56,6 @@ def test_chunks_group_rows():
 def test_step_units_are_mean_steps():
     values = torch.tensor([[1.0, 3, 0, 9], [5, 5, 5, 5]])
     assert step_units(values, torch.tensor([3, 4])).tolist() == [2.5, 1.0]
-
-
-def test_overflow_counts_what_is_beyond_the_limit():
-    """One of four cells is 2 above the limit, another 1 below its negative: (4 + 1) / 4."""
-    states = torch.tensor([[[STATE_LIMIT + 2, 0.0]]]), torch.tensor([[[-STATE_LIMIT - 1, STATE_LIMIT]]])
-    assert overflow(states) == pytest.approx(1.25)
 
 
 def test_next_loss_is_free_of_the_unit():
