@@ -79,10 +79,14 @@ class Network(Part):
 
 
 class Metric(Part):
-    """A measured figure beside its floor: what the named trivial method reaches in the same run."""
+    """A measured figure beside its floor: what the named trivial method reaches in the same run.
+
+    `seeds` holds the same figure of each model that was trained with one of the provenance's seeds, in their order.
+    """
 
     name: str
     value: float
+    seeds: tuple[float, ...] | None = None
     floor: float | None = None
     floor_method: str | None = None
 
@@ -94,10 +98,14 @@ class DataSource(Part):
 
 
 class Provenance(Part):
-    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values."""
+    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values.
+
+    `seed` is that of these weights, `seeds` those of all that were trained to tell how much a figure owes to the seed.
+    """
 
     command: str
     seed: int
+    seeds: tuple[int, ...] | None = None
     data: tuple[DataSource, ...]
     metrics: tuple[Metric, ...]
     parity_max_abs: float
@@ -105,6 +113,14 @@ class Provenance(Part):
     licence: str
     created: date
     tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _as_many_figures_as_seeds(self) -> Self:
+        for index, metric in enumerate(self.metrics):
+            if metric.seeds is not None and len(metric.seeds) != len(self.seeds or ()):
+                told = f"has {len(metric.seeds)} figures for {len(self.seeds or ())} seeds; each seed has one"
+                raise FieldError(f"metrics[{index}].seeds", told)
+        return self
 
 
 class Manifest(Part):

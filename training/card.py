@@ -5,7 +5,7 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest
+from service.contract import Manifest, Metric, Provenance
 from training.parity import BOUND, Parity
 from training.recipe import Release
 
@@ -31,6 +31,15 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def value_and_spread(metric: Metric, provenance: Provenance) -> str:
+    """Return the figure, with its smallest and largest over the seeds where there are several."""
+    value = f"{metric.value:.4g}"
+    if metric.seeds is None or provenance.seeds is None:
+        return value
+    seeds = ", ".join(map(str, provenance.seeds))
+    return f"{value} ({min(metric.seeds):.4g} to {max(metric.seeds):.4g} over seeds {seeds})"
+
+
 def _streaming(manifest: Manifest) -> str:
     if not manifest.streamable:
         return "It reads whole sequences and does not stream."
@@ -40,8 +49,8 @@ def _streaming(manifest: Manifest) -> str:
 def _figures(manifest: Manifest) -> str:
     assert manifest.provenance is not None
     rows = [
-        f"| {metric.name} | {metric.value:.4g} | {'' if metric.floor is None else f'{metric.floor:.4g}'} "
-        f"| {metric.floor_method or ''} |"
+        f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "
+        f"| {'' if metric.floor is None else f'{metric.floor:.4g}'} | {metric.floor_method or ''} |"
         for metric in manifest.provenance.metrics
     ]
     return "\n".join(["| figure | value | floor | floor is |", "|---|---|---|---|", *rows])

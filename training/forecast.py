@@ -1,4 +1,4 @@
-"""The recipe `forecast`: real and generated series in, a published forecaster out.
+"""The kind of recipe `forecast`: real and generated series in, a published forecaster out.
 
 It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series; those
@@ -11,6 +11,7 @@ from functools import partial
 
 import lightning
 import numpy as np
+from pydantic import Field
 
 from service import contract, tensors
 from training.data import find
@@ -24,7 +25,7 @@ from training.forecast_evaluation import (
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
 from training.forecast_training import ForecastModule, held_out_futures
-from training.recipe import Recipe, Release
+from training.recipe import Release, Table
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
@@ -48,6 +49,24 @@ FORECAST_LIMITS = (
 )
 
 
+class MixtureSettings(Table):
+    """What both kinds set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1 in them."""
+
+    windows: int = Field(ge=1)
+    weekly_share: float = Field(ge=0, le=1)
+    ett_share: float = Field(ge=0, le=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+class Settings(MixtureSettings):
+    """What a recipe of the kind `forecast` sets."""
+
+    decoder: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+
+
 def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
     """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
 
@@ -56,14 +75,15 @@ def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett
     return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
 
 
-def prepare_forecast(seed: int, epochs: int) -> ForecastModule:
+def prepare(settings: Settings, seed: int) -> ForecastModule:
     """Return a module on the data. Raises: DataError."""
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
     futures = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
     for start in range(ETT_VALIDATION.start, ETT_VALIDATION.stop - HORIZON + 1, VALIDATION_STRIDE):
         futures += [(channel[start - MAX_HISTORY : start], channel[start : start + HORIZON]) for channel in ett.T]
-    mixture = training_mixture(weekly, ett, weekly_share=0.45, ett_share=0.15)
-    return ForecastModule(mixture, held_out_futures(futures), seed)
+    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
+    network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
+    return ForecastModule(network, mixture, held_out_futures(futures), seed, settings.windows, settings.learning_rate)
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:
@@ -92,9 +112,9 @@ def forecast_servable(network: ForecastNetwork) -> Servable:
     )
 
 
-def measure_forecast(url: str) -> tuple[contract.Metric, ...]:
+def measure_forecast(model: str, url: str) -> tuple[contract.Metric, ...]:
     """Measure the served model on both test parts."""
-    forecast = partial(ask_forecast, url)
+    forecast = partial(ask_forecast, url, model)
     histories, futures = read_weekly(find(WEEKLY_TRAIN).path), read_weekly(find(WEEKLY_TEST).path)
     return *weekly_figures(histories, futures, forecast), *ett_figures(read_ett(find(ETT).path), forecast)
 
@@ -107,11 +127,11 @@ def ett_use() -> str:
     return parts + ", next 2,880 measured on, never trained on"
 
 
-def release_forecast(module: lightning.LightningModule) -> Release:
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError."""
     assert isinstance(module, ForecastModule)
     return Release(
-        name="forecast",
+        name=name,
         task="forecast",
         description=f"Forecasts the next {HORIZON} values of any series, as quantiles, from its history alone.",
         servable=forecast_servable(module.network),
@@ -125,19 +145,7 @@ def release_forecast(module: lightning.LightningModule) -> Release:
         ),
         licence=LICENCE,
         limits=LIMITS + FORECAST_LIMITS,
-        measure=measure_forecast,
+        measure=partial(measure_forecast, name),
         network=module.network.recurrent.network,
         forecast=contract.Forecast(min_history=MIN_HISTORY, max_history=MAX_HISTORY, horizon=HORIZON, quantiles=LEVELS),
     )
-
-
-FORECAST = Recipe(
-    name="forecast",
-    summary="quantiles of the next values of any series: a two-layer GRU on M4 weekly, ETTh1 and generated series",
-    epochs=45,
-    monitor="val_loss",
-    mode="min",
-    prepare=prepare_forecast,
-    release=release_forecast,
-    patience=10,
-)

@@ -28,10 +28,10 @@ Forecaster = Callable[[list[Values], int], Values]
 DAY = 24
 
 
-def ask_forecast(url: str, histories: list[Values], horizon: int) -> Values:
+def ask_forecast(url: str, model: str, histories: list[Values], horizon: int) -> Values:
     """Forecast by `POST /v1/forecast`. Shapes: as `Forecaster`."""
     series = [{"values": history.tolist()} for history in histories]
-    results = ask(url, "/v1/forecast", "series", series, horizon=horizon)
+    results = ask(url, "/v1/forecast", "series", series, model=model, horizon=horizon)
     by_level = [[result["quantiles"][f"{level:g}"] for level in LEVELS] for result in results]
     return np.array(by_level).transpose(0, 2, 1)
 

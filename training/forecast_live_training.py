@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.carried import OVERFLOW_WEIGHT, overflow
 from training.forecast_data import Mixture
+from training.forecast_live_calibration import HeldOut
 from training.forecast_live_network import LiveNetwork
 from training.forecast_training import ForecasterModule, pinball_loss
 
@@ -74,13 +75,19 @@ def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> T
 class LiveModule(ForecasterModule):
     """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
-    learning_rate = 3e-3
-
-    def __init__(self, mixture: Mixture, held_out: Chunks, seed: int, windows: int = 512) -> None:
-        """Validate on the streams of `held_out`."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = LiveNetwork()
+    def __init__(
+        self,
+        network: LiveNetwork,
+        mixture: Mixture,
+        held_out: Chunks,
+        calibration: HeldOut,
+        seed: int,
+        windows: int,
+        learning_rate: float,
+    ) -> None:
+        """Validate on the streams of `held_out`; `calibration` is for the finished network."""
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out, self.calibration = network, held_out, calibration
         self.carried: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -95,7 +102,8 @@ class LiveModule(ForecasterModule):
         return loss + OVERFLOW_WEIGHT * overflow(self.carried[-len(self.network.recurrent.states) :])
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
+        loss = self._loss(batch)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch

@@ -76,12 +76,10 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
 class ForecasterModule(lightning.LightningModule):
     """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
 
-    learning_rate: float
-
-    def __init__(self, mixture: Mixture, seed: int, windows: int) -> None:
-        """Draw `windows` windows an epoch from `mixture`."""
+    def __init__(self, mixture: Mixture, seed: int, windows: int, learning_rate: float) -> None:
+        """Draw `windows` windows an epoch from `mixture`; `learning_rate` is the highest."""
         super().__init__()
-        self.mixture, self.seed, self.windows = mixture, seed, windows
+        self.mixture, self.seed, self.windows, self.learning_rate = mixture, seed, windows, learning_rate
 
     def draw(self, width: int) -> tuple[Tensor, Tensor]:
         """Draw the current epoch's windows."""
@@ -98,13 +96,18 @@ class ForecasterModule(lightning.LightningModule):
 class ForecastModule(ForecasterModule):
     """Train `ForecastNetwork` on many anchors of each window; validate on futures held out."""
 
-    learning_rate = 2e-3
-
-    def __init__(self, mixture: Mixture, held_out: TensorDataset, seed: int, windows: int = 4096) -> None:
+    def __init__(
+        self,
+        network: ForecastNetwork,
+        mixture: Mixture,
+        held_out: TensorDataset,
+        seed: int,
+        windows: int,
+        learning_rate: float,
+    ) -> None:
         """Validate on `held_out`, as `held_out_futures` makes it."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = ForecastNetwork()
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out = network, held_out
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
@@ -123,7 +126,7 @@ class ForecastModule(ForecasterModule):
         values, lengths, future, known = batch
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(values), sync_dist=True)
 
 
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:
