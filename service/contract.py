@@ -27,6 +27,7 @@ MANIFEST_FILE = "manifest.json"
 Task = Literal["sentiment", "forecast", "step"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 Number = float | int
 
@@ -70,12 +71,14 @@ class Forecast(Part):
 
 
 class Network(Part):
-    """The recurrent stack, as facts for people and for the streaming check."""
+    """The recurrent stack, as facts for people and for the streaming check; `variants` are its departures from the
+    plain one."""
 
     cell: Literal["rnn", "lstm", "gru"]
     layers: Size
     hidden: Size
     bidirectional: bool
+    variants: tuple[Variant, ...] = ()
 
 
 class Metric(Part):
@@ -222,20 +225,19 @@ class Manifest(Part):
             raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
         if self.sequence.dtype != "float32":
             raise FieldError("inputs[0].dtype", "must be float32 for task 'forecast'")
-        self._check_batch_first()
-        horizon = self.forecast.horizon
-        expected = {
-            "mean": ("batch", horizon),
-            "quantiles": ("batch", horizon, len(self.forecast.quantiles)),
-        }
+        channels = self.sequence.sizes
+        self._check_batch_first(*channels)
+        mean = ("batch", self.forecast.horizon, *channels)
+        expected = {"mean": mean, "quantiles": (*mean, len(self.forecast.quantiles))}
         if {output.name: output.shape for output in self.outputs} != expected:
             shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
             raise FieldError("outputs", f"must be {shapes}")
 
-    def _check_batch_first(self) -> None:
-        if self.sequence.shape != ("batch", "time"):
+    def _check_batch_first(self, *sizes: int) -> None:
+        if self.sequence.shape != ("batch", "time", *sizes) or len(sizes) > 1:
+            due = "[batch, time] or [batch, time, channels]" if self.task == "forecast" else "[batch, time]"
             shape = list(self.sequence.shape)
-            raise FieldError("inputs[0].shape", f"is {shape}; it must be [batch, time] for task {self.task!r}")
+            raise FieldError("inputs[0].shape", f"is {shape}; it must be {due} for task {self.task!r}")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

@@ -5,9 +5,17 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest, Metric, Provenance
+from service.contract import Manifest, Metric, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
+
+VARIANTS: dict[Variant, str] = {
+    "relu": "ReLU",
+    "peepholes": "peepholes",
+    "reset_before": "the reset gate before the recurrent matrix",
+    "residual": "residual connections",
+    "learned_start": "a learned initial state",
+}
 
 
 def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
@@ -16,11 +24,12 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     network = release.network
     directions = "both directions" if network.bidirectional else "one direction"
     layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
+    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
     sections = [
         f"# {manifest.name} {manifest.version}",
         release.description,
-        f"Network: {layers} of {network.hidden} units, {directions}; ONNX opset {manifest.provenance.opset}, each "
-        f"layer one node. {_streaming(manifest)}",
+        f"Network: {layers} of {network.hidden} units, {directions}{variants and f', with {variants}'}; ONNX opset "
+        f"{manifest.provenance.opset}, each layer one node. {_streaming(manifest)}",
         "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + _figures(manifest),
         "## Data\n\n" + _data(manifest),
         "## Parity\n\n" + _parity(parity),

@@ -49,8 +49,16 @@ FORECAST_LIMITS = (
 )
 
 
+def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
+    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
+
+    Shapes: weekly a list of [time]; ett [time, 7].
+    """
+    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
+
+
 class MixtureSettings(Table):
-    """What both kinds set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1 in them."""
+    """What both kinds of forecaster set of their data: windows an epoch, and the shares of M4 weekly and of ETTh1."""
 
     windows: int = Field(ge=1)
     weekly_share: float = Field(ge=0, le=1)

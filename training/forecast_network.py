@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.forecast_metrics import LEVELS, MEDIAN
+from training.forecast_metrics import LEVELS
 from training.recurrent import Recurrent
 
 HORIZON = 48
@@ -33,10 +33,11 @@ SMALLEST_SCALE = 1e-30
 def rising(raw: Tensor) -> Tensor:
     """Make free numbers into quantiles that never cross: the median, and positive steps away from it.
 
-    Shapes: raw [..., 13]; returns [..., 13].
+    Shapes: raw [..., levels], as many levels below the median as above it; returns the same.
     """
-    median = raw[..., MEDIAN : MEDIAN + 1]
-    below, above = functional.softplus(raw[..., :MEDIAN]), functional.softplus(raw[..., MEDIAN + 1 :])
+    middle = raw.shape[-1] // 2
+    median = raw[..., middle : middle + 1]
+    below, above = functional.softplus(raw[..., :middle]), functional.softplus(raw[..., middle + 1 :])
     below = below.flip(-1).cumsum(-1).flip(-1)
     return torch.cat([median - below, median, median + above.cumsum(-1)], -1)
 

@@ -126,7 +126,7 @@ class ForecastModule(ForecasterModule):
         values, lengths, future, known = batch
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(values), sync_dist=True)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
 
 
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from service.errors import StartupError
-from training.processes import SeedEveryStep, SetWarnings, Shares, accelerator
+from training.processes import IgnoreHarmlessWarnings, SeedEveryStep, SharedData, accelerator
 from training.recipe import Recipe, Run
 
 BEST, LAST, RECIPE, LOG, TENSORBOARD = "best.ckpt", "last.ckpt", "recipe.json", "log", "tensorboard"
@@ -89,7 +89,7 @@ def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, processes: i
     if not (resume and _finished(folder, recipe.run)):
         trainer = _trainer(recipe.run, seed, processes, folder)
         with warnings.catch_warnings():
-            trainer.fit(module, datamodule=Shares(module), ckpt_path=folder / LAST if resume else None)
+            trainer.fit(module, datamodule=SharedData(module, seed), ckpt_path=folder / LAST if resume else None)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     figures = [part["best_model_score"] for part in best["callbacks"].values() if "best_model_score" in part]
@@ -103,7 +103,7 @@ def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Tra
         accelerator=accelerator(processes),
         devices=processes,
         strategy="ddp_spawn" if processes > 1 else "auto",
-        use_distributed_sampler=False,  # `Shares` divides each batch instead
+        use_distributed_sampler=False,  # `SharedData` divides each batch instead
         precision=run.precision,
         gradient_clip_val=run.gradient_norm,
         reload_dataloaders_every_n_epochs=1,  # a module draws or shuffles its data by epoch
@@ -111,7 +111,7 @@ def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Tra
         log_every_n_steps=1,
         logger=[CSVLogger(folder, name=LOG), TensorBoardLogger(folder, name=TENSORBOARD)],
         callbacks=[
-            SetWarnings(),
+            IgnoreHarmlessWarnings(),
             SeedEveryStep(seed),
             ModelCheckpoint(
                 folder, Path(BEST).stem, run.monitor, mode=run.mode, save_last=True, enable_version_counter=False

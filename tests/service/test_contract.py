@@ -129,6 +129,9 @@ BROKEN_FORECAST: list[tuple[Change, str, str]] = [
     (lambda m: m["forecast"].update(quantiles=[0.5, 0.1, 0.9]), "forecast", "must rise strictly"),
     (lambda m: m["forecast"].update(min_history=99), "forecast", "above max_history"),
     (lambda m: m["forecast"].update(horizon=5), "outputs", "mean ['batch', 5]"),
+    (lambda m: m["inputs"][0].update(shape=["batch", "time", 3]), "outputs", "mean ['batch', 4, 3]; quantiles"),
+    (lambda m: m["inputs"][0].update(shape=["batch", 3, "time"]), "inputs[0].shape", "or [batch, time, channels]"),
+    (lambda m: m["inputs"][0].update(shape=["batch", "time", 3, 1]), "inputs[0].shape", "or [batch, time, channels]"),
 ]
 
 

@@ -22,7 +22,7 @@ from training.recipe import Kind, Recipe, Release, Run, Table
 from training.recurrent import Recurrent
 
 MODEL = "echo"
-ROWS, TIME = 32, 6
+TIME = 6
 
 
 class Stack(nn.Module):
@@ -60,20 +60,21 @@ def servable_stack(recurrent: Recurrent, features: int) -> Servable:
 class Echo(lightning.LightningModule):
     """Learn to give each number back."""
 
+    rows = 32
+
     def __init__(self, seed: int, layers: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.network = Stack(Recurrent("gru", 1, 1, layers=layers, dropout=dropout))
 
-    def _loader(self, seed: int) -> DataLoader[Any]:
-        numbers = torch.randn(ROWS, TIME, 1, generator=torch.Generator().manual_seed(seed))
-        return DataLoader(TensorDataset(numbers), batch_size=8)
+    def _numbers(self, seed: int) -> TensorDataset:
+        return TensorDataset(torch.randn(self.rows, TIME, 1, generator=torch.Generator().manual_seed(seed)))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.current_epoch)
+        return DataLoader(self._numbers(self.current_epoch), batch_size=8, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(10_000)
+        return DataLoader(self._numbers(10_000), batch_size=8)
 
     def _loss(self, numbers: Tensor) -> Tensor:
         lengths = torch.full((len(numbers),), TIME, dtype=torch.int32)
@@ -85,7 +86,7 @@ class Echo(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("val_loss", self._loss(batch[0]), sync_dist=True)
+        self.log("val_loss", self._loss(batch[0]))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=0.05)
