@@ -137,7 +137,7 @@ class CharModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         loss = self._loss(batch)
-        self.log("val_loss", loss, prog_bar=True, batch_size=batch[0].numel(), sync_dist=True)
+        self.log("val_loss", loss, prog_bar=True, batch_size=batch[0].numel())
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Return the mean nats per character."""

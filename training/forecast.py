@@ -1,4 +1,4 @@
-"""The kind of recipe `forecast`: real and generated series in, a published forecaster out.
+"""The recipe `forecast`: real and generated series in, a published forecaster out.
 
 It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated series; those
@@ -73,14 +73,6 @@ class Settings(MixtureSettings):
 
     decoder: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
-
-
-def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
-    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
-
-    Shapes: weekly a list of [time]; ett [time, 7].
-    """
-    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
 
 
 def prepare(settings: Settings, seed: int) -> ForecastModule:

@@ -103,7 +103,7 @@ class LiveModule(ForecasterModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         loss = self._loss(batch)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]))
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch

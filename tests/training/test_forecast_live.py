@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.publish import publish
-from training.recipe import Recipe
 from training.runs import fit
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
