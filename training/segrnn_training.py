@@ -23,6 +23,7 @@ from torchmetrics import MeanSquaredError
 
 from training.conformal import conformal_offsets
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values
+from training.forecast_training import pinball_loss
 from training.recipe import Table
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
@@ -75,13 +76,6 @@ def step_weights(known: Tensor) -> Tensor:
     return cast(Tensor, weights * (step < known[:, None]))
 
 
-def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss over `LEVELS`. Shapes: actual [...]; quantiles [..., levels]; returns [...]."""
-    levels = torch.tensor(LEVELS, device=actual.device)
-    error = actual[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
-
-
 class SegRNNModule(lightning.LightningModule):
     """Train `SegRNNNetwork` on the training part of ETTh1; validate on its validation part by all horizons."""
 
@@ -117,7 +111,7 @@ class SegRNNModule(lightning.LightningModule):
         loss = (functional.huber_loss(mean, actual, reduction="none").mean(2) * weights).sum(1).mean()
         taught = slice(QUANTILE_ROWS)
         quantiles = self.network.quantiles_of(decoded[taught].detach()).float() / swell[taught, ..., None]
-        missed = (pinball_loss(actual[taught], quantiles).mean(2) * weights[taught]).sum(1).mean()
+        missed = (pinball_loss(actual[taught], quantiles, LEVELS).mean(2) * weights[taught]).sum(1).mean()
         self.log_dict({"train_loss": loss, "train_pinball": missed}, prog_bar=True, batch_size=len(history))
         return loss + missed
 
