@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics import MeanSquaredError
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from training.conformal import conformal_offsets
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values
@@ -73,7 +73,7 @@ def step_weights(known: Tensor) -> Tensor:
     """
     step = torch.arange(HORIZON, device=known.device)
     weights = sum((step < horizon).float() / horizon for horizon in HORIZONS) / len(HORIZONS)
-    return cast(Tensor, weights * (step < known[:, None]))
+    return weights * (step < known[:, None])
 
 
 class SegRNNModule(lightning.LightningModule):
@@ -84,9 +84,10 @@ class SegRNNModule(lightning.LightningModule):
         super().__init__()
         self.ett, self.settings, self.seed = ett, settings, seed
         self.network = SegRNNNetwork(ett[ETT_TRAIN].std(axis=0).tolist(), settings.hidden, settings.dropout)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False)
-        self.errors = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
+        self.squared = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
+        self.absolute = nn.ModuleList(MeanAbsoluteError() for _ in HORIZONS)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
@@ -126,16 +127,19 @@ class SegRNNModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         history, actual, known = self.scaled(batch)
         mean = self.averaged.mean_of(self.averaged.decoded(history)).float()
-        for horizon, error in zip(HORIZONS, self.errors, strict=True):
+        for horizon, squared, absolute in zip(HORIZONS, self.squared, self.absolute, strict=True):
             whole = known >= horizon
-            error(mean[whole, :horizon], actual[whole, :horizon])
+            squared(mean[whole, :horizon], actual[whole, :horizon])
+            absolute(mean[whole, :horizon], actual[whole, :horizon])
 
     def on_validation_epoch_end(self) -> None:
-        errors = [cast(MeanSquaredError, error).compute() for error in self.errors]
-        by_horizon = {f"val_mse_{horizon}": error for horizon, error in zip(HORIZONS, errors, strict=True)}
-        self.log_dict({**by_horizon, "val_mse": torch.stack(errors).mean()}, prog_bar=True, sync_dist=True)
-        for error in self.errors:
-            cast(MeanSquaredError, error).reset()
+        """Log every horizon's errors, and their means over the horizons."""
+        for name, errors in (("val_mse", self.squared), ("val_mae", self.absolute)):
+            values = [cast(Metric, error).compute() for error in errors]
+            figures = {f"{name}_{horizon}": value for horizon, value in zip(HORIZONS, values, strict=True)}
+            self.log_dict({**figures, name: torch.stack(values).mean()}, prog_bar=True, sync_dist=True)
+            for error in errors:
+                cast(Metric, error).reset()
 
     def scaled(self, batch: Batch) -> Batch:
         """Write a batch in standard deviations above each history's last value. Shapes: as the batch."""
