@@ -10,6 +10,7 @@ Invariant: a loss is free of the series' unit, and a value beyond a row's length
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -27,14 +28,14 @@ WARM_UP = 0.05  # of the run, to the highest learning rate
 OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
 
 
-def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss over `LEVELS`; the tensor twin of `forecast_metrics.pinball`.
+def pinball_loss(actual: Tensor, quantiles: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
+    """Average the pinball loss over the levels; the tensor twin of `forecast_metrics.pinball`.
 
-    Shapes: actual [...]; quantiles [..., 13]; returns [...].
+    Shapes: actual [...]; quantiles [..., levels]; returns [...].
     """
-    levels = torch.tensor(LEVELS, device=actual.device)
+    level = torch.tensor(levels, device=actual.device)
     error = actual[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return torch.maximum(level * error, (level - 1) * error).mean(-1)
 
 
 def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor) -> Tensor:
