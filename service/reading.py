@@ -161,7 +161,8 @@ def _check_inputs(file: Path, inputs: Sequence[Node], rest: Sequence[Node]) -> N
             file,
             "states",
             f"the graph has no state: it takes {', '.join(n.name for n in rest) or 'no sequence'} and begins anew with "
-            "each run; export it with its states (h, c and the like) as inputs and outputs",
+            "each run; export it with its states (h, c and the like) as inputs and outputs. A classifier or forecaster "
+            "has none: write its manifest by hand, as docs/manifest.md says for its task",
         )
     if len(long := [node for node in rest if len(free_axes(node)) > 1]) > 1:
         message = (

@@ -16,7 +16,15 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training import charlm, charlm_training, forecast, forecast_live, sentiment
+from training import (
+    charlm,
+    charlm_training,
+    forecast,
+    forecast_live,
+    segrnn,
+    segrnn_training,
+    sentiment,
+)
 from training.recipe import Kind, Recipe, Run, Table
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -27,6 +35,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "charlm": Kind(charlm_training.Settings, charlm.prepare, charlm.release),
     "forecast": Kind(forecast.Settings, forecast.prepare, forecast.release),
     "forecast-live": Kind(forecast_live.Settings, forecast_live.prepare, forecast_live.release),
+    "segrnn": Kind(segrnn_training.Settings, segrnn.prepare, segrnn.release),
 }
 T = TypeVar("T", bound=Table)
 

@@ -88,7 +88,5 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         limits=LIMITS,
         measure=partial(measure, name),
         network=module.averaged.recurrent.network,
-        forecast=contract.Forecast(
-            min_history=LOOKBACK, max_history=LOOKBACK, horizon=HORIZON, quantiles=LEVELS
-        ),
+        forecast=contract.Forecast(min_history=LOOKBACK, max_history=LOOKBACK, horizon=HORIZON, quantiles=LEVELS),
     )

@@ -14,7 +14,7 @@ from typing import Any, cast
 import lightning
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,6 +23,7 @@ from torchmetrics import MeanSquaredError
 
 from training.conformal import conformal_offsets
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values
+from training.recipe import Table
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
 HORIZONS = (96, 192, 336, 720)  # those of the published table
@@ -31,18 +32,16 @@ CALIBRATION_STRIDE = 8  # hours between the windows that calibrate; neighbours s
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-class Settings(BaseModel):
-    """How the network is built and trained."""
+class Settings(Table):
+    """What a recipe says of the network and its training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hidden: int
-    dropout: float
-    batch: int
-    learning_rate: float
-    decay: float  # of the learning rate, each epoch after the first
-    swell: float  # spread of the logarithm of the factor that each channel of a window is multiplied by
-    average: float  # of the running average of the weights, what a step leaves of it
+    hidden: int = Field(ge=2)
+    dropout: float = Field(ge=0, lt=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    decay: float = Field(gt=0, le=1)
+    swell: float = Field(ge=0)
+    average: float = Field(ge=0, lt=1)
 
 
 class Windows(Dataset[Batch]):

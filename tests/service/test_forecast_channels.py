@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tiny
+import tiny_kinds
 from conftest import Server
 
 from service.client import Client
@@ -21,8 +22,9 @@ WINDOW = {"min_history": 8, "max_history": 8, "horizon": 4, "quantiles": [0.1, 0
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     tiny.forecast(models)
-    tiny.weather(models)
-    tiny.weather(models, name="window", lengths=None, forecast=WINDOW, inputs=[nameless()])
+    tiny_kinds.weather(models)
+    tiny_kinds.weather(models, name="window", lengths=None, forecast=WINDOW, inputs=[nameless()])
+    tiny_kinds.weather(models, name="calibrated", constants={"offsets": [-0.5, 2]})
     server = Server(models, tmp_path_factory.mktemp("state"))
     yield server
     server.stop()
@@ -52,11 +54,11 @@ def assert_same(ours: dict, theirs: dict) -> None:
 
 def test_an_answer_has_rows_of_the_channels_and_names_them_once(served: Server) -> None:
     (result,) = ask(served, ROWS, horizon=2)
-    assert result["channels"] == list(tiny.CHANNELS)
+    assert result["channels"] == list(tiny_kinds.CHANNELS)
     assert np.shape(result["mean"]) == (2, 3)
     assert {level: np.shape(rows) for level, rows in result["quantiles"].items()} == {"0.1": (2, 3), "0.9": (2, 3)}
     facts = served.client.get("/v1/models/weather").json()
-    assert facts["inputs"][0]["labels"] == list(tiny.CHANNELS)
+    assert facts["inputs"][0]["labels"] == list(tiny_kinds.CHANNELS)
 
 
 def test_channels_without_names_and_series_of_numbers_have_no_channels_to_tell(served: Server) -> None:
@@ -92,6 +94,13 @@ def test_quantiles_and_levels_choose_what_is_shown(served: Server) -> None:
         "/v1/forecast", {"model": "weather", "series": [{"values": ROWS}], "horizon": 1, "levels": [50]}
     )
     assert refused.json()["error"]["code"] == "quantile_unavailable"
+
+
+def test_offsets_in_the_manifest_move_each_quantile_of_every_channel(served: Server) -> None:
+    (plain,), (moved,) = (ask(served, ROWS, model=name) for name in ("weather", "calibrated"))
+    assert moved["mean"] == plain["mean"]
+    for level, offset in (("0.1", -0.5), ("0.9", 2)):
+        np.testing.assert_allclose(moved["quantiles"][level], np.add(plain["quantiles"][level], offset), atol=CLOSE)
 
 
 def test_timestamps_go_on_from_the_rows(served: Server) -> None:
@@ -197,5 +206,5 @@ def test_the_client_takes_and_gives_rows_as_arrays(served: Server) -> None:
     (due,) = ask(served, with_gaps((3, 1)), missing="linear")
     np.testing.assert_allclose(forecast.mean, due["mean"], atol=CLOSE)
     assert forecast.quantiles[0.9].shape == (4, 3)
-    assert forecast.channels == list(tiny.CHANNELS)
+    assert forecast.channels == list(tiny_kinds.CHANNELS)
     assert (numbers.mean.shape, numbers.channels) == ((2,), None)

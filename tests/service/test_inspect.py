@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import tiny
 import tiny_forms
+import tiny_kinds
 import torch
 from conftest import ROOT, ServerFactory
 from onnx import load, save_model
@@ -262,8 +263,8 @@ def test_outputs_that_cannot_answer_a_step_are_left_out_and_named(tmp_path: Path
     assert "outputs: loud is left out: its type is tensor(bool)" in ended.stderr
 
 
-def without_states(root: Path) -> Path:
-    return tiny.forecast(root)
+def calibrated(root: Path) -> Path:
+    return tiny_kinds.weather(root, constants={"offsets": [0, 0.5]})
 
 
 def fixed_batch(root: Path) -> Path:
@@ -321,7 +322,9 @@ def missing(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (without_states, "states: the graph has no state: it takes values"),
+        (tiny.forecast, "states: the graph has no state: it takes values"),
+        (tiny_kinds.weather, "A classifier or forecaster has none: write its manifest by hand"),
+        (calibrated, "states: the graph has no state: it takes values and begins anew"),
         (fixed_batch, "inputs: no axis is free in h [1, 1, 4] and c [1, 1, 4]: the graph was exported for one batch"),
         (
             fixed_time,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tiny
+import tiny_kinds
 from conftest import Server
 from streams import Stream
 
@@ -22,9 +23,9 @@ NUMBERS = np.random.default_rng(8).normal(size=12).astype(np.float32)
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
-    for write in (tiny.sentiment, tiny.spam, tiny.writer, tiny.watcher):
+    for write in (tiny.sentiment, tiny_kinds.spam, tiny_kinds.writer, tiny_kinds.watcher):
         write(models)
-    tiny.watcher(models, name="plain-watcher", constants={"offsets": [0, 0, 0]})
+    tiny_kinds.watcher(models, name="plain-watcher", constants={"offsets": [0, 0, 0]})
     server = Server(models, tmp_path_factory.mktemp("state"))
     yield server
     server.stop()
@@ -66,7 +67,7 @@ def test_every_character_is_a_step_white_space_and_newlines_too(served: Server) 
     result = step(served, "writer", text=TEXT)
     assert (result["tokens"], result["step"]) == (list(TEXT), len(TEXT))
     probabilities = np.array(result["outputs"]["probabilities"])
-    assert probabilities.shape == (len(TEXT), len(tiny.CHARACTERS))
+    assert probabilities.shape == (len(TEXT), len(tiny_kinds.CHARACTERS))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=CLOSE)
 
 
