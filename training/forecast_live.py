@@ -2,8 +2,8 @@
 
 It knows the data's split and how the network is trained, calibrated, described and measured. Invariant: weights come
 from M4 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated
-series; the first half of ETTh1's validation part and generated streams choose the checkpoint; the second half, and
-those last values, calibrate; test parts are read only to measure the finished model.
+series; the first half of ETTh1's validation part and generated streams choose the checkpoint, the second half
+calibrates; the test part is read only to measure the finished model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ WARM_UP = 512  # observations before those that calibrate
 CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
-    "The quantiles are calibrated on hourly and weekly series: their coverage on series unlike these may differ.",
+    "The quantiles are calibrated on ETTh1's hourly streams: on series unlike these their coverage may differ. Of M4 "
+    "weekly's values that were held out, the 80 % interval holds 84 %.",
     "An anomaly score says how far out, not whether anything is wrong: one in twenty ordinary observations is above 1.",
     "Values beyond 1e30 in size overflow float32 inside the graph.",
     f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
@@ -62,7 +63,7 @@ def prepare(settings: Settings, seed: int) -> LiveModule:
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
     mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
     network = LiveNetwork(settings.hidden, settings.layers)
-    held_out, rest = held_out_streams(ett), calibration_streams(weekly, ett)
+    held_out, rest = held_out_streams(ett), calibration_streams(ett)
     return LiveModule(network, mixture, held_out, rest, seed, settings.windows, settings.learning_rate)
 
 
@@ -78,15 +79,15 @@ def held_out_streams(ett: Values) -> Chunks:
     return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
 
-def calibration_streams(weekly: list[Values], ett: Values) -> HeldOut:
-    """Take the second half of ETTh1's validation part, and the end of each M4 weekly series that training leaves out.
+def calibration_streams(ett: Values) -> HeldOut:
+    """Take the second half of ETTh1's validation part, and somewhat before it to warm up.
 
-    Shapes: weekly a list of [time]; ett [time, 7].
+    M4 weekly's held-out values are no part of it: they lie in the intervals as learned more often than those say, and
+    would narrow them for streams, which do not.
+
+    Shapes: ett [time, 7].
     """
-    channels = list(ett[CALIBRATION.start - WARM_UP : CALIBRATION.stop].T)
-    hours = CALIBRATION.stop - CALIBRATION.start
-    weeks = [series[-HELD_OUT - WARM_UP :] for series in weekly]
-    return HeldOut(channels, [hours] * len(channels)) + HeldOut(weeks, [HELD_OUT] * len(weeks))
+    return HeldOut(ett[CALIBRATION.start - WARM_UP : CALIBRATION.stop].T, WARM_UP)
 
 
 def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
@@ -122,7 +123,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         "was in what had been predicted for it.",
         servable=live_servable(module.network, fit_offsets(module.network, module.calibration)),
         data=(
-            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values: they calibrated"),
+            find(WEEKLY_TRAIN).used_as(f"trained on, without each series' last {HELD_OUT} values"),
             find(ETT).used_as(
                 f"first {ETT_TRAIN.stop:,} rows trained on, next {CALIBRATION.start - ETT_TRAIN.stop:,} chose the "
                 f"checkpoint, next {CALIBRATION.stop - CALIBRATION.start:,} calibrated, next 2,880 measured on, never "
