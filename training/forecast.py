@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 
 from service import contract, tensors
+from training.conformal import OFFSETS
 from training.data import find
 from training.export import Array, Servable
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
@@ -24,11 +25,14 @@ from training.forecast_evaluation import (
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
 from training.forecast_training import ForecastModule, held_out_futures
+from training.generate import generate_series
+from training.generate_patterns import generate_patterns
 from training.recipe import Recipe, Release
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
-VALIDATION_STRIDE = 60  # hours between the ETTh1 futures that validate: as many as there are M4 weekly series
+GENERATED_FUTURES = 96  # that choose, and as many that calibrate: about as many steps as M4 weekly gives, twice
+GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on generated series"
@@ -58,12 +62,26 @@ def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett
 
 def prepare_forecast(seed: int, epochs: int) -> ForecastModule:
     """Return a module on the data. Raises: DataError."""
-    weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
-    futures = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
-    for start in range(ETT_VALIDATION.start, ETT_VALIDATION.stop - HORIZON + 1, VALIDATION_STRIDE):
-        futures += [(channel[start - MAX_HISTORY : start], channel[start : start + HORIZON]) for channel in ett.T]
-    mixture = training_mixture(weekly, ett, weekly_share=0.45, ett_share=0.15)
-    return ForecastModule(mixture, held_out_futures(futures), seed)
+    weekly = read_weekly(find(WEEKLY_TRAIN).path)
+    mixture = Mixture([series[:-HELD_OUT] for series in weekly], [], 0.35, 0.0, patterns_share=0.35)
+    ends = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
+    choosing, calibrating = (generated_futures(GENERATED_SEED + part) for part in (0, 1))
+    return ForecastModule(
+        mixture, held_out_futures(ends[::2] + choosing), held_out_futures(ends[1::2] + calibrating), seed
+    )
+
+
+def generated_futures(seed: int) -> list[tuple[Values, Values]]:
+    """Generate series of both kinds, and cut each into a history of any length and what follows it.
+
+    Shapes: returns a list of a history [time] and its future [48].
+    """
+    rng = np.random.default_rng(seed)
+    length = MAX_HISTORY + HORIZON
+    half = GENERATED_FUTURES // 2
+    series = np.concatenate([generate_series(seed, half, length), generate_patterns(seed, half, length)])
+    ends = MIN_HISTORY + ((MAX_HISTORY - MIN_HISTORY) * rng.random(len(series)) ** 0.5).astype(int)
+    return [(row[:end], row[end : end + HORIZON]) for row, end in zip(series, ends, strict=True)]
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:
@@ -77,8 +95,8 @@ def draw_walk(rng: np.random.Generator, length: int) -> Array:
     return np.cumsum(moves / np.sqrt(max(length, 1))).astype(np.float32)
 
 
-def forecast_servable(network: ForecastNetwork) -> Servable:
-    """Return the network with its signature."""
+def forecast_servable(network: ForecastNetwork, offsets: tuple[float, ...]) -> Servable:
+    """Return the network with its signature and its conformal offsets."""
     lengths = (1, MIN_HISTORY, SEGMENT, SEGMENT + 1, 100, MAX_HISTORY - 1, MAX_HISTORY)
     return Servable(
         network,
@@ -89,6 +107,7 @@ def forecast_servable(network: ForecastNetwork) -> Servable:
         ),
         draw_walk,
         row_lengths=lengths,
+        constants={OFFSETS: offsets},
     )
 
 

@@ -21,10 +21,12 @@ from training.forecast_data import Mixture, Values, pad
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
 
-ROWS = 64  # per batch
+ROWS = 32  # per batch
 ANCHORS = 12  # per window and step
 WARM_UP = 0.05  # of the run, to the highest learning rate
 OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
+LEAST_SPREAD = 0.03  # in scales: below it a series counts as exact, and its loss no more
+EARLY = 1.5  # power that brings anchors towards the beginning: users have short histories
 
 
 def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
@@ -37,17 +39,19 @@ def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
     return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
 
 
-def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor) -> Tensor:
+def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
     """Average the scaled pinball loss over what is known of each anchor's future.
 
-    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less.
+    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less; one whose history
+    repeats itself closely weighs more, or its small errors would not be learned from.
 
     Shapes: future and known (1 where a value stands) [batch, anchors, 48]; the rest as `ForecastNetwork.at` returns.
     Units: scales.
     """
     actual = (future - level[..., None]) / scale[..., None]
     distance = (actual.abs() * known).sum(2) / known.sum(2).clamp(min=1)
-    weight = known / (1 + distance / OUTLYING)[..., None]
+    exactness = spread.detach().clamp(LEAST_SPREAD, 1).rsqrt()
+    weight = known * (exactness / (1 + distance / OUTLYING))[..., None]
     return (pinball_loss(actual, scaled) * weight).sum() / known.sum().clamp(min=1)
 
 
@@ -57,7 +61,7 @@ def draw_anchors(lengths: Tensor) -> Tensor:
     Shapes: lengths [batch]; returns [batch, ANCHORS] int64.
     """
     count = (segments(lengths.long()) - 1).clamp(min=1)[:, None]
-    return (torch.rand(len(lengths), ANCHORS, device=lengths.device) * count).long()
+    return (torch.rand(len(lengths), ANCHORS, device=lengths.device) ** EARLY * count).long()
 
 
 def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,10 +104,12 @@ class ForecastModule(ForecasterModule):
 
     learning_rate = 2e-3
 
-    def __init__(self, mixture: Mixture, held_out: TensorDataset, seed: int, windows: int = 4096) -> None:
-        """Validate on `held_out`, as `held_out_futures` makes it."""
+    def __init__(
+        self, mixture: Mixture, held_out: TensorDataset, calibration: TensorDataset, seed: int, windows: int = 2048
+    ) -> None:
+        """Validate on `held_out`, and keep `calibration` for the finished network, both as `held_out_futures` makes."""
         super().__init__(mixture, seed, windows)
-        self.held_out = held_out
+        self.held_out, self.calibration = held_out, calibration
         self.network = ForecastNetwork()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
