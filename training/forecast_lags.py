@@ -20,6 +20,7 @@ LAGS: tuple[int, ...] = (*range(1, 129), *range(130, 193, 2), *range(196, 257, 4
 GROWING = 64  # first lags of the bank whose regression is continued; it costs the most
 RECENT = 4  # segments of the error that forgets
 SMALLEST_VARIANCE = 1e-6  # in squared scales: float32 sums do not tell less from nothing
+RIDGE = 1e-2  # in squared scales: of a history at rest no slope is to be read
 LARGEST_GROWTH = 4.0  # of a regression over the whole horizon
 
 
@@ -56,10 +57,12 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
         later, earlier = total.between(start, end), total.between(start - lags, end - lags)
         return ((later - earlier) / (end - start).clamp(min=1)).float()
 
-    # Sums are taken about the whole row's drift: about zero, a steep line would leave nothing but rounding.
+    # Sums are taken about the whole row's means: about zero, a steep line would leave nothing but rounding.
     stop = segments[:, None, None] * segment
-    usual = mean_change(torch.minimum(begin + lags, stop), stop)
-    squares, products = _sums(series, first, usual[:, 0], lags, segment)
+    whole = torch.minimum(begin + lags, stop)
+    usual = mean_change(whole, stop)
+    middle = (total.between(begin, stop - (whole - begin)) / (stop - whole).clamp(min=1)).float()
+    squares, products = _sums(series, first, usual[:, 0], middle[:, 0], lags, segment)
     start = torch.minimum(begin + lags, end)
     count = pairs.clamp(min=1).float()
     drift = mean_change(start, end)
@@ -67,10 +70,10 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     mean = total.between(begin, begin + pairs) / count
     spread = (total_square.between(begin, begin + pairs) / count - mean.square()).float().clamp(min=0)
     mean = mean.float()
-    together = _at(products, anchors) / count - unusual * mean
+    together = _at(products, anchors) / count - unusual * (mean - middle)
     drift_error = (_at(squares, anchors) / count - unusual.square()).clamp(min=0)
     largest = LARGEST_GROWTH ** (lags / horizon).clamp(max=1)
-    beyond_one = together / spread.clamp(min=1e-6)
+    beyond_one = together / (spread + RIDGE)
     beyond_one = torch.minimum(beyond_one.clamp(min=-1), largest - 1)
     slope_error = drift_error - 2 * beyond_one * together + beyond_one.square() * spread
 
@@ -91,12 +94,14 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     )
 
 
-def _sums(series: Tensor, first: Tensor, usual: Tensor, lags: Tensor, segment: int) -> tuple[Tensor, Tensor]:
-    """Sum squared changes less usual ones, and these times what changed, up to the end of each segment.
+def _sums(
+    series: Tensor, first: Tensor, usual: Tensor, middle: Tensor, lags: Tensor, segment: int
+) -> tuple[Tensor, Tensor]:
+    """Sum squared changes less usual ones, and these times what changed less its middle, up to each segment's end.
 
     The batch stands last until they are summed, so that looking back copies whole rows.
 
-    Shapes: usual [batch, lags]; returns two of [batch, segments, lags].
+    Shapes: usual and middle [batch, lags]; returns two of [batch, segments, lags].
     """
     batch, time = series.shape
     back = torch.arange(time, device=series.device)[:, None] - lags
@@ -106,7 +111,7 @@ def _sums(series: Tensor, first: Tensor, usual: Tensor, lags: Tensor, segment: i
     change = (steps[:, None] - earlier - usual.T) * inside
     shape = (time // segment, segment, len(LAGS), batch)
     squares = (change * change).view(shape).sum(1)
-    products = (change * earlier).view(shape).sum(1)
+    products = (change * (earlier - middle.T)).view(shape).sum(1)
     return squares.cumsum(0).permute(2, 0, 1), products.cumsum(0).permute(2, 0, 1)
 
 
