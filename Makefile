@@ -38,8 +38,8 @@ fix: $(VENV)/.development  ## let ruff repair and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train-%: $(VENV)/.development  ## train, verify and publish a model: sentiment, sentiment-live, forecast, forecast-live
-	$(BIN)/python -m training train $*
+train-%: $(VENV)/.development  ## train, verify and publish a model, of training/recipes/ (TRAIN_ARGS: --seeds 0,1,2 --resume)
+	$(BIN)/python -m training train $* $(TRAIN_ARGS)
 
 bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 7 minutes)
 	$(BIN)/python -m loadtests.bench

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
 from service.tensors import FieldError, Part, Size, State, Tensor
@@ -27,7 +27,20 @@ MANIFEST_FILE = "manifest.json"
 Task = Literal["sentiment", "forecast", "step"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
+Number = float | int
+
+
+def _number_or_numbers(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else [value]
+    real = [isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < math.inf for one in given]
+    if not given or not all(real):
+        raise ValueError("must be one finite number, or a list of finite numbers")
+    return value
+
+
+Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
 
 
 class Text(Part):
@@ -58,19 +71,25 @@ class Forecast(Part):
 
 
 class Network(Part):
-    """The recurrent stack, as facts for people and for the streaming check."""
+    """The recurrent stack, as facts for people and for the streaming check; `variants` are its departures from the
+    plain one."""
 
     cell: Literal["rnn", "lstm", "gru"]
     layers: Size
     hidden: Size
     bidirectional: bool
+    variants: tuple[Variant, ...] = ()
 
 
 class Metric(Part):
-    """A measured figure beside its floor: what the named trivial method reaches in the same run."""
+    """A measured figure beside its floor: what the named trivial method reaches in the same run.
+
+    `seeds` holds the same figure of each model that was trained with one of the provenance's seeds, in their order.
+    """
 
     name: str
     value: float
+    seeds: tuple[float, ...] | None = None
     floor: float | None = None
     floor_method: str | None = None
 
@@ -82,10 +101,14 @@ class DataSource(Part):
 
 
 class Provenance(Part):
-    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values."""
+    """Where the weights come from. Units: parity_max_abs is an absolute difference of output values.
+
+    `seed` is that of these weights, `seeds` those of all that were trained to tell how much a figure owes to the seed.
+    """
 
     command: str
     seed: int
+    seeds: tuple[int, ...] | None = None
     data: tuple[DataSource, ...]
     metrics: tuple[Metric, ...]
     parity_max_abs: float
@@ -93,6 +116,14 @@ class Provenance(Part):
     licence: str
     created: date
     tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _as_many_figures_as_seeds(self) -> Self:
+        for index, metric in enumerate(self.metrics):
+            if metric.seeds is not None and len(metric.seeds) != len(self.seeds or ()):
+                told = f"has {len(metric.seeds)} figures for {len(self.seeds or ())} seeds; each seed has one"
+                raise FieldError(f"metrics[{index}].seeds", told)
+        return self
 
 
 class Manifest(Part):
@@ -108,7 +139,7 @@ class Manifest(Part):
     inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
-    constants: dict[str, float | int] = Field(default_factory=dict)
+    constants: dict[str, Constant] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
     text: Text | None = None
@@ -194,20 +225,19 @@ class Manifest(Part):
             raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
         if self.sequence.dtype != "float32":
             raise FieldError("inputs[0].dtype", "must be float32 for task 'forecast'")
-        self._check_batch_first()
-        horizon = self.forecast.horizon
-        expected = {
-            "mean": ("batch", horizon),
-            "quantiles": ("batch", horizon, len(self.forecast.quantiles)),
-        }
+        channels = self.sequence.sizes
+        self._check_batch_first(*channels)
+        mean = ("batch", self.forecast.horizon, *channels)
+        expected = {"mean": mean, "quantiles": (*mean, len(self.forecast.quantiles))}
         if {output.name: output.shape for output in self.outputs} != expected:
             shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
             raise FieldError("outputs", f"must be {shapes}")
 
-    def _check_batch_first(self) -> None:
-        if self.sequence.shape != ("batch", "time"):
+    def _check_batch_first(self, *sizes: int) -> None:
+        if self.sequence.shape != ("batch", "time", *sizes) or len(sizes) > 1:
+            due = "[batch, time] or [batch, time, channels]" if self.task == "forecast" else "[batch, time]"
             shape = list(self.sequence.shape)
-            raise FieldError("inputs[0].shape", f"is {shape}; it must be [batch, time] for task {self.task!r}")
+            raise FieldError("inputs[0].shape", f"is {shape}; it must be {due} for task {self.task!r}")
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

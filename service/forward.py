@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract import Manifest
+from service.contract import Constant, Manifest
 from service.errors import ManifestError, StateInvalid
 from service.runtime import Array, Node, Session
 from service.state.token import INVALID
@@ -163,5 +163,5 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-def _filled(node: Node, value: float) -> Array:
+def _filled(node: Node, value: Constant) -> Array:
     return np.full([size for size in node.shape if isinstance(size, int)], value, node.dtype)

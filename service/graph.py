@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.contract import Manifest
+from service.contract import Constant, Manifest
 from service.errors import ManifestError
 from service.runtime import Node, Session
 from service.tensors import DTYPE_BYTES, fits
@@ -40,15 +40,25 @@ def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
     for name, value in manifest.constants.items():
         if name not in given:
             raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
-        node = given[name]
-        if node.dtype not in DTYPE_BYTES or not all(isinstance(size, int) for size in node.shape):
-            message = f"the graph has {node.dtype} {list(node.shape)}; a constant is {_TYPES} of fixed shape"
-            raise ManifestError(file, f"constants.{name}", message)
-        if not fits(value, node.dtype):
-            raise ManifestError(file, f"constants.{name}", f"{value} is declared, but the graph takes {node.dtype}")
+        _check_constant(file, f"constants.{name}", given[name], value)
     unfed = set(given) - {name for _, name, _, _ in inputs} - set(manifest.constants)
     if unfed:
         raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
+
+
+def _check_constant(file: Path, field: str, node: Node, value: Constant) -> None:
+    """Compare one constant: one number for all entries of a tensor of fixed shape, or a list of those of a vector."""
+    shape = list(node.shape)
+    if node.dtype not in DTYPE_BYTES or not all(isinstance(size, int) for size in shape):
+        raise ManifestError(file, field, f"the graph has {node.dtype} {shape}; a constant is {_TYPES} of fixed shape")
+    if isinstance(value, tuple) and shape != [len(value)]:
+        takes = f"a list of {shape[0]} numbers" if len(shape) == 1 else "one number"
+        message = f"a list of {len(value)} is declared, but the graph has {node.dtype} {shape}; give {takes}"
+        raise ManifestError(file, field, message)
+    for place, number in enumerate(value) if isinstance(value, tuple) else [(None, value)]:
+        if not fits(number, node.dtype):
+            named = field if place is None else f"{field}[{place}]"
+            raise ManifestError(file, named, f"{number} is declared, but the graph takes {node.dtype}")
 
 
 def _check_tensor(

@@ -23,7 +23,7 @@ from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.reading import STAND_IN, Reading, Shape, find_readings, free_axes, likeness, listed, told
 from service.repository import load_model
-from service.runtime import Session
+from service.runtime import Node, Session
 from service.settings import Settings
 
 SPLIT = re.compile(r"\n *")
@@ -104,7 +104,7 @@ def _manifest(file: Path, session: Session, name: str, reading: Reading, doubts:
         "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
         "outputs": [_tensor(output, dtypes, reading.made) for output in reading.outputs],
         "lengths": roles.lengths,
-        "constants": dict.fromkeys(roles.constants, STAND_IN),
+        "constants": {node.name: _stand_in(node) for node in roles.constants},
         "states": [
             {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
             for given, output in reading.pairs
@@ -122,6 +122,11 @@ def _tensor(name: str, dtypes: Mapping[str, str], shapes: Mapping[str, Shape]) -
     return {"name": name, "dtype": dtypes[name], "shape": shapes[name]}
 
 
+def _stand_in(node: Node) -> int | list[int]:
+    (size,) = (size for size in node.shape or (1,) if isinstance(size, int))  # the axis of a constant is fixed
+    return STAND_IN if size == 1 else [STAND_IN] * size
+
+
 def _try(file: Path, manifest: Manifest, settings: Settings) -> ManifestError | None:
     """Load and probe the model as the service would."""
     with tempfile.TemporaryDirectory() as folder:
@@ -137,9 +142,13 @@ def _try(file: Path, manifest: Manifest, settings: Settings) -> ManifestError | 
 def _doubts(session: Session, reading: Reading) -> list[str]:
     roles, shapes = reading.roles, reading.roles.shapes
     sequence, outputs = roles.sequence, reading.outputs
-    doubts = [
-        f"constants.{name}: the value is not in the graph; {STAND_IN} stands in for it" for name in roles.constants
-    ]
+    doubts = []
+    for node in roles.constants:
+        value = _stand_in(node)
+        absent = f"the value is not in the graph; {STAND_IN} stands in for it"
+        if isinstance(value, list):
+            absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
+        doubts.append(f"constants.{node.name}: {absent}")
     if sequence.dtype == "float32":
         doubts.append(f"inputs[0]: what the values of {sequence.name} are, their order, units and scaling")
     else:

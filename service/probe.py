@@ -25,7 +25,11 @@ def probe(engine: Engine) -> None:
     an answer, or when a streamable model's chunks do not add up to the whole.
     """
     manifest, file = engine.manifest, engine.model.file
-    lengths = LENGTHS if manifest.forecast is None else tuple(manifest.forecast.min_history + n for n in LENGTHS)
+    lengths = LENGTHS
+    if manifest.forecast is not None:
+        shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
+        longest = min(longest, shortest + LENGTHS[0])
+        lengths = longest, max(shortest, longest - 1)
     if manifest.lengths is None and manifest.sequence.has_time:
         lengths = lengths[:1] * 2
     rows = sample(engine, lengths)

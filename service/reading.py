@@ -39,7 +39,7 @@ class Roles:
 
     sequence: Node
     lengths: str | None
-    constants: tuple[str, ...]
+    constants: tuple[Node, ...]
     states: tuple[Node, ...]
     shapes: Mapping[str, Shape]
 
@@ -120,9 +120,10 @@ def _roles(file: Path, session: Session) -> Iterator[Roles]:
     Raises: ManifestError when they can be nothing that Baton feeds.
     """
     returned = {(node.dtype, node.shape) for node in session.outputs}
-    constants = [n for n in session.inputs if n.shape in ((), (1,)) and (n.dtype, n.shape) not in returned]
+    fixed = [node for node in session.inputs if len(node.shape) < 2 and not free_axes(node)]
+    constants = [node for node in fixed if (node.dtype, node.shape) not in returned]
     lengths = [n for n in session.inputs if n.dtype != "float32" and len(n.shape) == 1 and "len" in n.name.lower()]
-    rest = [node for node in session.inputs if node not in constants and node not in lengths]
+    rest = [node for node in session.inputs if node not in constants and node not in lengths] or session.inputs
     _check_inputs(file, session.inputs, rest)
     for sequence in _sequences(file, rest):
         states = tuple(node for node in rest if node is not sequence)
@@ -132,7 +133,7 @@ def _roles(file: Path, session: Session) -> Iterator[Roles]:
             yield Roles(
                 sequence,
                 lengths[0].name if lengths else None,
-                tuple(node.name for node in constants),
+                tuple(constants),
                 states,
                 {**shapes, sequence.name: _named(sequence, axes)},
             )
@@ -160,7 +161,8 @@ def _check_inputs(file: Path, inputs: Sequence[Node], rest: Sequence[Node]) -> N
             file,
             "states",
             f"the graph has no state: it takes {', '.join(n.name for n in rest) or 'no sequence'} and begins anew with "
-            "each run; export it with its states (h, c and the like) as inputs and outputs",
+            "each run; export it with its states (h, c and the like) as inputs and outputs. A classifier or forecaster "
+            "has none: write its manifest by hand, as docs/manifest.md says for its task",
         )
     if len(long := [node for node in rest if len(free_axes(node)) > 1]) > 1:
         message = (
@@ -222,8 +224,8 @@ def _measure(session: Session, roles: Roles) -> dict[str, Shape]:
         }
         if roles.lengths is not None:
             feeds[roles.lengths] += sizes["time"]
-        for name in roles.constants:
-            feeds[name] += STAND_IN
+        for node in roles.constants:
+            feeds[node.name] += STAND_IN
         runs.append([tensor.shape for tensor in session.run(names, feeds)])
     kinds = {tuple(sizes[axis] for sizes in SIZES): axis for axis in SIZES[0]}
     made = {}

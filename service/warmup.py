@@ -26,11 +26,11 @@ def warm(engine: Engine, settings: Settings) -> None:
         longest = manifest.text.max_length
     if manifest.forecast is not None:
         shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
-    largest = (longest, max(shortest, cells // WINDOW)) if manifest.sequence.has_time else (1,)
+    largest = (longest, min(longest, max(shortest, cells // WINDOW))) if manifest.sequence.has_time else (1,)
     for steps in largest:
         rows = max(1, min(WINDOW, cells // steps))
         engine.run(sample(engine, [steps] * rows))
-    steps = max(shortest, STEPS)
+    steps = min(longest, max(shortest, STEPS))
     one, many = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
     row_s = max(many - one, 1e-9) / (ROWS - 1)
     engine.batcher.calibrate(overhead_rows=max(0.0, one / row_s - 1), overhead_cells=RUN_S / row_s * steps)

@@ -26,7 +26,8 @@ from service.errors import (
 MOST_ID_CHARS = 128
 MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
 MOST_ERRORS = 20_000  # listing them costs about 10 us each
-UNION_TAGS = {"<text>", "<object>"}  # pydantic puts the tag of a union's branch into an error's location
+NUMBERS, ROWS = "<numbers>", "<rows>"
+UNION_TAGS = {"<text>", "<object>", NUMBERS, ROWS}  # pydantic puts the tag of a union's branch into an error's location
 
 
 class Strict(BaseModel):
@@ -108,7 +109,9 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
         location = error["loc"]
         if len(location) < 2 or location[0] != kind.items_field or not isinstance(location[1], int):
             raise _explain(error)
-        by_item.setdefault(location[1], error)
+        kept = by_item.setdefault(location[1], error)
+        if _read_further(error, kept):
+            by_item[location[1]] = error
     raw = from_json(body)
     items = raw[kind.items_field]
     raw[kind.items_field] = [item for index, item in enumerate(items) if index not in by_item]
@@ -116,10 +119,22 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
     return kind.model_validate_json(to_json(raw)), rejected
 
 
+def _read_further(error: ErrorDetails, other: ErrorDetails) -> bool:
+    """Return whether `error` is of rows that read on where `other` is of numbers: rows are then what was meant."""
+    place, other_place = error["loc"], other["loc"]
+    if ROWS not in place or NUMBERS not in other_place:
+        return False
+    tag = place.index(ROWS)
+    return other_place[:tag] == place[:tag] and other_place[tag + 1 :] < place[tag + 1 :]
+
+
 def _explain(error: ErrorDetails) -> RequestError:
     field = field_path(tuple(part for part in error["loc"] if part not in UNION_TAGS)) or None
     if error["type"] == "json_invalid":
         return MalformedJson(error["msg"])
+    if _mixes_rows(error):
+        message = f"{error['msg']}, as those before it: all are numbers, or all are rows of numbers"
+        return InvalidRequest(message, field=field)
     if error["type"] == "finite_number":
         return NotFinite(f"{field} is not a finite number", field=field)
     if error["type"] == "bytes_invalid_encoding":  # state tokens are the only bytes in a request
@@ -131,6 +146,13 @@ def _explain(error: ErrorDetails) -> RequestError:
     if error["type"] == "missing":
         return InvalidRequest(f"{field} is missing", field=field)
     return InvalidRequest(error["msg"], field=field)
+
+
+def _mixes_rows(error: ErrorDetails) -> bool:
+    """Return whether a list of numbers goes on with a row, or one of rows with something else."""
+    *_, branch, place = (None, None, *error["loc"])
+    row = isinstance(error["input"], list)
+    return place != 0 and (branch == ROWS or (branch == NUMBERS and row))
 
 
 def _id_of(item: object) -> str | None:

@@ -26,7 +26,7 @@ LAYERS = (
     {"service.engine"},
     {"service.engines", "service.probe"},
     {"service.sessions", "service.warmup", "service.inspection"},
-    {"service.call", "service.steps", "service.loading"},
+    {"service.call", "service.steps", "service.history", "service.loading"},
     {"service.frames", "service.http"},
     {"service.items"},
     {

@@ -57,7 +57,7 @@ def test_a_committed_model_is_small_and_says_where_it_comes_from(directory: Path
     assert all(source["sha256"] for source in provenance["data"] if not source["name"].startswith("generated"))
     assert any(metric["floor"] is not None for metric in provenance["metrics"])
     card = (directory / "card.md").read_text()
-    assert all(f"| {metric['value']:.4g} |" in card for metric in provenance["metrics"])
+    assert all(f"| {metric['name']} | {metric['value']:.4g} " in card for metric in provenance["metrics"])
 
 
 def test_texts_score_in_a_batch_as_alone(served: Server) -> None:

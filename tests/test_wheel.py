@@ -39,6 +39,17 @@ def test_the_wheel_s_environment_has_none_of_training_s_packages(wheel_python: P
     assert found.stdout.strip() == "[]"
 
 
+def test_the_wheel_holds_the_recipes(wheel_python: Path, tmp_path: Path) -> None:
+    """They are found beside the installed package, as training looks for them."""
+    script = (
+        "import pathlib, training as t; print(*(p.name for p in pathlib.Path(t.__file__).parent.glob('recipes/*')))"
+    )
+    command = [wheel_python, "-P", "-c", script]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+    assert set(found.stdout.split()) == {file.name for file in (ROOT / "training" / "recipes").iterdir()} != set()
+
+
 def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
     server = start_server(
         tiny_models, tmp_path / "state", command=(str(wheel_python), "-P", "-m", "service"), cwd=tmp_path

@@ -95,6 +95,7 @@ def write_model(
     lengths_dtype: str = "int32",
     constants_dtype: str = "float32",
     graph_shapes: dict[str, list[int | str]] | None = None,
+    tokenizer: Tokenizer | None = None,
     **manifest: Any,
 ) -> Path:
     """Write models directory entry `root/<name>/<version>` and return it.
@@ -110,7 +111,7 @@ def write_model(
         *([tensor("lengths", lengths_dtype, "batch")] if manifest["lengths"] else []),
         *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states),
     ]
-    inputs += [tensor(name, constants_dtype) for name in manifest.get("constants", {})]
+    inputs += [tensor(name, constants_dtype, *np.shape(value)) for name, value in manifest.get("constants", {}).items()]
     outputs = [*map(dict, manifest["outputs"])]
     answers = [output["name"] for output in outputs]
     outputs += [tensor(s["output"], s["dtype"], *s["shape"]) for s in states if s["output"] not in answers]
@@ -119,7 +120,7 @@ def write_model(
     build.save(directory / "model.onnx", inputs, outputs, made)
     manifest["sha256"] = sha256(directory / "model.onnx")
     if manifest.get("text"):
-        write_tokenizer(directory / "tokenizer.json")
+        (tokenizer or words()).save(str(directory / "tokenizer.json"))
         manifest["text"]["sha256"] = sha256(directory / "tokenizer.json")
     write_manifest(directory, manifest)
     return directory
@@ -133,11 +134,11 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def write_tokenizer(file: Path) -> None:
+def words() -> Tokenizer:
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(file))
+    return tokenizer
 
 
 def text_settings(**more: Any) -> dict:
@@ -188,7 +189,8 @@ def state(input_name: str, *shape: int | str, dtype: str = "float32", **more: An
 
 
 def stepper(root: Path, *, direction: str = "forward", seed: int = 3, **changes: Any) -> Path:
-    """A one-layer LSTM over two features, its h and c carried; a constant called gain multiplies the features."""
+    """A one-layer LSTM over two features, its h and c carried; a constant called gain, one number or one for each
+    feature, multiplies the features."""
     build = GraphBuilder(seed, lengths=changes.get("lengths", "lengths") or "")
     directions = 2 if direction == "bidirectional" else 1
     x = build.add("Mul", ["x", "gain"])[0] if "constants" in changes else "x"

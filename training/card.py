@@ -5,9 +5,17 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest
+from service.contract import Manifest, Metric, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
+
+VARIANTS: dict[Variant, str] = {
+    "relu": "ReLU",
+    "peepholes": "peepholes",
+    "reset_before": "the reset gate before the recurrent matrix",
+    "residual": "residual connections",
+    "learned_start": "a learned initial state",
+}
 
 
 def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
@@ -16,11 +24,12 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     network = release.network
     directions = "both directions" if network.bidirectional else "one direction"
     layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
+    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
     sections = [
         f"# {manifest.name} {manifest.version}",
         release.description,
-        f"Network: {layers} of {network.hidden} units, {directions}; ONNX opset {manifest.provenance.opset}, each "
-        f"layer one node. {_streaming(manifest)}",
+        f"Network: {layers} of {network.hidden} units, {directions}{variants and f', with {variants}'}; ONNX opset "
+        f"{manifest.provenance.opset}, each layer one node. {_streaming(manifest)}",
         "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + _figures(manifest),
         "## Data\n\n" + _data(manifest),
         "## Parity\n\n" + _parity(parity),
@@ -29,6 +38,15 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
         f"Licence: {manifest.provenance.licence}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def value_and_spread(metric: Metric, provenance: Provenance) -> str:
+    """Return the figure, with its smallest and largest over the seeds where there are several."""
+    value = f"{metric.value:.4g}"
+    if metric.seeds is None or provenance.seeds is None:
+        return value
+    seeds = ", ".join(map(str, provenance.seeds))
+    return f"{value} ({min(metric.seeds):.4g} to {max(metric.seeds):.4g} over seeds {seeds})"
 
 
 def _streaming(manifest: Manifest) -> str:
@@ -40,8 +58,8 @@ def _streaming(manifest: Manifest) -> str:
 def _figures(manifest: Manifest) -> str:
     assert manifest.provenance is not None
     rows = [
-        f"| {metric.name} | {metric.value:.4g} | {'' if metric.floor is None else f'{metric.floor:.4g}'} "
-        f"| {metric.floor_method or ''} |"
+        f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "
+        f"| {'' if metric.floor is None else f'{metric.floor:.4g}'} | {metric.floor_method or ''} |"
         for metric in manifest.provenance.metrics
     ]
     return "\n".join(["| figure | value | floor | floor is |", "|---|---|---|---|", *rows])

@@ -1,11 +1,12 @@
 """The `python -m training` command: train a recipe's model and publish it.
 
-It knows recipes by name, runs and publishing, not tasks.
+It knows recipes by name or file, runs and publishing, not tasks.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,11 @@ from rich.table import Table
 
 from service.contract import read_manifest
 from service.errors import StartupError
+from training.card import value_and_spread
+from training.catalogue import find_recipe, names
+from training.curve import learning_curve
 from training.publish import publish
-from training.recipes import RECIPES
-from training.runs import fit
+from training.runs import LOG, best_of, fit_seeds
 
 app = typer.Typer(
     help="Train recurrent networks, export them to ONNX, and publish them for `python -m service serve`.",
@@ -28,46 +31,61 @@ app = typer.Typer(
 LARGEST_SEED = 2**32 - 1
 
 
-def _known(recipe: str) -> str:
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    return recipe
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    seeds = [int(part) for part in parts if part.isdecimal() and int(part) <= LARGEST_SEED]
+    if len({*seeds}) < len(parts):
+        rule = f"whole numbers from 0 to {LARGEST_SEED}, each once, as in 0,1,2"
+        raise typer.BadParameter(f"{text!r} is not a list of seeds: {rule}", param_hint="--seeds")
+    return tuple(seeds)
 
 
 @app.command()
 def recipes() -> None:
     """Show the models that can be trained."""
     table = Table("recipe", "epochs", "what", box=None, pad_edge=False)
-    for recipe in RECIPES.values():
-        table.add_row(recipe.name, str(recipe.epochs), recipe.summary)
+    for name in names():
+        recipe = find_recipe(name)
+        table.add_row(recipe.name, str(recipe.run.epochs), recipe.summary)
     Console().print(table)
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(callback=_known, help=f"What to train: {', '.join(RECIPES)}.")],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Fixes every random number of the run.")] = 0,
+    recipe: Annotated[str, typer.Argument(help=f"What to train: {', '.join(names())}, or a .toml file of your own.")],
+    seeds: Annotated[
+        str, typer.Option(help="A run for each, as in 0,1,2; the best on validation data is published.")
+    ] = "0",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training data.", show_default="the recipe's")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch; give the same seed and epochs.")
+        bool, typer.Option("--resume", help="Go on after the last finished epoch; give the same other options.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that divide each batch, on as many GPUs if there are.")
+    ] = 1,
     models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
-    runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/.")] = Path("runs"),
+    runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/seed-<n>/.")] = Path("runs"),
 ) -> None:
     """Train a model, check its export against PyTorch, measure it through the service, and publish it.
 
     Data comes from the folder in BATON_DATA_DIR if that is set, else from its public address. The checkpoint with the
-    best validation figure is exported; publishing takes the next free version number and never overwrites one. Use
-    OMP_NUM_THREADS to leave processors to others.
+    best validation figure is exported; publishing takes the next free version number and never overwrites one. With
+    several seeds every seed's model is measured, and the figures' spread is published. A run that is finished is not
+    trained again under --resume. Use OMP_NUM_THREADS to leave processors to others.
     """
-    chosen = RECIPES[recipe]
-    count = epochs or chosen.epochs
-    module = fit(chosen, seed=seed, epochs=count, resume=resume, runs_dir=runs_dir)
-    command = f"python -m training train {recipe} --seed {seed} --epochs {count}"
-    directory = publish(chosen.release(module), models_dir, command=command, seed=seed)
-    _show(directory)
+    numbers, chosen = _seeds(seeds), find_recipe(recipe)
+    if epochs is not None:
+        chosen = replace(chosen, run=chosen.run.model_copy(update={"epochs": epochs}))
+    trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, processes=processes)
+    command = f"python -m training train {recipe} --seeds {seeds} --epochs {chosen.run.epochs}"
+    command += f" --processes {processes}" if processes > 1 else ""
+    best = best_of(chosen, trained)
+    releases = {run.seed: chosen.release(run.module) for run in trained}
+    release = releases.pop(best.seed)
+    learned = learning_curve(best.folder / LOG)
+    _show(publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned))
 
 
 def _show(directory: Path) -> None:
@@ -76,7 +94,7 @@ def _show(directory: Path) -> None:
     table = Table("figure", "value", "floor", "floor is", box=None, pad_edge=False)
     for metric in provenance.metrics:
         floor = "" if metric.floor is None else f"{metric.floor:.4g}"
-        table.add_row(metric.name, f"{metric.value:.4g}", floor, metric.floor_method)
+        table.add_row(metric.name, value_and_spread(metric, provenance), floor, metric.floor_method)
     console = Console()
     console.print(f"published {directory}, parity {provenance.parity_max_abs:.2g}")
     console.print(table)

@@ -78,7 +78,7 @@ class Servable:
     def zero_states(self, batch: int) -> list[Array]:
         """Return the states of new sessions, in manifest order."""
         return [
-            np.expand_dims(np.zeros(state.row_shape, state.dtype), state.batch_axis).repeat(batch, state.batch_axis)
+            np.stack([np.broadcast_to(np.array(state.start, state.dtype), state.row_shape)] * batch, state.batch_axis)
             for state in self.states
         ]
 
@@ -142,7 +142,7 @@ def check_graph(graph: onnx.ModelProto, layers: int) -> None:
         raise ExportError(f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each layer must be one")
     constant = {initializer.name for initializer in graph.graph.initializer}
     for node in nodes:
-        weights, lengths = node.input[1:4], node.input[4:5]
+        weights, lengths = [*node.input[1:4], *node.input[7:8]], node.input[4:5]  # W, R, B, and an LSTM's P
         if not constant.issuperset(weights):
             computed = ", ".join(sorted(set(weights) - constant))
             raise ExportError(f"{node.name} computes its weights {computed} in the graph; they must be initializers")

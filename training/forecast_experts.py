@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from training.forecast_lags import GROWING, LAGS, SMALLEST_VARIANCE, Comparison, compare, latest, periods
 
-HORIZON = 48
-SEGMENT = 16
 COPIES, GROWERS = 4, 2  # heads
 CHANNELS = 16
 SMALLEST_SLOPE = 1e-3  # of a regression that is continued: its logarithm must exist
@@ -28,15 +26,16 @@ class Experts(nn.Module):
     back: Tensor
     place: Tensor
 
-    def __init__(self, state: int) -> None:
-        """Read sharpness from a recurrent output of `state` values."""
+    def __init__(self, state: int, segment: int, horizon: int) -> None:
+        """Read sharpness from a recurrent output of `state` values, one a segment; go on for `horizon` steps."""
         super().__init__()
+        self.segment, self.horizon = segment, horizon
         self.count = 1 + 2 * COPIES + GROWERS  # the last value; copies without and with drift; regressions
-        self.features = (self.count - 1) * HORIZON + COPIES + GROWERS
+        self.features = (self.count - 1) * horizon + COPIES + GROWERS
         self.notice = nn.Conv1d(7, CHANNELS, 5, padding=2)
         self.judge = nn.Conv1d(CHANNELS, COPIES + GROWERS, 1)
         self.sharpen = nn.Linear(state, COPIES + GROWERS)
-        back, place = periods(HORIZON)
+        back, place = periods(horizon)
         self.register_buffer("back", back.float(), persistent=False)
         self.register_buffer("place", place, persistent=False)
 
@@ -45,9 +44,10 @@ class Experts(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Go on from each anchor.
 
-        Shapes: series [batch, time], first and segments [batch] as `compare` takes them; anchors and unit [batch, anchors], the
-        series' unit in the anchor's; read [batch, anchors, state]; returns paths [batch, anchors, 48, experts], what a
-        step is off at best [batch, anchors], and features [batch, anchors, features].
+        Shapes: series [batch, time], first and segments [batch] as `compare` takes them; anchors and unit
+        [batch, anchors], the series' unit in the anchor's; read [batch, anchors, state]; returns paths
+        [batch, anchors, horizon, experts], what a step is off at best [batch, anchors], and features
+        [batch, anchors, features].
         Units: the anchor's scales above its last value.
         """
         with torch.autocast(series.device.type, enabled=False):
@@ -57,8 +57,8 @@ class Experts(nn.Module):
         self, series: Tensor, first: Tensor, segments: Tensor, anchors: Tensor, unit: Tensor, read: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            found = compare(series, first, anchors, segments, SEGMENT, HORIZON)
-            tail = latest(series, anchors, max(LAGS), SEGMENT)
+            found = compare(series, first, anchors, segments, self.segment, self.horizon)
+            tail = latest(series, anchors, max(LAGS), self.segment)
             scale = unit[..., None].square()
             errors = [
                 torch.log(error * scale + SMALLEST_VARIANCE)
@@ -104,7 +104,7 @@ class Experts(nn.Module):
     def _continue(self, found: Comparison, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Go on by each lag: by a copy of what was, and by the regression through it.
 
-        Shapes: tail [batch, anchors, longest lag]; returns [batch, anchors, lags or `GROWING`, 48] each.
+        Shapes: tail [batch, anchors, longest lag]; returns [batch, anchors, lags or `GROWING`, horizon] each.
         """
         batch, anchors, longest = tail.shape
         copies = tail.reshape(-1, longest).index_select(1, self.place.flatten())

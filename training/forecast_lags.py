@@ -1,8 +1,8 @@
 """A history compared with itself some steps ago: what each lag would have foreseen, and how it would go on.
 
-For every lag of a fixed bank, two predictors go through the history: the value that many steps ago plus the mean change
-over them (drift), and a straight line through it (regression: growth, decay, a season that grows with its level). Either
-goes on periodically beyond the history's end. It has no weights: which lags to believe is for the network.
+For every lag of a fixed bank, two predictors go through the history: the value that many steps ago plus the mean
+change over them (drift), and a straight line through it (regression: growth, decay, a season that grows with its
+level). It tells how far off each was. It has no weights: which lags to believe is for the network.
 
 Invariant: what stands after an anchor, or before a row's first value, enters nothing that is said of this anchor.
 """
@@ -43,7 +43,7 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     Shapes: series [batch, time], time a multiple of `segment`; first [batch], where the row begins; anchors
     [batch, anchors], counted in segments, of which the row has `segments` [batch].
     """
-    batch, time = series.shape
+    time = series.shape[1]
     lags = torch.tensor(LAGS, device=series.device)
     end = ((anchors + 1) * segment)[..., None]
     begin = first[:, None, None]
@@ -128,8 +128,8 @@ class _Prefix:
 
     def between(self, start: Tensor, end: Tensor) -> Tensor:
         """Sum from `start` up to, not including, `end`. Shapes: start and end [batch, anchors, lags], or ones."""
-        start, end = torch.broadcast_tensors(start, end)
-        return self._look_up(end) - self._look_up(start)
+        nowhere = torch.zeros_like(start + end)
+        return self._look_up(end + nowhere) - self._look_up(start + nowhere)
 
     def _look_up(self, place: Tensor) -> Tensor:
         return self._sums.gather(1, place.clamp(min=0).flatten(1)).view(place.shape)

@@ -13,21 +13,28 @@ from functools import partial
 import lightning
 import numpy as np
 import torch
+from pydantic import Field
 
 from service import contract, tensors
+from training.conformal import OFFSETS
 from training.data import find
 from training.export import Servable
-from training.forecast import ETT, GENERATED, HELD_OUT, LICENCE, WEEKLY_TRAIN, draw_walk, ett_use, training_mixture
-from training.forecast_data import ETT_VALIDATION, Values, read_ett, read_weekly
+from training.forecast import ETT, GENERATED, HELD_OUT, WEEKLY_TRAIN, draw_walk
+from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
 from training.forecast_live_evaluation import ask_streams, live_figures
 from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_live_training import WIDTH, Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.generate import generate_series
-from training.recipe import Recipe, Release
+from training.recipe import Release, Table
 
-GENERATED_STREAMS = 18
+LICENCE = (
+    "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
+    "(Makridakis et al., 2020), each under its own licence, and on generated series"
+)
+GENERATED_STREAMS = 9
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
+CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
     "The quantiles are as learned, not conformal: their coverage on series unlike the training data may differ.",
@@ -38,48 +45,81 @@ LIMITS = (
 )
 
 
-def prepare_live(seed: int, epochs: int) -> LiveModule:
+class Settings(Table):
+    """What a recipe of the kind `forecast-live` sets; shares are of the windows, and the rest is generated."""
+
+    windows: int = Field(ge=1)
+    weekly_share: float = Field(ge=0, le=1)
+    ett_share: float = Field(ge=0, le=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
+    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
+
+    Shapes: weekly a list of [time]; ett [time, 7].
+    """
+    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
+
+
+def prepare(settings: Settings, seed: int) -> LiveModule:
     """Return a module on the data. Raises: DataError."""
     weekly, ett = read_weekly(find(WEEKLY_TRAIN).path), read_ett(find(ETT).path)
-    mixture = training_mixture(weekly, ett, weekly_share=0.2, ett_share=0.5)
-    return LiveModule(mixture, held_out_streams(ett), seed)
+    mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
+    network = LiveNetwork(settings.hidden, settings.layers)
+    return LiveModule(network, mixture, held_out_streams(ett), seed, settings.windows, settings.learning_rate)
 
 
 def held_out_streams(ett: Values) -> Chunks:
-    """Take ETTh1's validation part, two streams a channel that begin somewhat before it, and generated streams.
+    """Take the first half of ETTh1's validation part, a stream a channel that begins somewhat before it, and generated
+    streams.
 
     Shapes: ett [time, 7].
     """
-    real = ett[ETT_VALIDATION.stop - 2 * WIDTH : ETT_VALIDATION.stop].T.reshape(-1, WIDTH)
+    real = ett[CALIBRATION.start - WIDTH : CALIBRATION.start].T
     streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, WIDTH)])
     lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
     return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
 
-def live_servable(network: LiveNetwork) -> Servable:
+def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
     """Return the network with its signature; the levels are the output's labels."""
     labels = tuple(f"{level:g}" for level in LEVELS)
     return Servable(
         network,
         tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
-        (tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),),
+        (
+            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),
+            tensors.Tensor(name="anomaly", dtype="float32", shape=("batch", "time")),
+        ),
         draw_walk,
         states=network.states,
         streamable=True,
+        constants={OFFSETS: offsets},
         row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
     )
 
 
-def measure_live(url: str) -> tuple[contract.Metric, ...]:
+def ett_use() -> str:
+    """Say what each part of ETTh1 is for."""
+    parts = (
+        f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
+    )
+    return parts + ", next 2,880 measured on, never trained on"
+
+
+def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
     """Measure the served model on ETTh1's test part."""
-    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url))
+    return live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
 
 
-def release_live(module: lightning.LightningModule) -> Release:
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError."""
     assert isinstance(module, LiveModule)
     return Release(
-        name="forecast-live",
+        name=name,
         task="step",
         description="Predicts the next observation of a stream, as quantiles, after every observation.",
         servable=live_servable(module.network),
@@ -90,18 +130,6 @@ def release_live(module: lightning.LightningModule) -> Release:
         ),
         licence=LICENCE,
         limits=LIMITS,
-        measure=measure_live,
+        measure=partial(measure, name),
         network=module.network.recurrent.network,
     )
-
-
-FORECAST_LIVE = Recipe(
-    name="forecast-live",
-    summary="quantiles of the next observation after each one: a two-layer LSTM, scale and state carried",
-    epochs=30,
-    monitor="val_loss",
-    mode="min",
-    prepare=prepare_live,
-    release=release_live,
-    patience=10,
-)

@@ -27,7 +27,7 @@ STEPS_PER_CALL = 250
 LIVE_WARM_UP = 512
 
 
-def ask_streams(url: str, streams: Values) -> Values:
+def ask_streams(url: str, model: str, streams: Values) -> Values:
     """Go through streams by `POST /v1/step`, each one's state going back and forth as a token.
 
     Shapes: as `Streamer`.
@@ -37,7 +37,7 @@ def ask_streams(url: str, streams: Values) -> Values:
     for start in range(0, streams.shape[1], STEPS_PER_CALL):
         chunks = streams[:, start : start + STEPS_PER_CALL].tolist()
         items = [{"values": chunk, **token} for chunk, token in zip(chunks, tokens, strict=True)]
-        results = ask(url, "/v1/step", "items", items, model="forecast-live", **{"return": "all"})
+        results = ask(url, "/v1/step", "items", items, model=model, **{"return": "all"})
         quantiles.append(np.array([result["outputs"]["quantiles"] for result in results]))
         tokens = [{"state": result["state"]} for result in results]
     return np.concatenate(quantiles, axis=1)

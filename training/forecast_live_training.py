@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.carried import OVERFLOW_WEIGHT, overflow
 from training.forecast_data import Mixture
 from training.forecast_live_network import LiveNetwork
 from training.forecast_training import ForecasterModule, pinball_loss
@@ -21,8 +22,6 @@ from training.forecast_training import ForecasterModule, pinball_loss
 ROWS = 64  # per batch
 CHUNK = 128  # observations between two steps of the optimiser
 WIDTH = 1536  # observations of a window: twelve chunks, six times the longest span of the running scale
-STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
-OVERFLOW_WEIGHT = 0.01
 OUTLYING = 10.0  # units beyond which a step's loss counts less than in proportion
 
 
@@ -72,28 +71,22 @@ def next_loss(after: Tensor, real: Tensor, unit: Tensor, quantiles: Tensor) -> T
     return (loss * real).sum() / real.sum().clamp(min=1)
 
 
-def overflow(states: tuple[Tensor, ...]) -> Tensor:
-    """Return the mean squared excess of the states over `STATE_LIMIT`.
-
-    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
-
-    Shapes: states each [directions, rows, hidden].
-    """
-    return torch.cat(states, 2).abs().sub(STATE_LIMIT).clamp(min=0).square().mean()
-
-
 class LiveModule(ForecasterModule):
     """Train `LiveNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
-    learning_rate = 3e-3
-
-    def __init__(self, mixture: Mixture, held_out: Chunks, seed: int, windows: int = 512) -> None:
+    def __init__(
+        self,
+        network: LiveNetwork,
+        mixture: Mixture,
+        held_out: Chunks,
+        seed: int,
+        windows: int,
+        learning_rate: float,
+    ) -> None:
         """Validate on the streams of `held_out`."""
-        super().__init__(mixture, seed, windows)
-        self.held_out = held_out
-        self.network = LiveNetwork()
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out = network, held_out
         self.carried: tuple[Tensor, ...] = ()
-        self.recurrent_states: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(Chunks(*self.draw(WIDTH)), batch_size=None)
@@ -104,17 +97,19 @@ class LiveModule(ForecasterModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss + OVERFLOW_WEIGHT * overflow(self.recurrent_states)
+        return loss + OVERFLOW_WEIGHT * overflow(self.carried[-len(self.network.recurrent.states) :])
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch[0]))
+        loss = self._loss(batch)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch[0]))
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch
-        states = self.network.zero_states(len(values)) if first else self.carried
-        time = after.shape[1]
+        if first:
+            window, count, _, *recurrent = self.network.zero_states(len(values))
+            self.carried = (window, count, *recurrent)
         lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
-        quantiles, *states = self.network(values, lengths, *states)
-        self.carried = tuple(state.detach() for state in states)
-        self.recurrent_states = tuple(states[-len(self.network.recurrent.states) :])
-        return next_loss(after, real, unit, quantiles[:, :time])
+        carried = (state.detach() for state in self.carried)
+        _, away, self.carried = self.network.predict(values, lengths, *carried)
+        time = after.shape[1]
+        return next_loss(after, real, unit, values[:, :time, None] + away[:, :time])

@@ -1,9 +1,11 @@
 """The forecaster's network: any history in, quantiles of the next `HORIZON` values out, the scaling inside.
 
 The history is cut into segments of `SEGMENT` values, aligned at its end. Each segment is written relative to its own
-last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. A decoder turns that
-layer's output after a segment, and the latest values themselves, into quantiles of what follows the segment. In
-training every segment can be such an anchor; in service the last one is. It knows neither data nor training.
+last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. Experts go on from there
+as if the history repeated itself at the lags that foresaw it best. A decoder turns the layer's output after a segment,
+the latest values and the experts' paths into trust in each expert and into quantiles about the trusted path, in units
+of what the best lag was off. In training every segment can be such an anchor; in service the last one is. It knows
+neither data nor training.
 
 Invariants: a*x + b in, a*y + b out for a > 0 (up to float32); quantiles never cross; whatever stands beyond a row's
 length, and whichever rows share the batch, the row's answer is the same.
@@ -11,16 +13,20 @@ length, and whichever rows share the batch, the row's answer is the same.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.conformal import apply_offsets
-from training.forecast_experts import HORIZON, SEGMENT, Experts
-from training.forecast_metrics import LEVELS, MEDIAN
+from training.forecast_experts import Experts
+from training.forecast_metrics import LEVELS
 from training.recurrent import Recurrent
 
+HORIZON = 48
 MIN_HISTORY, MAX_HISTORY = 8, 512
+SEGMENT = 16
 ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of it, that make this a bound
 CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
 
@@ -36,10 +42,11 @@ COARSEST = 1e3
 def rising(raw: Tensor) -> Tensor:
     """Make free numbers into quantiles that never cross: the median, and positive steps away from it.
 
-    Shapes: raw [..., 13]; returns [..., 13].
+    Shapes: raw [..., levels], as many levels below the median as above it; returns the same.
     """
-    median = raw[..., MEDIAN : MEDIAN + 1]
-    below, above = functional.softplus(raw[..., :MEDIAN]), functional.softplus(raw[..., MEDIAN + 1 :])
+    middle = raw.shape[-1] // 2
+    median = raw[..., middle : middle + 1]
+    below, above = functional.softplus(raw[..., :middle]), functional.softplus(raw[..., middle + 1 :])
     below = below.flip(-1).cumsum(-1).flip(-1)
     return torch.cat([median - below, median, median + above.cumsum(-1)], -1)
 
@@ -64,7 +71,7 @@ class ForecastNetwork(nn.Module):
         super().__init__()
         self.embed = nn.Linear(2 * SEGMENT + 4, hidden)
         self.recurrent = Recurrent("gru", hidden, hidden, layers=layers, dropout=dropout)
-        self.experts = Experts(hidden)
+        self.experts = Experts(hidden, SEGMENT, HORIZON)
         self.decode = nn.Sequential(
             nn.Linear(hidden + CONTEXT + 3 + self.experts.features, decoder),
             nn.GELU(),
@@ -97,6 +104,43 @@ class ForecastNetwork(nn.Module):
         quantiles [batch, anchors, 48, 13]; level, scale, and what a step of the best lag is off [batch, anchors].
         Units: quantiles in scales above the level; the last in scales.
         """
+        history = History.of(values, lengths)
+        read, _ = self.recurrent(functional.relu(self.embed(history.features())), segments(lengths), None)
+        read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
+        level, scale = history.level.gather(1, anchors), history.scale.gather(1, anchors)
+        seen, share = _latest(history.cells, history.real, anchors, level, scale)
+        summary = torch.stack([history.age.gather(1, anchors), history.liveliness.gather(1, anchors), share], 2)
+        count = segments(lengths.long())
+        series, unit = history.centred(count)
+        finer = unit / scale
+        finer = torch.where(finer < COARSEST, finer, 0.0)
+        first = count * SEGMENT - lengths.long()
+        paths, spread, foreseen = self.experts(series, first, count, anchors, finer, read)
+        raw = self.decode(torch.cat([read, seen, summary, foreseen], 2)).float()
+        raw = raw.unflatten(2, (HORIZON, len(LEVELS) + self.experts.count))
+        trust = functional.softmax(raw[..., len(LEVELS) :], -1)
+        path = (trust * paths).sum(-1, keepdim=True)
+        return path + spread[..., None, None] * rising(raw[..., : len(LEVELS)]), level, scale, spread
+
+
+@dataclass(frozen=True)
+class History:
+    """Rows cut into segments, and what each segment knows of its row so far; all but the first two [batch, segments].
+
+    `level` is the segment's last value, `scale` the mean absolute step so far, `liveliness` how much the segment moved
+    beside that, `age` how long the row has been.
+    """
+
+    cells: Tensor  # [batch, segments, SEGMENT]
+    real: Tensor  # the same, 1 where a value stands
+    level: Tensor
+    scale: Tensor
+    liveliness: Tensor
+    age: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, lengths: Tensor) -> History:
+        """Cut rows. Shapes: values [batch, time]; lengths [batch]."""
         cells, real, steps, counted = cut(values, lengths)
         level = cells[:, :, -1]
         moved, count = steps.abs().sum(2), counted.sum(2)
@@ -105,35 +149,31 @@ class ForecastNetwork(nn.Module):
         scale = torch.maximum(moved.cumsum(1) / count_so_far.clamp(min=1), floor)
         liveliness = torch.log(moved / count.clamp(min=1) / scale + 0.01)
         age = torch.log1p(count_so_far) / 6  # about 1 at the longest history
-        features = torch.cat(
+        return cls(cells, real, level, scale, liveliness, age)
+
+    def features(self) -> Tensor:
+        """Write each segment as the recurrent layer reads it. Shapes: returns [batch, segments, 2 * SEGMENT + 4]."""
+        level, scale = self.level, self.scale
+        return torch.cat(
             [
-                torch.asinh((cells - level[..., None]) / scale[..., None]) * real,
-                real,
+                torch.asinh((self.cells - level[..., None]) / scale[..., None]) * self.real,
+                self.real,
                 torch.asinh((level - _before(level)) / scale)[..., None],
-                liveliness[..., None],
+                self.liveliness[..., None],
                 torch.log(_before(scale) / scale).clamp(-5, 5)[..., None],
-                age[..., None],
+                self.age[..., None],
             ],
             2,
         )
-        read, _ = self.recurrent(functional.relu(self.embed(features)), segments(lengths), None)
-        read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
-        last = segments(lengths.long())[:, None] - 1
-        centre = (cells * real).sum((1, 2)) / real.sum((1, 2))
-        unit = scale.gather(1, last)
-        series = (cells.flatten(1) - centre[:, None]) / unit
-        level, scale = level.gather(1, anchors), scale.gather(1, anchors)
-        seen, share = _latest(cells, real, anchors, level, scale)
-        summary = torch.stack([age.gather(1, anchors), liveliness.gather(1, anchors), share], 2)
-        first = segments(lengths.long()) * SEGMENT - lengths.long()
-        finer = unit / scale
-        finer = torch.where(finer < COARSEST, finer, 0.0)
-        paths, spread, foreseen = self.experts(series, first, segments(lengths.long()), anchors, finer, read)
-        raw = self.decode(torch.cat([read, seen, summary, foreseen], 2)).float()
-        raw = raw.unflatten(2, (HORIZON, len(LEVELS) + self.experts.count))
-        trust = functional.softmax(raw[..., len(LEVELS) :], -1)
-        path = (trust * paths).sum(-1, keepdim=True)
-        return path + spread[..., None, None] * rising(raw[..., : len(LEVELS)]), level, scale, spread
+
+    def centred(self, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows about their means in units of the scale at their ends, and these units.
+
+        Shapes: count [batch], of segments; returns [batch, segments * SEGMENT] and [batch, 1].
+        """
+        centre = (self.cells * self.real).sum((1, 2)) / self.real.sum((1, 2))
+        unit = self.scale.gather(1, count[:, None] - 1)
+        return (self.cells.flatten(1) - centre[:, None]) / unit, unit
 
 
 def bounds(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from training.conformal import conformal_offsets
 from training.forecast_data import Mixture, Values, pad
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
@@ -80,12 +81,10 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
 class ForecasterModule(lightning.LightningModule):
     """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
 
-    learning_rate: float
-
-    def __init__(self, mixture: Mixture, seed: int, windows: int) -> None:
-        """Draw `windows` windows an epoch from `mixture`."""
+    def __init__(self, mixture: Mixture, seed: int, windows: int, learning_rate: float) -> None:
+        """Draw `windows` windows an epoch from `mixture`; `learning_rate` is the highest."""
         super().__init__()
-        self.mixture, self.seed, self.windows = mixture, seed, windows
+        self.mixture, self.seed, self.windows, self.learning_rate = mixture, seed, windows, learning_rate
 
     def draw(self, width: int) -> tuple[Tensor, Tensor]:
         """Draw the current epoch's windows."""
@@ -102,15 +101,19 @@ class ForecasterModule(lightning.LightningModule):
 class ForecastModule(ForecasterModule):
     """Train `ForecastNetwork` on many anchors of each window; validate on futures held out."""
 
-    learning_rate = 2e-3
-
     def __init__(
-        self, mixture: Mixture, held_out: TensorDataset, calibration: TensorDataset, seed: int, windows: int = 2048
+        self,
+        network: ForecastNetwork,
+        mixture: Mixture,
+        held_out: TensorDataset,
+        calibration: TensorDataset,
+        seed: int,
+        windows: int,
+        learning_rate: float,
     ) -> None:
-        """Validate on `held_out`, and keep `calibration` for the finished network, both as `held_out_futures` makes."""
-        super().__init__(mixture, seed, windows)
-        self.held_out, self.calibration = held_out, calibration
-        self.network = ForecastNetwork()
+        """Validate on `held_out`, and keep `calibration` for `offsets`, both as `held_out_futures` makes them."""
+        super().__init__(mixture, seed, windows, learning_rate)
+        self.network, self.held_out, self.calibration = network, held_out, calibration
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
@@ -130,6 +133,17 @@ class ForecastModule(ForecasterModule):
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
         self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
+
+    @torch.no_grad()
+    def offsets(self) -> tuple[float, ...]:
+        """Return the conformal offsets of the trained network, from the futures kept for calibration."""
+        values, lengths, future, known = self.calibration.tensors
+        self.network.eval()
+        last = segments(lengths.long())[:, None] - 1
+        scaled, level, scale, _ = self.network.at(values, lengths, last)
+        actual = (future - level) / scale
+        there = known > 0
+        return conformal_offsets(actual[there].double().numpy(), scaled[:, 0][there].double().numpy(), LEVELS)
 
 
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:

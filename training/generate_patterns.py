@@ -17,7 +17,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 Pattern = Callable[[np.random.Generator, int], Values]
 
-# Steps per cycle: quarters, workdays, days, months, weeks of a quarter and of a year, hours, half-hours, hours of a week.
+# Steps per cycle: quarters, workdays, days, months, weeks of a quarter and of a year, hours, half-hours, and others.
 CALENDAR_PERIODS = (4, 5, 7, 12, 13, 24, 30, 48, 52, 96, 168)
 NESTED_PERIODS = ((24, 168), (7, 28), (7, 91), (12, 48), (5, 20), (48, 336), (4, 52))
 KERNEL_SERIES = 8  # drawn from one composed kernel, which costs more than the drawing
@@ -31,7 +31,7 @@ def generate_patterns(seed: int, count: int, length: int) -> Values:
     """
     rng = np.random.default_rng([seed, 1])
     kinds, shares = zip(*PATTERNS, strict=True)
-    series = []
+    series: list[Values] = []
     while len(series) < count:
         drawn = kinds[rng.choice(len(kinds), p=shares)](rng, length)
         series += list(np.atleast_2d(drawn))
@@ -148,7 +148,7 @@ def _counts(rng: np.random.Generator, length: int) -> Values:
         rate = rate * rng.gamma(shape, 1 / shape, length)
     if rng.random() < 0.3:
         rate = rate * (rng.random(length) < rng.uniform(0.1, 0.9))
-    return rng.poisson(np.minimum(rate, 1e6)).astype(float)
+    return np.asarray(rng.poisson(np.minimum(rate, 1e6)).astype(float))
 
 
 def _with_outliers(rng: np.random.Generator, series: Values) -> Values:
@@ -178,7 +178,7 @@ def _kernel(rng: np.random.Generator, length: int) -> Values:
     kind = rng.choice(5, p=(0.2, 0.15, 0.4, 0.15, 0.1))
     if kind == 3:
         time = np.linspace(-0.2, 1, length) * 2
-        return np.outer(time, time) + 0.01
+        return np.asarray(np.outer(time, time) + 0.01)
     if kind == 0:
         row = np.exp(-0.5 * (apart / _log_uniform(rng, 4, length)) ** 2)
     elif kind == 1:

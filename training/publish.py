@@ -10,15 +10,18 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from service.contract import (
     MANIFEST_FILE,
     Manifest,
+    Metric,
     Provenance,
     Text,
     read_manifest,
@@ -32,7 +35,7 @@ from training.export import LENGTHS, export
 from training.recipe import Release, TextReader
 from training.recurrent import OPSET
 
-MODEL_FILE, TOKENIZER_FILE, CARD_FILE = "model.onnx", "tokenizer.json", "card.md"
+MODEL_FILE, TOKENIZER_FILE, CARD_FILE, CURVE_FILE = "model.onnx", "tokenizer.json", "card.md", "training.csv"
 MAX_MODEL_BYTES = 12_000_000
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "lightning", "tokenizers")
 
@@ -41,30 +44,75 @@ class PublishError(StartupError):
     """The release may not be published; the message says why and what to do."""
 
 
-def publish(release: Release, models_dir: Path, *, command: str, seed: int) -> Path:
+@dataclass(frozen=True)
+class _Staged:
+    directory: Path
+    manifest: Manifest
+    parity: parity.Parity
+    metrics: tuple[Metric, ...]
+
+
+def publish(
+    release: Release,
+    models_dir: Path,
+    *,
+    command: str,
+    seed: int,
+    others: Mapping[int, Release] | None = None,
+    curve: str | None = None,
+) -> Path:
     """Export, check, stage, serve, measure, and publish as the next version; return its directory.
+
+    `others` are the models of the recipe's other seeds: checked and measured in the same way, they give each figure's
+    spread. `curve` is the run's learning curve as CSV.
 
     Raises: ExportError, ParityError, ManifestError, EvaluationError or PublishError; nothing is then published.
     """
+    models_dir.mkdir(parents=True, exist_ok=True)
+    version = next_version(models_dir / release.name)
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=models_dir) as folder:
+        releases = {seed: release, **(others or {})}
+        staged = {
+            number: _stage(each, Path(folder, str(number)), version, command=command, seed=number)
+            for number, each in releases.items()
+        }
+        chosen = staged[seed]
+        assert chosen.manifest.provenance is not None
+        measured = _with_spread(chosen.metrics, {number: each.metrics for number, each in staged.items()})
+        provenance = chosen.manifest.provenance.model_copy(update=measured)
+        manifest = chosen.manifest.model_copy(update={"provenance": provenance})
+        _write_manifest(chosen.directory, manifest)
+        _write(chosen.directory, {CARD_FILE: write_card(release, manifest, chosen.parity).encode()})
+        if curve is not None:
+            _write(chosen.directory, {CURVE_FILE: curve.encode()})
+        return _move(chosen.directory, models_dir / release.name / version)
+
+
+def _stage(release: Release, folder: Path, version: str, *, command: str, seed: int) -> _Staged:
+    """Export and check a release, write it below `folder` as a models directory, and measure it through the service."""
     graph = export(release.servable)
     if len(graph) >= MAX_MODEL_BYTES:
         raise PublishError(f"{release.name}: {len(graph):,} bytes; a model must stay under {MAX_MODEL_BYTES:,}")
-    measured = parity.measure(release.servable, graph)
-    measured.require()
-    models_dir.mkdir(parents=True, exist_ok=True)
-    version = next_version(models_dir / release.name)
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=models_dir) as staging:
-        directory = Path(staging, release.name, version)
-        files = _files(release, graph)
-        _write(directory, files)
-        provenance = _provenance(release, command=command, seed=seed, parity_max_abs=measured.max_abs)
-        _write_manifest(directory, _manifest(release, version, files, provenance))
-        with serving(Path(staging)) as url:
-            metrics = release.measure(url)
-        manifest = _manifest(release, version, files, provenance.model_copy(update={"metrics": metrics}))
-        _write_manifest(directory, manifest)
-        _write(directory, {CARD_FILE: write_card(release, manifest, measured).encode()})
-        return _move(directory, models_dir / release.name / version)
+    gaps = parity.measure(release.servable, graph)
+    gaps.require()
+    directory = folder / release.name / version
+    files = _files(release, graph)
+    _write(directory, files)
+    provenance = _provenance(release, command=command, seed=seed, parity_max_abs=gaps.max_abs)
+    manifest = _manifest(release, version, files, provenance)
+    _write_manifest(directory, manifest)
+    with serving(folder) as url:
+        return _Staged(directory, manifest, gaps, release.measure(url))
+
+
+def _with_spread(metrics: tuple[Metric, ...], by_seed: Mapping[int, tuple[Metric, ...]]) -> dict[str, Any]:
+    """Return the provenance's `seeds` and `metrics`: as measured, and with each figure of every seed if several."""
+    if len(by_seed) == 1:
+        return {"metrics": metrics}
+    seeds = tuple(sorted(by_seed))
+    values = zip(*([metric.value for metric in by_seed[seed]] for seed in seeds), strict=True)
+    spread = (metric.model_copy(update={"seeds": each}) for metric, each in zip(metrics, values, strict=True))
+    return {"seeds": seeds, "metrics": tuple(spread)}
 
 
 def next_version(model_dir: Path) -> str:

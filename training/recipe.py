@@ -1,15 +1,17 @@
 """What a model must bring to be trained and published; `training.runs` and `training.publish` do the rest.
 
-It knows no task. A recipe prepares a Lightning module with its own data, and turns the trained module into a release.
+It knows no task and no file. A recipe is a kind of task with settings: it prepares a Lightning module with its own
+data, and turns the trained module into a release. Invariant: a recipe's settings are of its kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import lightning
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import DataSource, Forecast, Metric, Network, Task
 from training.export import Servable
@@ -46,19 +48,57 @@ class Release:
     forecast: Forecast | None = None
 
 
+class Table(BaseModel):
+    """A table of a recipe's file: immutable, unknown keys refused. Each task's settings are one, without defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Run(Table):
+    """How a training run goes, whatever the task.
+
+    `monitor` is the validation figure, logged by the module, that chooses the checkpoint and, after `patience` epochs
+    without a better one, ends the run. Gradients are clipped to the norm `gradient_norm`.
+    """
+
+    epochs: int = Field(ge=1)
+    monitor: str
+    mode: Literal["min", "max"]
+    patience: int = Field(ge=1)
+    gradient_norm: float = Field(gt=0)
+    precision: Literal["32-true", "bf16-mixed"]
+
+
+S = TypeVar("S", bound=Table)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S]):
+    """A task that recipes can have: what it may be set to, and the two ends of a run.
+
+    `prepare(settings, seed)` returns a module that brings its data loaders, `release(name, settings, module)` what is
+    published of the trained module as the model `name`.
+    """
+
+    settings: type[S]
+    prepare: Callable[[S, int], lightning.LightningModule]
+    release: Callable[[str, S, lightning.LightningModule], Release]
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is made.
-
-    `prepare(seed, epochs)` returns a module that brings its data loaders; `monitor` is the validation figure, logged by
-    the module, that chooses the checkpoint and, after `patience` epochs without a better one, ends the run.
-    """
+    """How one model is made."""
 
     name: str
     summary: str
-    epochs: int
-    monitor: str
-    mode: Literal["min", "max"]
-    prepare: Callable[[int, int], lightning.LightningModule]
-    release: Callable[[lightning.LightningModule], Release]
-    patience: int = 3
+    kind: Kind[Any]
+    run: Run
+    settings: Table
+
+    def prepare(self, seed: int) -> lightning.LightningModule:
+        """Return an untrained module with its data."""
+        return self.kind.prepare(self.settings, seed)
+
+    def release(self, module: lightning.LightningModule) -> Release:
+        """Return the trained module as what is published."""
+        return self.kind.release(self.name, self.settings, module)

@@ -1,4 +1,4 @@
-"""The one builder of recurrent stacks: RNN, LSTM or GRU, any number of layers, one or two directions.
+"""The one builder of recurrent stacks: the whole family, any number of layers, one or two directions.
 
 Under PyTorch a stack runs packed sequences, or the padded tensor where no row is shorter than it is wide; inside
 `torch.onnx.export` each layer becomes one ONNX `RNN`, `LSTM` or `GRU` node with constant weights and `sequence_lens`.
@@ -11,14 +11,16 @@ on neighbours, and are the same under PyTorch and ONNX up to float rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from service.contract import Network
+from service.contract import Network, Variant
+from service.errors import StartupError
 from service.tensors import Shape, State
+from training.cells import PeepholeLSTM, ResetBeforeGRU, Sequences, UnrolledLayer
 
 Cell = Literal["rnn", "lstm", "gru"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -31,6 +33,10 @@ OPSET = 22
 GATES: dict[Cell, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 Carried = TypeVar("Carried")
 STATE_NAMES: dict[Cell, str] = {"rnn": "h", "lstm": "hc", "gru": "h"}
+
+
+class NetworkError(StartupError):
+    """There is no such recurrent network; the message says which option does not go with which cell."""
 
 
 class Recurrent(nn.Module):
@@ -48,17 +54,44 @@ class Recurrent(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         nonlinearity: Nonlinearity = "tanh",
+        *,
+        peepholes: bool = False,
+        linear_before_reset: bool = True,
+        residual: bool = False,
+        learned_start: bool = False,
     ) -> None:
-        """Build the stack; `dropout` acts between layers, `nonlinearity` is an RNN's alone."""
+        """Build the stack.
+
+        `dropout` acts between layers. `residual` adds to each layer's output its input, before dropout; not to the
+        first layer's, whose input has another width, or may, and holds anything in the padding. `learned_start` makes
+        the states of new sessions parameters, zeros at first. `nonlinearity` is an RNN's alone, `peepholes` an LSTM's,
+        `linear_before_reset` a GRU's: whether its reset gate acts after the recurrent matrix, as in PyTorch, or before.
+
+        Raises: NetworkError when an option does not go with the cell.
+        """
         super().__init__()
+        for option, owner, used in (
+            ("nonlinearity", "rnn", nonlinearity != "tanh"),
+            ("peepholes", "lstm", peepholes),
+            ("linear_before_reset", "gru", not linear_before_reset),
+        ):
+            if used and cell != owner:
+                raise NetworkError(f"{option} is an option of the cell {owner!r}, and this one is {cell!r}")
         self.cell, self.nonlinearity = cell, nonlinearity
+        self.peepholes, self.linear_before_reset, self.residual = peepholes, linear_before_reset, residual
         self.hidden_size, self.bidirectional = hidden_size, bidirectional
         self.directions = 2 if bidirectional else 1
         self.dropout = nn.Dropout(dropout)
         widths = [input_size] + [hidden_size * self.directions] * (layers - 1)
         self.layers = nn.ModuleList(self._layer(width) for width in widths)
+        count = layers * len(STATE_NAMES[cell]) if learned_start else 0
+        self.starts = nn.ParameterList(torch.zeros(self.directions, 1, hidden_size) for _ in range(count))
 
-    def _layer(self, width: int) -> nn.RNNBase:
+    def _layer(self, width: int) -> nn.RNNBase | UnrolledLayer:
+        if self.peepholes:
+            return PeepholeLSTM(width, self.hidden_size, self.bidirectional)
+        if not self.linear_before_reset:
+            return ResetBeforeGRU(width, self.hidden_size, self.bidirectional)
         shared = {"batch_first": True, "bidirectional": self.bidirectional}
         if self.cell == "rnn":
             return nn.RNN(width, self.hidden_size, nonlinearity=self.nonlinearity, **shared)
@@ -70,23 +103,38 @@ class Recurrent(nn.Module):
     def states(self) -> tuple[State, ...]:
         """The states in the order of `forward`, as a manifest declares them: h0, c0, h1, ... to h0_out, c0_out, ..."""
         shape: Shape = (self.directions, "batch", self.hidden_size)
+        names = [f"{kind}{layer}" for layer in range(len(self.layers)) for kind in STATE_NAMES[self.cell]]
+        starts = [start[:, 0].tolist() for start in self.starts] or [0] * len(names)
         return tuple(
-            State(input=f"{kind}{layer}", output=f"{kind}{layer}_out", dtype="float32", shape=shape)
-            for layer in range(len(self.layers))
-            for kind in STATE_NAMES[self.cell]
+            State(input=name, output=f"{name}_out", dtype="float32", shape=shape, start=start)
+            for name, start in zip(names, starts, strict=True)
         )
 
     @property
     def network(self) -> Network:
         """The stack as the manifest's facts."""
+        variants: dict[Variant, bool] = {
+            "relu": self.nonlinearity == "relu",
+            "peepholes": self.peepholes,
+            "reset_before": not self.linear_before_reset,
+            "residual": self.residual,
+            "learned_start": len(self.starts) > 0,
+        }
         return Network(
-            cell=self.cell, layers=len(self.layers), hidden=self.hidden_size, bidirectional=self.bidirectional
+            cell=self.cell,
+            layers=len(self.layers),
+            hidden=self.hidden_size,
+            bidirectional=self.bidirectional,
+            variants=tuple(name for name, chosen in variants.items() if chosen),
         )
 
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
-        """Return the states of new sessions. Shapes: each [directions, batch, hidden]."""
+        """Return the states of new sessions: zeros, or what was learned. Shapes: each [directions, batch, hidden]."""
+        if len(self.starts):
+            return tuple(start.expand(-1, batch, -1) for start in self.starts)
         like = next(self.parameters())
-        return tuple(like.new_zeros(self.directions, batch, self.hidden_size) for _ in self.states)
+        count = len(self.layers) * len(STATE_NAMES[self.cell])
+        return tuple(like.new_zeros(self.directions, batch, self.hidden_size) for _ in range(count))
 
     def forward(
         self, x: Tensor, lengths: Tensor, states: tuple[Tensor, ...] | None = None
@@ -94,8 +142,8 @@ class Recurrent(nn.Module):
         """Read each row up to its own length, the reverse direction from there back.
 
         Shapes: x [batch, time, features] float32; lengths [batch] int32, each at least 1; states as in `states`, None
-        for zeros; returns outputs [batch, time, directions * hidden], zero beyond each length, and the states after
-        each row's own last step.
+        for those of new sessions; returns outputs [batch, time, directions * hidden], zero beyond each length, and the
+        states after each row's own last step.
         """
         if torch.onnx.is_in_onnx_export():
             return self._forward_onnx(x, lengths, states)
@@ -104,9 +152,10 @@ class Recurrent(nn.Module):
         read = _pack(x, lengths)
         finals: list[Tensor] = []
         for number, (layer, mine) in enumerate(zip(self.layers, carried, strict=True)):
-            if number:
-                read = _each(self.dropout, read)
-            read, final = layer(read, mine if kinds > 1 else mine[0])
+            given = read
+            read, final = layer(_each(self.dropout, given) if number else given, mine if kinds > 1 else mine[0])
+            if number and self.residual:
+                read = _each(torch.add, read, given)
             finals += final if kinds > 1 else [final]
         dtype = next(self.parameters()).dtype  # under autocast some layers give bfloat16, which is too coarse to sum
         return _pad(read, x.shape[1]).to(dtype), tuple(final.to(dtype) for final in finals)
@@ -114,7 +163,7 @@ class Recurrent(nn.Module):
     def prepare_export(self) -> None:
         """Lay the weights out as ONNX has them, in buffers, so that the graph holds them as plain initializers."""
         for number, layer in enumerate(self.layers):
-            for name, weight in zip("WRB", _onnx_weights(self.cell, cast(nn.RNNBase, layer)), strict=True):
+            for name, weight in _onnx_weights(self.cell, layer).items():
                 self.register_buffer(f"{name}{number}", weight, persistent=False)
 
     def _forward_onnx(
@@ -122,22 +171,25 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         batch, time = x.shape[0], x.shape[1]
         kinds = len(STATE_NAMES[self.cell])
-        carried = _by_layer(states or (None,) * len(self.states), kinds)
+        left_out = (None,) * (len(self.layers) * kinds)  # which means zeros
+        carried = _by_layer(states or (self.zero_states(batch) if len(self.starts) else left_out), kinds)
         steps = x.transpose(0, 1)  # [time, batch, features]: ONNX Runtime has no batch-first layout on the CPU
         finals: list[Tensor] = []
         for number, mine in enumerate(carried):
             weights = [self.get_buffer(f"{name}{number}") for name in "WRB"]
+            peepholes = [self.get_buffer(f"P{number}")] if self.peepholes else []
             state_shape = (self.directions, batch, self.hidden_size)
             y, *final = torch.onnx.ops.symbolic_multi_out(
                 self.cell.upper(),
-                (steps, *weights, lengths, *mine),
+                (steps, *weights, lengths, *mine, *peepholes),
                 self._attributes(),
                 dtypes=(x.dtype,) * (1 + kinds),
                 shapes=((time, self.directions, batch, self.hidden_size), *(state_shape,) * kinds),
                 version=OPSET,
             )
             finals += final
-            steps = y.transpose(1, 2).reshape(time, batch, self.directions * self.hidden_size)
+            read = y.transpose(1, 2).reshape(time, batch, self.directions * self.hidden_size)
+            steps = read + steps if number and self.residual else read
         return steps.transpose(0, 1), tuple(finals)
 
     def _attributes(self) -> Attributes:
@@ -146,42 +198,49 @@ class Recurrent(nn.Module):
             "direction": "bidirectional" if self.bidirectional else "forward",
         }
         if self.cell == "gru":
-            attributes["linear_before_reset"] = 1
+            attributes["linear_before_reset"] = int(self.linear_before_reset)
         if self.cell == "rnn":
             attributes["activations"] = [self.nonlinearity.capitalize()] * self.directions
         return attributes
 
 
-def _pack(x: Tensor, lengths: Tensor) -> Tensor | PackedSequence:
+def _pack(x: Tensor, lengths: Tensor) -> Sequences:
     """Pack rows, unless all are as long as `x` is wide: PyTorch computes a full tensor up to three times as fast."""
     if bool((lengths == x.shape[1]).all()):
         return x
     return pack_padded_sequence(x, lengths.cpu().long(), batch_first=True, enforce_sorted=False)
 
 
-def _pad(read: Tensor | PackedSequence, time: int) -> Tensor:
+def _pad(read: Sequences, time: int) -> Tensor:
     if isinstance(read, PackedSequence):
         read, _ = pad_packed_sequence(read, batch_first=True, total_length=time)
     return read
 
 
-def _each(change: Callable[[Tensor], Tensor], read: Tensor | PackedSequence) -> Tensor | PackedSequence:
-    if isinstance(read, PackedSequence):
-        return read._replace(data=change(read.data))
-    return change(read)
+def _each(change: Callable[..., Tensor], *reads: Sequences) -> Sequences:
+    """Change every step. Sequences that are packed are all packed, and alike."""
+    packed = reads[0]
+    if isinstance(packed, PackedSequence):
+        return packed._replace(data=change(*(read.data for read in reads)))
+    return change(*reads)
 
 
 def _by_layer(states: Sequence[Carried], kinds: int) -> list[Sequence[Carried]]:
     return [states[start : start + kinds] for start in range(0, len(states), kinds)]
 
 
-def _onnx_weights(cell: Cell, layer: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor]:
-    """Return W [directions, gates * hidden, inputs], R [.., gates * hidden, hidden] and B [.., 2 * gates * hidden]."""
+def _onnx_weights(cell: Cell, layer: nn.Module) -> dict[str, Tensor]:
+    """Return W [directions, gates * hidden, inputs], R [.., gates * hidden, hidden], B [.., 2 * gates * hidden], and P
+    [.., 3 * hidden] of a layer with peepholes."""
+    assert isinstance(layer, nn.RNNBase | UnrolledLayer)
     suffixes = ("", "_reverse") if layer.bidirectional else ("",)
 
-    def stacked(kind: str) -> Tensor:
+    def stacked(kind: str, gates: Sequence[int]) -> Tensor:
         weights = [layer.get_parameter(f"{kind}_l0{suffix}").detach() for suffix in suffixes]
-        by_gate = [torch.cat([weight.chunk(len(GATES[cell]))[gate] for gate in GATES[cell]]) for weight in weights]
-        return torch.stack(by_gate)
+        return torch.stack([torch.cat([weight.chunk(len(gates))[gate] for gate in gates]) for weight in weights])
 
-    return stacked("weight_ih"), stacked("weight_hh"), torch.cat([stacked("bias_ih"), stacked("bias_hh")], 1)
+    w, r, *biases = (stacked(kind, GATES[cell]) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    weights = {"W": w, "R": r, "B": torch.cat(biases, 1)}
+    if isinstance(layer, PeepholeLSTM):
+        weights["P"] = stacked("weight_peephole", range(3))
+    return weights

@@ -1,87 +1,147 @@
 """Training runs: Lightning fits a recipe's module, keeps its best checkpoint, and goes on after an interruption.
 
-It knows recipes and `runs/<name>/`, not tasks or publishing. Invariant: random numbers depend on seed, epoch and step
-alone, so a run that was interrupted and resumed ends where an uninterrupted one would have.
+It knows recipes and `runs/<name>/seed-<n>/`, not tasks or publishing. Invariant: random numbers depend on seed, epoch,
+step and process alone, so a run that was interrupted and resumed ends where an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from service.errors import StartupError
-from training.recipe import Recipe
+from training.processes import IgnoreHarmlessWarnings, SeedEveryStep, SharedData, accelerator
+from training.recipe import Recipe, Run
 
-GRADIENT_NORM = 1.0
-HARMLESS_WARNINGS = (
-    "does not have many workers",  # the data is in memory; worker processes would only copy it
-    "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own checkpoints
-    "is smaller than the logging interval",  # a run of few batches logs by epoch alone
-    r"isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 uses PyTorch 2.13 in a way that PyTorch deprecates
-)
-BEST, LAST = "best.ckpt", "last.ckpt"
+BEST, LAST, RECIPE, LOG, TENSORBOARD = "best.ckpt", "last.ckpt", "recipe.json", "log", "tensorboard"
 
 
 class ResumeError(StartupError):
-    """There is no interrupted run to go on with."""
+    """There is no run to go on with, or it was begun by another recipe."""
 
 
-class SeedEveryStep(Callback):
-    """Seed the random numbers of each step by seed and step."""
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run gives: the module with its best checkpoint's weights, and the figure that chose it."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        torch.manual_seed(1_000_003 * self.seed + trainer.global_step)
+    seed: int
+    module: lightning.LightningModule
+    figure: float
+    folder: Path
 
 
-def fit(recipe: Recipe, *, seed: int, epochs: int, resume: bool, runs_dir: Path) -> lightning.LightningModule:
-    """Train and return the module with the weights of its best checkpoint.
+def fit_seeds(
+    recipe: Recipe, seeds: Sequence[int], *, resume: bool, runs_dir: Path, processes: int = 1
+) -> list[Trained]:
+    """Train with each seed, one after the other. With `resume`, seeds without a checkpoint begin anew.
 
-    Checkpoints and a CSV log of every figure go to `runs_dir/<name>/`; without `resume` an earlier run there is
-    replaced.
-
-    Raises: ResumeError when `resume` finds no checkpoint.
+    Raises: ResumeError when `resume` finds no checkpoint of any seed, or one of another recipe.
     """
-    folder = runs_dir / recipe.name
-    if resume and not (folder / LAST).is_file():
-        raise ResumeError(f"{folder} holds no {LAST} to resume; train without --resume")
-    if not resume:
+    begun = [seed for seed in seeds if (run_folder(runs_dir, recipe.name, seed) / LAST).is_file()]
+    if resume and not begun:
+        folders = ", ".join(str(run_folder(runs_dir, recipe.name, seed)) for seed in seeds)
+        raise ResumeError(f"no {LAST} to resume in {folders}; train without --resume")
+    return [
+        fit(recipe, seed=seed, resume=resume and seed in begun, runs_dir=runs_dir, processes=processes)
+        for seed in seeds
+    ]
+
+
+def best_of(recipe: Recipe, trained: Sequence[Trained]) -> Trained:
+    """Return the run with the best validation figure, the first of equals."""
+    choose = max if recipe.run.mode == "max" else min
+    return choose(trained, key=lambda run: run.figure)
+
+
+def run_folder(runs_dir: Path, name: str, seed: int) -> Path:
+    """Return where the run of one seed keeps its checkpoints and logs."""
+    return runs_dir / name / f"seed-{seed}"
+
+
+def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, processes: int = 1) -> Trained:
+    """Train in `processes` processes, and return the module with the weights of its best checkpoint.
+
+    Checkpoints, CSV and TensorBoard logs go to `runs_dir/<name>/seed-<seed>/`; without `resume` an earlier run there is
+    replaced. A run that is finished is not trained again.
+
+    Raises: ResumeError when `resume` finds no checkpoint, or one of another recipe.
+    """
+    folder = run_folder(runs_dir, recipe.name, seed)
+    if resume:
+        _check_begun(recipe, processes, folder)
+    else:
         shutil.rmtree(folder, ignore_errors=True)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        folder.mkdir(parents=True)
+        (folder / RECIPE).write_text(json.dumps(_facts(recipe, processes), indent=2) + "\n")
     lightning.seed_everything(seed, verbose=False)
-    module = recipe.prepare(seed, epochs)
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="auto",
-        devices=1,
-        gradient_clip_val=GRADIENT_NORM,
+    module = recipe.prepare(seed)
+    if not (resume and _finished(folder, recipe.run)):
+        trainer = _trainer(recipe.run, seed, processes, folder)
+        with warnings.catch_warnings():
+            trainer.fit(module, datamodule=SharedData(module, seed), ckpt_path=folder / LAST if resume else None)
+    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    figures = [part["best_model_score"] for part in best["callbacks"].values() if "best_model_score" in part]
+    return Trained(seed, module.cpu().eval(), float(figures[0]), folder)
+
+
+def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return lightning.Trainer(
+        max_epochs=run.epochs,
+        accelerator=accelerator(processes),
+        devices=processes,
+        strategy="ddp_spawn" if processes > 1 else "auto",
+        use_distributed_sampler=False,  # `SharedData` divides each batch instead
+        precision=run.precision,
+        gradient_clip_val=run.gradient_norm,
         reload_dataloaders_every_n_epochs=1,  # a module draws or shuffles its data by epoch
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="log"),
+        log_every_n_steps=1,
+        logger=[CSVLogger(folder, name=LOG), TensorBoardLogger(folder, name=TENSORBOARD)],
         callbacks=[
+            IgnoreHarmlessWarnings(),
             SeedEveryStep(seed),
-            ModelCheckpoint(folder, Path(BEST).stem, recipe.monitor, mode=recipe.mode, save_last=True),
-            EarlyStopping(recipe.monitor, mode=recipe.mode, patience=recipe.patience),
+            ModelCheckpoint(
+                folder, Path(BEST).stem, run.monitor, mode=run.mode, save_last=True, enable_version_counter=False
+            ),
+            EarlyStopping(run.monitor, mode=run.mode, patience=run.patience),
             RichProgressBar(),
         ],
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
-        for harmless in HARMLESS_WARNINGS:
-            warnings.filterwarnings("ignore", f".*{harmless}")
-        trainer.fit(module, ckpt_path=folder / LAST if resume else None)
-    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    return module.cpu().eval()
+
+
+def _facts(recipe: Recipe, processes: int) -> dict[str, Any]:
+    """Return everything but the seed that the weights depend on, as JSON holds it."""
+    facts: dict[str, Any] = {"processes": processes}
+    for name, table in (("run", recipe.run), ("settings", recipe.settings)):
+        facts |= {f"{name}.{key}": value for key, value in table.model_dump(mode="json").items()}
+    return facts
+
+
+def _check_begun(recipe: Recipe, processes: int, folder: Path) -> None:
+    if not all((folder / name).is_file() for name in (LAST, RECIPE)):
+        raise ResumeError(f"{folder} holds no {LAST} with its {RECIPE} to resume; train without --resume")
+    begun, now = json.loads((folder / RECIPE).read_text()), _facts(recipe, processes)
+    if begun != now:
+        changed = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+        told = ", ".join(f"{key} was {begun.get(key)!r} and is now {now.get(key)!r}" for key in changed)
+        raise ResumeError(f"{folder} was begun otherwise: {told}; resume as it was begun, or train without --resume")
+
+
+def _finished(folder: Path, run: Run) -> bool:
+    """Return whether the run saw its last epoch, or ended early."""
+    last = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+    return last["epoch"] + 1 >= run.epochs or any(part.get("stopped_epoch") for part in last["callbacks"].values())

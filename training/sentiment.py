@@ -1,6 +1,6 @@
-"""The recipes `sentiment` and `sentiment-live`: treebank phrases in, two published text models out.
+"""The kind of recipe `sentiment`: treebank phrases in, a published text model out.
 
-It knows the treebank's split and how each network is trained, described and measured. Invariant: weights come from
+It knows the treebank's split and how either network is trained, described and measured. Invariant: weights come from
 train, the checkpoint and every choice from dev; test is read only to measure the finished model through the service.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
+from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -24,20 +25,17 @@ from service import contract, tensors
 from training.data import Found, find
 from training.evaluate import ask
 from training.export import Array, Servable
-from training.recipe import Recipe, Release, TextReader
+from training.recipe import Release, Table, TextReader
 from training.sentiment_network import LiveSentimentNetwork, SentimentNetwork
 from training.text import LABELS, POLARITY, UNKNOWN, Phrases, read_phrases, train_tokenizer
 
-VOCABULARY = 16_000
-MAX_LENGTH = 256
-ROWS = 64
-LEARNING_RATE = 2e-3
-WEIGHT_DECAY = 0.1
 TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
 LICENCE = (
     "as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
     "excerpts of film reviews by their authors"
 )
+DESCRIPTION = "Says whether an English text is positive or negative, reading it whole and in both directions."
+LIVE_DESCRIPTION = "Says after each word of an English text whether what stands so far is positive or negative."
 LIMITS = (
     "English film reviews are all it was trained on: other subjects, languages and registers are outside.",
     "It knows two labels; neutral text still gets one of them, with a score that need not be calibrated.",
@@ -49,6 +47,22 @@ LIMITS = (
 Network = SentimentNetwork | LiveSentimentNetwork
 
 
+class Settings(Table):
+    """What a recipe of this kind sets. Units: `vocabulary` words, `max_length` tokens, `rows` per batch."""
+
+    network: Literal["whole", "live"]
+    vocabulary: int = Field(ge=3)
+    max_length: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    width: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    word_dropout: float = Field(ge=0, lt=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
 @dataclass(frozen=True)
 class Treebank:
     """What training reads: the tokenizer made from the training part, and both parts it may look at."""
@@ -58,28 +72,28 @@ class Treebank:
     dev: Phrases
 
     @classmethod
-    def load(cls) -> Treebank:
+    def load(cls, vocabulary: int) -> Treebank:
         """Raises: DataError when a part is missing or another file."""
         train, dev = find(TRAIN).path, find(DEV).path
-        tokenizer = train_tokenizer(read_phrases(train)[0], VOCABULARY)
+        tokenizer = train_tokenizer(read_phrases(train)[0], vocabulary)
         return cls(tokenizer, Phrases.of(train, tokenizer), Phrases.of(dev, tokenizer))
 
 
 class SentimentModule(lightning.LightningModule):
     """Train a sentiment network by cross entropy, AdamW and a one-cycle learning rate."""
 
-    def __init__(self, make: Callable[[int], Network], treebank: Treebank, seed: int) -> None:
+    def __init__(self, settings: Settings, treebank: Treebank, seed: int) -> None:
         super().__init__()
-        self.treebank, self.seed = treebank, seed
-        self.network = make(treebank.tokenizer.get_vocab_size())
+        self.settings, self.treebank, self.seed = settings, treebank, seed
+        self.network = make_network(settings, treebank.tokenizer.get_vocab_size())
         self.accuracy = MulticlassAccuracy(len(LABELS), average="micro")
 
     def train_dataloader(self) -> DataLoader[Any]:
         shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
-        return DataLoader(self.treebank.train.batches(ROWS, shuffle), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.treebank.train.batches(self.settings.rows, shuffle), batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.treebank.dev.batches(ROWS), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.treebank.dev.batches(self.settings.rows), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         ids, lengths, labels = batch
@@ -93,15 +107,23 @@ class SentimentModule(lightning.LightningModule):
         self.log("dev_accuracy", self.accuracy, prog_bar=True, batch_size=len(ids))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+        settings = self.settings
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=settings.weight_decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def prepare(make: Callable[[int], Network], seed: int, epochs: int) -> SentimentModule:
+def make_network(settings: Settings, vocabulary: int) -> Network:
+    """Return the untrained network."""
+    make = SentimentNetwork if settings.network == "whole" else LiveSentimentNetwork
+    sizes = settings.width, settings.hidden, settings.layers
+    return make(vocabulary, *sizes, settings.dropout, settings.word_dropout)
+
+
+def prepare(settings: Settings, seed: int) -> SentimentModule:
     """Return a module on the treebank. Raises: DataError."""
-    return SentimentModule(make, Treebank.load(), seed)
+    return SentimentModule(settings, Treebank.load(settings.vocabulary), seed)
 
 
 def servable(network: Network, vocabulary: int) -> Servable:
@@ -122,15 +144,15 @@ def servable(network: Network, vocabulary: int) -> Servable:
     )
 
 
-def ask_sentiment(url: str, texts: list[str]) -> list[str]:
+def ask_sentiment(model: str, url: str, texts: list[str]) -> list[str]:
     """Return the label of each text, from `/v1/sentiment`."""
-    results = ask(url, "/v1/sentiment", "inputs", texts, model="sentiment")
+    results = ask(url, "/v1/sentiment", "inputs", texts, model=model)
     return [result["label"] for result in results]
 
 
-def ask_sentiment_live(url: str, texts: list[str]) -> list[str]:
+def ask_sentiment_live(model: str, url: str, texts: list[str]) -> list[str]:
     """Return the label with the higher score after each text's last word, from `/v1/step`."""
-    results = ask(url, "/v1/step", "items", [{"text": text} for text in texts], model="sentiment-live")
+    results = ask(url, "/v1/step", "items", [{"text": text} for text in texts], model=model)
     return [LABELS[int(np.argmax(result["outputs"]["scores"]))] for result in results]
 
 
@@ -155,59 +177,22 @@ def measure(
     return tuple(metrics)
 
 
-def release(
-    name: str,
-    task: contract.Task,
-    description: str,
-    label: Callable[[str, list[str]], list[str]],
-    module: lightning.LightningModule,
-) -> Release:
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError when the test part is missing."""
     assert isinstance(module, SentimentModule)
     parts = {"train": find(TRAIN), "dev": find(DEV), "test": find(TEST)}
     uses = {"train": "trained on", "dev": "chose the checkpoint", "test": "measured once, at the end"}
     tokenizer = module.treebank.tokenizer
+    live = settings.network == "live"
     return Release(
         name=name,
-        task=task,
-        description=description,
+        task="step" if live else "sentiment",
+        description=LIVE_DESCRIPTION if live else DESCRIPTION,
         servable=servable(module.network, tokenizer.get_vocab_size()),
         data=tuple(parts[part].used_as(use) for part, use in uses.items()),
         licence=LICENCE,
         limits=LIMITS,
-        measure=partial(measure, label, parts),
+        measure=partial(measure, partial(ask_sentiment_live if live else ask_sentiment, name), parts),
         network=module.network.recurrent.network,
-        text=TextReader(tokenizer.to_str(), MAX_LENGTH, UNKNOWN, POLARITY),
+        text=TextReader(tokenizer.to_str(), settings.max_length, UNKNOWN, POLARITY),
     )
-
-
-SENTIMENT = Recipe(
-    name="sentiment",
-    summary="whole texts, positive or negative: a two-layer bidirectional LSTM on SST-2",
-    epochs=4,
-    monitor="dev_accuracy",
-    mode="max",
-    prepare=partial(prepare, SentimentNetwork),
-    release=partial(
-        release,
-        "sentiment",
-        "sentiment",
-        "Says whether an English text is positive or negative, reading it whole and in both directions.",
-        ask_sentiment,
-    ),
-)
-SENTIMENT_LIVE = Recipe(
-    name="sentiment-live",
-    summary="the score after each word of a text as it grows: a two-layer GRU on SST-2, state carried",
-    epochs=4,
-    monitor="dev_accuracy",
-    mode="max",
-    prepare=partial(prepare, LiveSentimentNetwork),
-    release=partial(
-        release,
-        "sentiment-live",
-        "step",
-        "Says after each word of an English text whether what stands so far is positive or negative.",
-        ask_sentiment_live,
-    ),
-)

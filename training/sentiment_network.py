@@ -33,11 +33,13 @@ class Words(nn.Module):
 class SentimentNetwork(nn.Module):
     """Score a whole text: a bidirectional LSTM, its outputs pooled by mean and maximum over the row's own words."""
 
-    def __init__(self, vocabulary: int, width: int = 128, hidden: int = 128, layers: int = 2) -> None:
+    def __init__(
+        self, vocabulary: int, width: int, hidden: int, layers: int, dropout: float, word_dropout: float
+    ) -> None:
         super().__init__()
-        self.words = Words(vocabulary, width, dropout=0.4, word_dropout=0.1)
-        self.recurrent = Recurrent("lstm", width, hidden, layers=layers, bidirectional=True, dropout=0.4)
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(4 * hidden, len(LABELS)))
+        self.words = Words(vocabulary, width, dropout, word_dropout)
+        self.recurrent = Recurrent("lstm", width, hidden, layers=layers, bidirectional=True, dropout=dropout)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * hidden, len(LABELS)))
 
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, 2]."""
@@ -56,11 +58,13 @@ class SentimentNetwork(nn.Module):
 class LiveSentimentNetwork(nn.Module):
     """Score a text after each of its words: a stacked GRU whose states are carried on."""
 
-    def __init__(self, vocabulary: int, width: int = 128, hidden: int = 160, layers: int = 2) -> None:
+    def __init__(
+        self, vocabulary: int, width: int, hidden: int, layers: int, dropout: float, word_dropout: float
+    ) -> None:
         super().__init__()
-        self.words = Words(vocabulary, width, dropout=0.4, word_dropout=0.1)
-        self.recurrent = Recurrent("gru", width, hidden, layers=layers, dropout=0.4)
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(hidden, len(LABELS)))
+        self.words = Words(vocabulary, width, dropout, word_dropout)
+        self.recurrent = Recurrent("gru", width, hidden, layers=layers, dropout=dropout)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, len(LABELS)))
 
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Score each text at its last word. Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, 2]."""

@@ -80,7 +80,8 @@ class AsyncClient:
     async def forecast(
         self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], horizon: int, **options: Any
     ) -> Batch[ForecastResult]:
-        """Forecast the next `horizon` values of series, given as values or as {"values", "id", "start", "freq"}.
+        """Forecast the next `horizon` values of series, given as values or as {"values", "id", "start", "freq"}; the
+        values are numbers, or rows for a model of several channels.
 
         NaN is a missing value; say with `missing=` what to do with it.
         """

@@ -5,7 +5,6 @@ It knows the API's JSON, not how it travels. Invariant: a failed item is never l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -63,13 +62,15 @@ class SentimentResult:
 
 @dataclass(frozen=True, slots=True)
 class ForecastResult:
-    """One series' next values. Shapes: `mean` and each of `quantiles`, by probability, [horizon]."""
+    """One series' next values. Shapes: `mean` and each of `quantiles`, by probability, [horizon], or of rows
+    [horizon, channels]; `channels` are their names, where the model has some."""
 
     id: str | None
     mean: Array
     quantiles: dict[float, Array]
     timestamps: list[str] | None
     warnings: list[str]
+    channels: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,13 @@ def members(inputs: Inputs) -> dict[str, Any]:
 
 
 def series_item(series: Mapping[str, Any] | npt.ArrayLike) -> dict[str, Any]:
-    """Return a series as /v1/forecast takes it, NaN as null: a missing value."""
+    """Return a series, numbers (1-D) or rows of channels (2-D), as /v1/forecast takes it: NaN, a gap, as null."""
     given = dict(series) if isinstance(series, Mapping) else {"values": series}
     values = np.asarray(given["values"], float)
-    return given | {"values": [None if math.isnan(value) else value for value in values.tolist()]}
+    if values.ndim not in (1, 2):
+        raise ValueError(f"values have shape {values.shape}; give numbers, or rows of channels")
+    cells: Array = np.where(np.isnan(values), np.array(None), values)
+    return given | {"values": cells.tolist()}
 
 
 def read_sentiment(item: Mapping[str, Any]) -> SentimentResult:
@@ -161,7 +165,8 @@ def read_sentiment(item: Mapping[str, Any]) -> SentimentResult:
 def read_forecast(item: Mapping[str, Any]) -> ForecastResult:
     """Return a result of /v1/forecast."""
     quantiles = {float(level): np.array(values) for level, values in item["quantiles"].items()}
-    return ForecastResult(item["id"], np.array(item["mean"]), quantiles, item.get("timestamps"), item["warnings"])
+    mean, timestamps, channels = np.array(item["mean"]), item.get("timestamps"), item.get("channels")
+    return ForecastResult(item["id"], mean, quantiles, timestamps, item["warnings"], channels)
 
 
 def read_step(item: Mapping[str, Any]) -> StepResult:

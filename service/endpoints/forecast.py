@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from dateutil.relativedelta import relativedelta
 from fastapi import APIRouter
 from pydantic import Field
@@ -16,16 +15,10 @@ from service.call import Call
 from service.contract import Forecast as ForecastSpec
 from service.contract import Task
 from service.engine import Answer, Row
-from service.errors import (
-    HistoryTooShort,
-    HorizonTooLong,
-    InvalidRequest,
-    MissingValues,
-    QuantileUnavailable,
-)
+from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable
+from service.history import Missing, Values, read_history
 from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
-from service.runtime import Array, cast
 from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
@@ -49,8 +42,9 @@ LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as flo
 
 class Series(Strict):
     id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
-    values: Annotated[list[float | None], Field(fail_fast=True)] = Field(
-        description="the history, oldest first; null = missing"
+    values: Values = Field(
+        description="the history, oldest first, null = missing: numbers, or rows of the model's channels",
+        examples=[[5.8, 5.7, None, 5.1], [[5.8, 2.0], [5.7, 2.1], [5.2, None], [5.1, 1.9]]],
     )
     start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
     freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
@@ -71,7 +65,7 @@ class ForecastRequest(RunRequest):
         max_length=MOST_LEVELS,
         description="central intervals in percent: 80 gives quantiles 0.1 and 0.9",
     )
-    missing: Literal["error", "ffill", "linear"] = Field(
+    missing: Missing = Field(
         "error",
         description="what to do with null: refuse the series, repeat the value before, or interpolate",
     )
@@ -79,8 +73,9 @@ class ForecastRequest(RunRequest):
 
 
 class Forecast(Result):
-    mean: list[float]
-    quantiles: dict[str, list[float]] = Field(description="one list of horizon values for each quantile")
+    channels: list[str] | None = Field(None, description="what the entries of rows are, where the model names them")
+    mean: list[float] | list[list[float]] = Field(description="horizon values, or rows of the model's channels")
+    quantiles: dict[str, list[float] | list[list[float]]] = Field(description="the same for each quantile")
     timestamps: list[str] | None = Field(None, description="ISO 8601 times of the forecast, where start and freq came")
     warnings: list[str]
 
@@ -97,9 +92,10 @@ async def forecast(call: Call, body: ForecastRequest) -> Reply:
     columns = _columns(spec, body)
 
     def prepare(series: Series) -> Job:
-        history, warnings = _history(series, spec, body.missing)
-        timestamps = _timestamps(series, body.horizon)
-        return Job(engine, Row(history), partial(_shown, body.horizon, columns, timestamps, warnings), "values")
+        history, warnings = read_history(series.values, engine.manifest, body.missing)
+        more = {"timestamps": _timestamps(series, body.horizon), "channels": engine.manifest.sequence.labels}
+        told = {"warnings": warnings, **{name: value for name, value in more.items() if value is not None}}
+        return Job(engine, Row(history), partial(_shown, body.horizon, columns, told), "values")
 
     return await answer_items(call, body, engine, prepare)
 
@@ -119,41 +115,6 @@ def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
             raise QuantileUnavailable(f"{given:g} is not among the quantiles of this model: {has}", field=field)
         columns[f"{spec.quantiles[place]:g}"] = place
     return columns
-
-
-def _history(series: Series, spec: ForecastSpec, missing: str) -> tuple[Array, list[str]]:
-    values = np.array(series.values, np.float64)  # None becomes NaN, and nothing else can: NaN was refused
-    gaps = np.isnan(values)
-    warnings = []
-    known = len(values) - int(gaps.sum())
-    if len(values) < spec.min_history or (missing != "error" and known < spec.min_history):
-        not_null = " that are not null" if known < len(values) else ""
-        raise HistoryTooShort(f"{known} values given{not_null}, {spec.min_history} needed", field="values")
-    if gaps.any():
-        values = _filled(values, gaps, missing)
-        warnings.append(f"{int(gaps.sum())} missing values filled ({missing})")
-    if len(values) > spec.max_history:
-        warnings.append(f"{len(values)} values given; the last {spec.max_history} are used")
-        values = values[-spec.max_history :]
-    return cast(values, np.float32), warnings
-
-
-def _filled(values: Array, gaps: Array, missing: str) -> Array:
-    first = int(np.argmax(gaps))
-    if missing == "error":
-        message = f'{int(gaps.sum())} values are null, the first at {first}; fill them, or ask for "missing": "linear"'
-        raise MissingValues(message, field=f"values[{first}]")
-    known = np.flatnonzero(~gaps)
-    if gaps[0]:
-        raise MissingValues("the first value is null, so there is none before it to fill from", field="values[0]")
-    if gaps[-1] and missing == "linear":
-        message = 'the last value is null, so there is no line to draw to it; ask for "missing": "ffill"'
-        raise MissingValues(message, field=f"values[{len(values) - 1}]")
-    places = np.arange(len(values))
-    if missing == "linear":
-        return np.interp(places, known, values[known])
-    filled: Array = values[np.maximum.accumulate(np.where(gaps, 0, places))]
-    return filled
 
 
 def _timestamps(series: Series, horizon: int) -> list[str] | None:
@@ -178,15 +139,10 @@ def _timestamps(series: Series, horizon: int) -> list[str] | None:
         raise InvalidRequest("the forecast would pass the year 9999", field="start") from None
 
 
-def _shown(
-    horizon: int, columns: dict[str, int], timestamps: list[str] | None, warnings: list[str], answer: Answer
-) -> dict[str, Any]:
+def _shown(horizon: int, columns: dict[str, int], told: dict[str, Any], answer: Answer) -> dict[str, Any]:
     quantiles = answer.outputs["quantiles"][:horizon]
-    result: dict[str, Any] = {
+    return {
         "mean": answer.outputs["mean"][:horizon].tolist(),
-        "quantiles": {name: quantiles[:, place].tolist() for name, place in columns.items()},
-        "warnings": warnings,
+        "quantiles": {name: quantiles[..., place].tolist() for name, place in columns.items()},
+        **told,
     }
-    if timestamps is not None:
-        result["timestamps"] = timestamps
-    return result

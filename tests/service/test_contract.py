@@ -62,6 +62,10 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(lengths=None), "inputs", "the graph also needs lengths"),
     (lambda m: m.update(lengths="x"), "inputs", "x is named more than once"),
     (lambda m: m.update(constants={"rate": 8000}), "constants.rate", "the graph has no such input"),
+    (lambda m: m.update(constants={"h": [0, 0]}), "inputs", "h is named more than once"),
+    (lambda m: m.update(constants={"rate": []}), "constants.rate", "a list of finite numbers"),
+    (lambda m: m.update(constants={"rate": [[1, 2]]}), "constants.rate", "a list of finite numbers"),
+    (lambda m: m.update(constants={"rate": True}), "constants.rate", "one finite number"),
     (
         lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
         "streamable",
@@ -125,6 +129,9 @@ BROKEN_FORECAST: list[tuple[Change, str, str]] = [
     (lambda m: m["forecast"].update(quantiles=[0.5, 0.1, 0.9]), "forecast", "must rise strictly"),
     (lambda m: m["forecast"].update(min_history=99), "forecast", "above max_history"),
     (lambda m: m["forecast"].update(horizon=5), "outputs", "mean ['batch', 5]"),
+    (lambda m: m["inputs"][0].update(shape=["batch", "time", 3]), "outputs", "mean ['batch', 4, 3]; quantiles"),
+    (lambda m: m["inputs"][0].update(shape=["batch", 3, "time"]), "inputs[0].shape", "or [batch, time, channels]"),
+    (lambda m: m["inputs"][0].update(shape=["batch", "time", 3, 1]), "inputs[0].shape", "or [batch, time, channels]"),
 ]
 
 

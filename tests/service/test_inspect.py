@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import tiny
 import tiny_forms
+import tiny_kinds
 import torch
 from conftest import ROOT, ServerFactory
 from onnx import load, save_model
@@ -58,6 +59,7 @@ def known_to_a_graph(manifest: dict[str, Any]) -> dict[str, Any]:
     [
         (tiny.stepper, {}),
         (tiny.stepper, {"constants": {"gain": 1}}),
+        (tiny.stepper, {"constants": {"gain": [3, 0.5]}}),
         (tiny.stepper, {"lengths": None}),
         (tiny.number_stepper, {}),
         (tiny_forms.cell, {}),
@@ -221,6 +223,12 @@ def test_a_voice_detector_s_stacked_state_and_sample_rate_are_found(tmp_path: Pa
     assert "constants.sr: the value is not in the graph" in draft["description"]
 
 
+def test_a_constant_vector_is_drafted_with_as_many_numbers_as_it_takes(tmp_path: Path) -> None:
+    draft = drafted(tiny.stepper(tmp_path, constants={"gain": [3, 0.5]}) / "model.onnx")
+    assert draft["constants"] == {"gain": [1, 1]}
+    assert "constants.gain: the 2 values are not in the graph; 1 stands in for each" in draft["description"]
+
+
 def test_pairs_that_neither_names_nor_runs_tell_apart_are_a_doubt(tmp_path: Path) -> None:
     build = tiny.GraphBuilder(9, lengths="")
     sums = [build.add("Add", ["x", name])[0] for name in ("p", "q")]
@@ -255,8 +263,8 @@ def test_outputs_that_cannot_answer_a_step_are_left_out_and_named(tmp_path: Path
     assert "outputs: loud is left out: its type is tensor(bool)" in ended.stderr
 
 
-def without_states(root: Path) -> Path:
-    return tiny.forecast(root)
+def calibrated(root: Path) -> Path:
+    return tiny_kinds.weather(root, constants={"offsets": [0, 0.5]})
 
 
 def fixed_batch(root: Path) -> Path:
@@ -314,7 +322,9 @@ def missing(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (without_states, "states: the graph has no state: it takes values"),
+        (tiny.forecast, "states: the graph has no state: it takes values"),
+        (tiny_kinds.weather, "A classifier or forecaster has none: write its manifest by hand"),
+        (calibrated, "states: the graph has no state: it takes values and begins anew"),
         (fixed_batch, "inputs: no axis is free in h [1, 1, 4] and c [1, 1, 4]: the graph was exported for one batch"),
         (
             fixed_time,

@@ -36,6 +36,14 @@ def shaped(kind: str, *shape: int | str) -> Change:
     return lambda m: m[kind][0].update(shape=list(shape))
 
 
+def gained(**constants: object) -> Change:
+    return lambda m: m.update(constants=constants)
+
+
+def gained_stepper(root: Path) -> Path:
+    return tiny.stepper(root, constants={"gain": [1, 2]})
+
+
 SHAPELESS_START = "one number, or nested lists"
 BROKEN: list[tuple[Write, Change, str, str]] = [
     (tiny_forms.meter, starting(1, [0.5]), "states[1].start", SHAPELESS_START),
@@ -53,6 +61,11 @@ BROKEN: list[tuple[Write, Change, str, str]] = [
     (tiny_forms.dial, starting(0, -(1 << 31) - 1), "states[0].start", "-2147483649 is no int32"),
     (tiny_forms.meter, lambda m: m["constants"].update(rate=HUGE), "constants.rate", "the graph takes float32"),
     (tiny_forms.dial, lambda m: m["constants"].update(size=99.5), "constants.size", "the graph takes int32"),
+    (tiny_forms.meter, gained(rate=[0.25]), "constants.rate", "the graph has float32 []; give one number"),
+    (gained_stepper, gained(gain=[1]), "constants.gain", "a list of 1 is declared, but the graph has float32 [2]; "),
+    (gained_stepper, gained(gain=[1, 2, 3]), "constants.gain", "give a list of 2 numbers"),
+    (gained_stepper, gained(gain=[1, HUGE]), "constants.gain[1]", "1e+39 is declared, but the graph takes float32"),
+    (gained_stepper, gained(gain=[NAN, 1]), "constants.gain", "a list of finite numbers"),
     (tiny_forms.cell, shaped("outputs", "batch", "time", 3), "outputs[0].shape", "must hold no 'time', as the input"),
     (tiny_forms.time_major, shaped("outputs", 1, "batch", 4), "outputs[0].shape", "must hold 'time', as the input"),
     (tiny_forms.cell, shaped("outputs", "time", "time", "batch"), "outputs[0].shape", "'time' at most once"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from conftest import Server, ServerFactory
+from conftest import TOKEN_KEYS, Server, ServerFactory
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(11).normal(size=(12, 2)).tolist()
@@ -135,14 +135,34 @@ def test_a_model_without_a_lengths_input_answers_ragged_sessions_as_alone(
     server.stop()
 
 
+@pytest.mark.parametrize("gain", [2, [2, 2], [0.5, -3]])
 def test_a_constant_input_is_fed_as_the_manifest_says(
-    server: Server, tmp_path: Path, start_server: ServerFactory
+    server: Server, tmp_path: Path, start_server: ServerFactory, gain: float | list[float]
 ) -> None:
-    tiny.stepper(tmp_path / "models", constants={"gain": 2})
-    doubling = start_server(tmp_path / "models", tmp_path / "state")
-    doubled = [[2 * value for value in row] for row in ROWS]
-    np.testing.assert_allclose(whole(doubling, ROWS), whole(server, doubled), atol=CLOSE)
-    doubling.stop()
+    tiny.stepper(tmp_path / "models", constants={"gain": gain})
+    gaining = start_server(tmp_path / "models", tmp_path / "state")
+    gained = (np.array(ROWS) * gain).tolist()
+    np.testing.assert_allclose(whole(gaining, ROWS), whole(server, gained), atol=CLOSE)
+    gaining.stop()
+
+
+def test_a_number_may_fill_a_constant_vector(server: Server, tmp_path: Path, start_server: ServerFactory) -> None:
+    tiny.stepper(tmp_path / "models", constants={"gain": 2}, graph_shapes={"gain": [2]})
+    filling = start_server(tmp_path / "models", tmp_path / "state")
+    np.testing.assert_allclose(whole(filling, ROWS), whole(server, (2 * np.array(ROWS)).tolist()), atol=CLOSE)
+    filling.stop()
+
+
+def test_a_session_does_not_go_on_with_other_constants(tmp_path: Path, start_server: ServerFactory) -> None:
+    """They are part of what gives a state its meaning, entry by entry."""
+    tokens = {"BATON_TOKEN_KEYS": TOKEN_KEYS}
+    tiny.stepper(tmp_path / "one", constants={"gain": [1, 2]})
+    tiny.stepper(tmp_path / "other", constants={"gain": [1, 3]})
+    one, other = (start_server(tmp_path / name, tmp_path / "state", **tokens) for name in ("one", "other"))
+    (begun,) = step(one, {"inputs": ROWS[:3]})
+    (gone,) = step(other, {"inputs": ROWS[3:], "state": begun["state"]})
+    assert gone["error"]["code"] == "state_model_gone"
+    assert "outputs" in step(one, {"inputs": ROWS[3:], "state": begun["state"]})[0]
 
 
 def test_text_is_read_word_by_word(server: Server) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from service import contract, tensors
+from training import catalogue
 from training.evaluate import ask
 from training.export import Array, Servable
-from training.recipe import Recipe, Release
+from training.recipe import Kind, Recipe, Release, Run, Table
 from training.recurrent import Recurrent
 
 MODEL = "echo"
-ROWS, TIME = 32, 6
+TIME = 6
 
 
 class Stack(nn.Module):
@@ -57,20 +60,21 @@ def servable_stack(recurrent: Recurrent, features: int) -> Servable:
 class Echo(lightning.LightningModule):
     """Learn to give each number back."""
 
-    def __init__(self, seed: int) -> None:
+    rows = 32
+
+    def __init__(self, seed: int, layers: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.network = Stack(Recurrent("gru", 1, 1, layers=2, dropout=0.2))
+        self.network = Stack(Recurrent("gru", 1, 1, layers=layers, dropout=dropout))
 
-    def _loader(self, seed: int) -> DataLoader[Any]:
-        numbers = torch.randn(ROWS, TIME, 1, generator=torch.Generator().manual_seed(seed))
-        return DataLoader(TensorDataset(numbers), batch_size=8)
+    def _numbers(self, seed: int) -> TensorDataset:
+        return TensorDataset(torch.randn(self.rows, TIME, 1, generator=torch.Generator().manual_seed(seed)))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.current_epoch)
+        return DataLoader(self._numbers(self.current_epoch), batch_size=8, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(10_000)
+        return DataLoader(self._numbers(10_000), batch_size=8)
 
     def _loss(self, numbers: Tensor) -> Tensor:
         lengths = torch.full((len(numbers),), TIME, dtype=torch.int32)
@@ -88,40 +92,76 @@ class Echo(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.05)
 
 
-def measure(url: str) -> tuple[contract.Metric, ...]:
+def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
     """The error of one number's echo, through the service, beside that of always answering zero."""
-    (result,) = ask(url, "/v1/step", "items", [{"inputs": [[0.5]]}], model=MODEL)
+    (result,) = ask(url, "/v1/step", "items", [{"inputs": [[0.5]]}], model=model)
     error = abs(result["outputs"]["y"][0] - 0.5)
     return (contract.Metric(name="echo_error", value=error, floor=0.5, floor_method="always zero"),)
 
 
-def release(module: lightning.LightningModule, **changes: Any) -> Release:
+class Settings(Table):
+    """What an echo recipe sets."""
+
+    layers: int
+    dropout: float
+
+
+def release(module: lightning.LightningModule, name: str = MODEL, **changes: Any) -> Release:
     """The trained echo as a release, `changes` in place of its own parts."""
     network = module.network
     assert isinstance(network, Stack)
     parts: dict[str, Any] = {
-        "name": MODEL,
+        "name": name,
         "task": "step",
         "description": "Gives each number back.",
         "servable": servable_stack(network.recurrent, 1),
         "data": (contract.DataSource(name="normal numbers", part="drawn while training"),),
         "licence": "Apache-2.0",
         "limits": ("It is a test.",),
-        "measure": measure,
+        "measure": partial(measure, name),
         "network": network.recurrent.network,
     }
     return Release(**parts | changes)
 
 
+KIND = Kind(
+    Settings,
+    lambda settings, seed: Echo(seed, settings.layers, settings.dropout),
+    lambda name, settings, module: release(module, name),
+)
 RECIPE = Recipe(
     name=MODEL,
     summary="gives each number back",
-    epochs=2,
-    monitor="val_loss",
-    mode="min",
-    prepare=lambda seed, epochs: Echo(seed),
-    release=release,
+    kind=KIND,
+    run=Run(epochs=2, monitor="val_loss", mode="min", patience=3, gradient_norm=1.0, precision="32-true"),
+    settings=Settings(layers=2, dropout=0.2),
 )
+
+
+FILE = """
+kind = "echo"
+summary = "gives each number back"
+
+[run]
+epochs = 2
+monitor = "val_loss"
+mode = "min"
+patience = 3
+gradient_norm = 1.0
+precision = "32-true"
+
+[settings]
+layers = 2
+dropout = 0.2
+"""
+
+
+def recipe_file(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str = FILE) -> str:
+    """A file of one's own with the echo's recipe, and the echo among the kinds."""
+    monkeypatch.setattr(catalogue, "KINDS", {**catalogue.KINDS, "echo": KIND})
+    file = folder / f"{MODEL}.toml"
+    file.write_text(content)
+    return str(file)
 
 
 def files_below(directory: Path) -> list[str]:

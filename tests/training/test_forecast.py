@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ import torch
 
 from service.contract import Metric, read_manifest
 from training import forecast
+from training.catalogue import find_recipe
 from training.data import VARIABLE, Found, find
-from training.forecast import FORECAST, training_mixture
+from training.forecast import training_mixture
 from training.forecast_data import read_weekly
 from training.forecast_evaluation import ask_forecast
 from training.forecast_metrics import LEVELS
+from training.forecast_network import ForecastNetwork
 from training.forecast_training import ForecastModule, held_out_futures
 from training.publish import publish
+from training.recipe import Recipe
 from training.runs import fit
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
@@ -42,6 +46,13 @@ def stand_in(folder: Path) -> Callable[[str], Found]:
     return lambda name: Found(name, folder / name, "0" * 64)
 
 
+def one_epoch(name: str, prepare: Any) -> Recipe:
+    """The project's recipe with another module, for one epoch."""
+    recipe = find_recipe(name)
+    run = recipe.run.model_copy(update={"epochs": 1})
+    return replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
+
+
 def checked(shape: tuple[int, ...], answer: np.ndarray) -> tuple[Metric, ...]:
     assert answer.shape == shape
     assert np.isfinite(answer).all()
@@ -62,14 +73,16 @@ def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Pat
     """Train one epoch, pass parity, publish, and get quantiles in order through the service."""
     held_out = held_out_futures([(series[:-13], series[-13:]) for series in weekly])
 
-    def prepare(seed: int, epochs: int) -> ForecastModule:
-        return ForecastModule(training_mixture(weekly, ett, 0.4, 0.2), held_out, seed, windows=64)
+    def prepare(settings: forecast.Settings, seed: int) -> ForecastModule:
+        mixture = training_mixture(weekly, ett, 0.4, 0.2)
+        return ForecastModule(ForecastNetwork(), mixture, held_out, seed, windows=64, learning_rate=2e-3)
 
-    module = fit(replace(FORECAST, prepare=prepare), seed=1, epochs=1, resume=False, runs_dir=tmp_path / "runs")
+    recipe = one_epoch("forecast", prepare)
+    module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
     monkeypatch.setattr(forecast, "find", stand_in(tmp_path))
     release = replace(
-        FORECAST.release(module),
-        measure=lambda url: checked((2, 13, len(LEVELS)), ask_forecast(url, weekly, 13)),
+        recipe.release(module),
+        measure=lambda url: checked((2, 13, len(LEVELS)), ask_forecast(url, "forecast", weekly, 13)),
     )
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.forecast is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ import torch
 
 from service.contract import Metric, read_manifest
 from training import forecast_live
+from training.catalogue import find_recipe
 from training.data import Found
 from training.forecast import training_mixture
-from training.forecast_live import FORECAST_LIVE, held_out_streams
+from training.forecast_live import held_out_streams
 from training.forecast_live_evaluation import ask_streams
+from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.publish import publish
+from training.recipe import Recipe
 from training.runs import fit
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
@@ -33,6 +37,13 @@ def weekly() -> list[np.ndarray]:
 @pytest.fixture
 def ett() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(17420, 7)).cumsum(axis=0)
+
+
+def one_epoch(name: str, prepare: Any) -> Recipe:
+    """The project's recipe with another module, for one epoch."""
+    recipe = find_recipe(name)
+    run = recipe.run.model_copy(update={"epochs": 1})
+    return replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
 
 
 def checked(shape: tuple[int, ...], answer: np.ndarray) -> tuple[Metric, ...]:
@@ -52,15 +63,17 @@ def test_held_out_streams_end_with_the_validation_part(ett):
 def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Path, weekly, ett, monkeypatch):
     """Train one epoch, pass parity, publish, and stream through the service with tokens carried."""
 
-    def prepare(seed: int, epochs: int) -> LiveModule:
+    def prepare(settings: forecast_live.Settings, seed: int) -> LiveModule:
         mixture = training_mixture(weekly, ett, 0.4, 0.2)
-        return LiveModule(mixture, Chunks(*mixture.draw(0, 4, 200)), seed, windows=4)
+        held_out = Chunks(*mixture.draw(0, 4, 200))
+        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=3e-3)
 
-    module = fit(replace(FORECAST_LIVE, prepare=prepare), seed=1, epochs=1, resume=False, runs_dir=tmp_path / "runs")
+    recipe = one_epoch("forecast-live", prepare)
+    module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
     monkeypatch.setattr(forecast_live, "find", lambda name: Found(name, tmp_path / name, "0" * 64))
     release = replace(
-        FORECAST_LIVE.release(module),
-        measure=lambda url: checked((7, 300, len(LEVELS)), ask_streams(url, ett[:300].T)),
+        recipe.release(module),
+        measure=lambda url: checked((7, 300, len(LEVELS)), ask_streams(url, "forecast-live", ett[:300].T)),
     )
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.streamable

@@ -49,5 +49,5 @@ def test_ask_streams_carries_each_token(monkeypatch):
 
     monkeypatch.setattr("training.forecast_live_evaluation.ask", answer)
     streams = np.arange(4.0 * STEPS_PER_CALL + 2).reshape(2, -1)
-    np.testing.assert_array_equal(ask_streams("http://service", streams)[..., 0], streams)
+    np.testing.assert_array_equal(ask_streams("http://service", "forecast-live", streams)[..., 0], streams)
     assert states == [[None, None], *([f"row {row} call {call}" for row in (0, 1)] for call in (1, 2))]

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from training.forecast_data import Mixture
+from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import (
     CHUNK,
     ROWS,
-    STATE_LIMIT,
     WIDTH,
     Chunks,
     LiveModule,
     next_loss,
-    overflow,
     step_units,
 )
 
@@ -30,7 +29,11 @@ def mixture() -> Mixture:
 def test_windows_of_an_epoch_repeat_by_seed(mixture):
     """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
     held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
-    first, again, other = (LiveModule(mixture, held_out, seed, windows=4).draw(100)[0] for seed in (1, 1, 2))
+
+    def live(seed: int) -> LiveModule:
+        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=1e-3)
+
+    first, again, other = (live(seed).draw(100)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -53,12 +56,6 @@ def test_chunks_group_rows():
 def test_step_units_are_mean_steps():
     values = torch.tensor([[1.0, 3, 0, 9], [5, 5, 5, 5]])
     assert step_units(values, torch.tensor([3, 4])).tolist() == [2.5, 1.0]
-
-
-def test_overflow_counts_what_is_beyond_the_limit():
-    """One of four cells is 2 above the limit, another 1 below its negative: (4 + 1) / 4."""
-    states = torch.tensor([[[STATE_LIMIT + 2, 0.0]]]), torch.tensor([[[-STATE_LIMIT - 1, STATE_LIMIT]]])
-    assert overflow(states) == pytest.approx(1.25)
 
 
 def test_next_loss_is_free_of_the_unit():

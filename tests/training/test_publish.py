@@ -8,16 +8,14 @@ from typing import Any
 
 import echo
 import pytest
-import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from service.contract import read_manifest, sha256_of, verify_files
-from training import cli, runs
+from training import cli
 from training.evaluate import EvaluationError, ask, serving
 from training.parity import BOUND, ParityError
 from training.publish import PublishError, next_version, publish
-from training.recipe import Recipe
 from training.recurrent import Recurrent
 
 
@@ -32,19 +30,21 @@ def refuse_to_measure(url: str) -> Any:
 
 def test_train_publishes_a_version_that_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train` leaves graph, manifest and card; figures, command, seed and parity stand in the manifest."""
-    monkeypatch.setitem(cli.RECIPES, echo.MODEL, echo.RECIPE)
+    recipe = echo.recipe_file(tmp_path, monkeypatch)
     models, run = tmp_path / "models", tmp_path / "runs"
-    options = ["--seed", "7", "--models-dir", str(models), "--runs-dir", str(run)]
+    options = ["--seeds", "7", "--models-dir", str(models), "--runs-dir", str(run)]
 
-    result = CliRunner().invoke(cli.app, ["train", echo.MODEL, *options])
+    result = CliRunner().invoke(cli.app, ["train", recipe, *options])
 
     assert result.exit_code == 0, result.output
-    assert echo.files_below(models) == ["echo", "echo/1", "echo/1/card.md", "echo/1/manifest.json", "echo/1/model.onnx"]
+    files = ["card.md", "manifest.json", "model.onnx", "training.csv"]
+    assert echo.files_below(models) == ["echo", "echo/1", *(f"echo/1/{file}" for file in files)]
     manifest = read_manifest(models / "echo/1")
     verify_files(models / "echo/1", manifest)
     provenance = manifest.provenance
     assert provenance is not None
-    assert (provenance.command, provenance.seed) == ("python -m training train echo --seed 7 --epochs 2", 7)
+    assert provenance.command == f"python -m training train {recipe} --seeds 7 --epochs 2"
+    assert (provenance.seed, provenance.seeds) == (7, None)
     assert 0 < provenance.parity_max_abs <= BOUND
     (metric,) = provenance.metrics
     card = (models / "echo/1/card.md").read_text()
@@ -68,7 +68,7 @@ def test_version_taken_while_publishing_is_refused(tmp_path: Path, module: echo.
     def measure(url: str) -> Any:
         taken.parent.mkdir(parents=True)
         taken.write_text("the other's")
-        return echo.measure(url)
+        return echo.measure(echo.MODEL, url)
 
     with pytest.raises(PublishError, match="publish again to get the next version"):
         publish(echo.release(module, measure=measure), tmp_path, command="test", seed=0)
@@ -155,29 +155,3 @@ def test_service_that_does_not_start_is_reported_with_its_log(tmp_path: Path) ->
     """An empty models directory ends the evaluation with the service's own reason."""
     with pytest.raises(EvaluationError, match="holds no"), serving(tmp_path):
         pass
-
-
-def weights_after(recipe: Recipe, run_dir: Path, *, epochs: int, resume: bool = False) -> dict[str, Tensor]:
-    return runs.fit(recipe, seed=3, epochs=epochs, resume=resume, runs_dir=run_dir).state_dict()
-
-
-def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    """One epoch and, resumed, two more give the weights of three in one go: data, dropout and optimizer agree."""
-    whole = weights_after(echo.RECIPE, tmp_path / "whole", epochs=3)
-    interrupted = weights_after(echo.RECIPE, tmp_path / "parts", epochs=1)
-    resumed = weights_after(echo.RECIPE, tmp_path / "parts", epochs=3, resume=True)
-    assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
-    assert not all(torch.equal(weight, whole[name]) for name, weight in interrupted.items())
-
-
-def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
-    """There is nothing to go on with: the message says what to do."""
-    with pytest.raises(runs.ResumeError, match="train without --resume"):
-        weights_after(echo.RECIPE, tmp_path, epochs=1, resume=True)
-
-
-def test_unknown_recipe_is_refused_with_those_that_exist() -> None:
-    """A misspelt recipe names the known ones."""
-    result = CliRunner().invoke(cli.app, ["train", "sentimnt"])
-    assert result.exit_code == 2
-    assert "sentiment-live" in result.output

@@ -16,6 +16,11 @@ from training.export import ExportError, check_graph, export
 from training.recurrent import Recurrent
 
 CELLS = ["rnn", "lstm", "gru"]
+OPTIONS: list[dict[str, Any]] = [
+    *({"cell": cell} for cell in CELLS),
+    {"cell": "lstm", "peepholes": True},
+    {"cell": "gru", "linear_before_reset": False},
+]
 STOCK: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 FEATURES, HIDDEN = 3, 5
 LENGTHS = torch.tensor([4, 1, 6, 3], dtype=torch.int32)
@@ -60,11 +65,13 @@ def test_stack_equals_pytorch_on_packed_sequences(cell: Any, layers: int, bidire
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_full_rows_equal_the_same_rows_in_a_ragged_batch(cell: Any, bidirectional: bool) -> None:
+@pytest.mark.parametrize("options", OPTIONS)
+def test_full_rows_equal_the_same_rows_in_a_ragged_batch(options: dict[str, Any], bidirectional: bool) -> None:
     """Rows as long as the batch is wide are not packed, and get the numbers and gradients that packed ones get."""
     torch.manual_seed(0)
-    stack = Recurrent(cell, FEATURES, HIDDEN, 2, bidirectional)
+    stack = Recurrent(
+        **options, input_size=FEATURES, hidden_size=HIDDEN, layers=2, bidirectional=bidirectional, residual=True
+    )
     x = torch.randn(3, 6, FEATURES)
     states = random_states(stack, 3)
 
@@ -83,11 +90,11 @@ def test_full_rows_equal_the_same_rows_in_a_ragged_batch(cell: Any, bidirectiona
 
 
 @pytest.mark.parametrize("lengths", [[4, 1, 6, 3], [6, 6, 6, 6]])
-@pytest.mark.parametrize("cell", CELLS)
-def test_stack_runs_under_bfloat16_autocast(cell: Any, lengths: list[int]) -> None:
+@pytest.mark.parametrize("options", OPTIONS)
+def test_stack_runs_under_bfloat16_autocast(options: dict[str, Any], lengths: list[int]) -> None:
     """Mixed precision gives float32 outputs and states near those of full precision, and gradients."""
     torch.manual_seed(0)
-    stack = Recurrent(cell, FEATURES, HIDDEN, 2, bidirectional=True)
+    stack = Recurrent(**options, input_size=FEATURES, hidden_size=HIDDEN, layers=2, bidirectional=True)
     x, steps = torch.randn(4, 6, FEATURES), torch.tensor(lengths, dtype=torch.int32)
     y, finals = stack(x, steps)
     for given in (x, x.bfloat16()):  # as data, and as a layer under autocast gives it
@@ -116,33 +123,26 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
     assert torch.equal(stack(x, LENGTHS)[0], stack(x, LENGTHS)[0])
 
 
+def test_residual_adds_each_layers_input_but_the_firsts() -> None:
+    """A stack of three is its layers one by one, the second's and the third's inputs added to their outputs."""
+    stack = Recurrent("gru", HIDDEN, HIDDEN, layers=3, residual=True)
+    singles = [Recurrent("gru", HIDDEN, HIDDEN) for _ in stack.layers]
+    for single, layer in zip(singles, stack.layers, strict=True):
+        single.layers[0].load_state_dict(layer.state_dict())
+    x = torch.randn(4, 6, HIDDEN)
+    read, _ = singles[0](x, LENGTHS)
+    for single in singles[1:]:
+        read = read + single(read, LENGTHS)[0]
+    torch.testing.assert_close(stack(x, LENGTHS)[0], read, atol=TOLERANCE, rtol=0)
+
+
 def test_states_are_named_by_kind_and_layer() -> None:
-    """The manifest's states stand in the order in which `forward` takes and gives them."""
+    """The manifest's states stand in the order in which `forward` takes and gives them, and begin at zero."""
     states = Recurrent("lstm", FEATURES, HIDDEN, layers=2).states
     assert [state.input for state in states] == ["h0", "c0", "h1", "c1"]
     assert [state.output for state in states] == ["h0_out", "c0_out", "h1_out", "c1_out"]
     assert {state.shape for state in states} == {(1, "batch", HIDDEN)}
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", CELLS)
-def test_export_is_one_node_a_layer_and_within_parity(cell: Any, layers: int, bidirectional: bool) -> None:
-    """The graph has one node a layer and, on ragged batches, singles, junk and chunks, gives what PyTorch gives."""
-    torch.manual_seed(1)
-    servable = servable_stack(Recurrent(cell, FEATURES, HIDDEN, layers, bidirectional), FEATURES)
-    graph = export(servable)
-    nodes = [node.op_type for node in onnx.load_from_string(graph).graph.node]
-    assert nodes.count(cell.upper()) == layers
-    measured = parity.measure(servable, graph)
-    measured.require()
-    assert (measured.chunks_vs_whole is None) == bidirectional
-
-
-def test_relu_nonlinearity_is_exported() -> None:
-    """An RNN with ReLU keeps it in the graph."""
-    servable = servable_stack(Recurrent("rnn", FEATURES, HIDDEN, nonlinearity="relu"), FEATURES)
-    parity.measure(servable, export(servable)).require()
+    assert {state.start for state in states} == {0}
 
 
 def exported() -> onnx.ModelProto:

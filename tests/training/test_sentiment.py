@@ -18,7 +18,7 @@ from training.text import LABELS
 
 PHRASES = [(1, "a good film"), (0, "a bad film"), (1, "good , very good"), (0, "not good"), (0, "very , very bad")]
 VOCABULARY = 50
-SMALL: dict[str, Any] = {"width": 4, "hidden": 5, "layers": 2}
+SMALL: dict[str, Any] = {"width": 4, "hidden": 5, "layers": 2, "dropout": 0.4, "word_dropout": 0.1}
 
 
 @pytest.fixture

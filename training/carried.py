@@ -1,0 +1,22 @@
+"""What trainings share that carry state from one chunk of a long sequence to the next: a bound on the state itself.
+
+It knows states as tensors, not networks, tasks or data. Invariant: a state within `STATE_LIMIT` costs nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
+OVERFLOW_WEIGHT = 0.01
+
+
+def overflow(states: tuple[Tensor, ...]) -> Tensor:
+    """Return the mean squared excess of the states over `STATE_LIMIT`.
+
+    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
+
+    Shapes: states each [directions, rows, hidden].
+    """
+    return torch.cat(states, 2).abs().sub(STATE_LIMIT).clamp(min=0).square().mean()

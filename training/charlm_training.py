@@ -1,0 +1,151 @@
+"""The character model's text and training: consecutive chunks of many streams at once, the state carried between them.
+
+It knows the text's split, the tokenizer, the network and Lightning, not publishing. Each epoch cuts its streams
+elsewhere, by seed and epoch number, so that a resumed run sees what an uninterrupted one would have seen.
+
+Invariants: one character is one token, whatever it is, so the ids of a text are those of its parts however it is cut;
+training and the choice of the checkpoint see nothing of the validation part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import lightning
+import torch
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from training.carried import OVERFLOW_WEIGHT, overflow
+from training.charlm_network import CharNetwork
+
+UNKNOWN = "[UNK]"
+TRAIN_SHARE = 0.9  # of the text, from its start; the rest is for validation, as the text's users have it
+HELD_OUT_SHARE = 0.05  # of that part, from its end: chooses the checkpoint, is not trained on
+HELD_OUT_STREAMS = 8
+
+
+class Settings(BaseModel):
+    """What a recipe of this kind sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    width: int
+    hidden: int
+    layers: int
+    dropout: float
+    unknown_rate: float
+    rows: int
+    chunk: int
+    restart_rate: float
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text in its three consecutive parts."""
+
+    train: str
+    held_out: str
+    validation: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Split the text."""
+        known = int(len(text) * TRAIN_SHARE)
+        trained = int(known * (1 - HELD_OUT_SHARE))
+        return cls(text[:trained], text[trained:known], text[known:])
+
+
+def make_tokenizer(text: str) -> Tokenizer:
+    """Return a tokenizer of single characters: those of `text` have the ids from 0 in order, any other the next one.
+
+    It keeps case, spaces and line breaks, and knows no word, not even "[UNK]": that is five characters too.
+    """
+    characters = sorted(set(text))
+    ids = {character: number for number, character in enumerate([*characters, UNKNOWN])}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    return tokenizer
+
+
+class Streams(Dataset[tuple[Tensor, ...]]):
+    """A text as `rows` streams of equal length side by side, cut into consecutive chunks.
+
+    Each item is a batch: ids [rows, chunk], the ids that follow them, and whether the chunk is its streams' first.
+    """
+
+    def __init__(self, ids: Tensor, rows: int, chunk: int) -> None:
+        length = len(ids) // rows
+        self.ids, self.chunk = ids[: rows * length].view(rows, length), chunk
+
+    def __len__(self) -> int:
+        return math.ceil((self.ids.shape[1] - 1) / self.chunk)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if index >= len(self):
+            raise IndexError(index)
+        start, end = index * self.chunk, min((index + 1) * self.chunk, self.ids.shape[1] - 1)
+        return self.ids[:, start:end], self.ids[:, start + 1 : end + 1], torch.tensor(index == 0)
+
+
+class CharModule(lightning.LightningModule):
+    """Train `CharNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, seed: int) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, seed
+        self.tokenizer = make_tokenizer(corpus.train)
+        self.train_ids, self.held_out_ids = (self._encode(part) for part in (corpus.train, corpus.held_out))
+        characters = self.tokenizer.get_vocab_size() - 1
+        self.network = CharNetwork(
+            characters, settings.width, settings.hidden, settings.layers, settings.dropout, settings.unknown_rate
+        )
+        self.carried: tuple[Tensor, ...] = ()
+
+    def _encode(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer.encode(text).ids)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
+        start = int(torch.randint(len(self.train_ids), (), generator=generator))
+        streams = Streams(self.train_ids.roll(-start), self.settings.rows, self.settings.chunk)
+        return DataLoader(streams, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(Streams(self.held_out_ids, HELD_OUT_STREAMS, 1024), batch_size=None)
+
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train_loss", loss, prog_bar=True, batch_size=batch[0].numel())
+        return loss + OVERFLOW_WEIGHT * overflow(self.carried)
+
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=batch[0].numel())
+
+    def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the mean nats per character."""
+        ids, following, first = batch
+        rows, time = ids.shape
+        states = self.network.recurrent.zero_states(rows) if first else tuple(s.detach() for s in self.carried)
+        if self.training:  # some rows begin anew, as every session does
+            goes_on = (torch.rand(rows, 1, device=ids.device) >= self.settings.restart_rate).float()
+            states = tuple(state * goes_on for state in states)
+        lengths = torch.full((rows,), time, dtype=torch.int32)
+        scores, self.carried = self.network.logits(ids, lengths, *states)
+        return functional.cross_entropy(scores.float().flatten(0, 1), following.flatten())
+
+    def configure_optimizers(self) -> Any:
+        rate, decay = self.settings.learning_rate, self.settings.weight_decay
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
