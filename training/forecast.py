@@ -9,10 +9,11 @@ of ETTh1 are read only to measure the finished model.
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 import lightning
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service import contract, tensors
 from training.conformal import OFFSETS
@@ -66,6 +67,12 @@ class Settings(Table):
     decoder: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
     learning_rate: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if (total := self.weekly_share + self.patterns_share) > 1:
+            raise ValueError(f"weekly_share and patterns_share add up to {total:g}; they are shares of one whole")
+        return self
 
 
 def prepare(settings: Settings, seed: int) -> ForecastModule:
