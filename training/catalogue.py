@@ -16,15 +16,7 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training import (, charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
-    charlm,
-    charlm_training,
-    forecast,
-    forecast_live,
-    segrnn,
-    segrnn_training,
-    sentiment,
-)
+from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
 from training.recipe import Kind, Recipe, Run, Table
 
 FOLDER = Path(__file__).parent / "recipes"

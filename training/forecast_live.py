@@ -13,30 +13,26 @@ from functools import partial
 import lightning
 import numpy as np
 import torch
+from pydantic import Field
 
 from service import contract, tensors
 from training.conformal import OFFSETS
 from training.data import find
 from training.export import Servable
-from training.forecast import (
-    ETT,
-    GENERATED,
-    HELD_OUT,
-    LICENCE,
-    WEEKLY_TRAIN,
-    MixtureSettings,
-    draw_walk,
-    training_mixture,
-)
-from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values, read_ett, read_weekly
+from training.forecast import ETT, GENERATED, HELD_OUT, WEEKLY_TRAIN, draw_walk
+from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
 from training.forecast_live_calibration import HeldOut, fit_offsets
 from training.forecast_live_evaluation import ask_streams, live_figures
 from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_live_training import WIDTH, Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.generate import generate_series
-from training.recipe import Release
+from training.recipe import Release, Table
 
+LICENCE = (
+    "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
+    "(Makridakis et al., 2020), each under its own licence, and on generated series"
+)
 GENERATED_STREAMS = 9
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
 WARM_UP = 512  # observations before those that calibrate
@@ -54,8 +50,23 @@ LIMITS = (
 )
 
 
-class Settings(MixtureSettings):
-    """What a recipe of the kind `forecast-live` sets."""
+class Settings(Table):
+    """What a recipe of the kind `forecast-live` sets; shares are of the windows, and the rest is generated."""
+
+    windows: int = Field(ge=1)
+    weekly_share: float = Field(ge=0, le=1)
+    ett_share: float = Field(ge=0, le=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
+    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
+
+    Shapes: weekly a list of [time]; ett [time, 7].
+    """
+    return Mixture.of([series[:-HELD_OUT] for series in weekly], ett, weekly_share, ett_share)
 
 
 def prepare(settings: Settings, seed: int) -> LiveModule:
@@ -106,6 +117,14 @@ def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
         constants={OFFSETS: offsets},
         row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
     )
+
+
+def ett_use() -> str:
+    """Say what each part of ETTh1 is for."""
+    parts = (
+        f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
+    )
+    return parts + ", next 2,880 measured on, never trained on"
 
 
 def measure(model: str, url: str) -> tuple[contract.Metric, ...]:

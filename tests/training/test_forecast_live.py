@@ -13,8 +13,7 @@ from service.contract import Metric, read_manifest
 from training import forecast_live
 from training.catalogue import find_recipe
 from training.data import Found
-from training.forecast import training_mixture
-from training.forecast_live import Settings, calibration_streams, held_out_streams
+from training.forecast_live import Settings, calibration_streams, held_out_streams, training_mixture
 from training.forecast_live_calibration import HeldOut
 from training.forecast_live_evaluation import ask_streams
 from training.forecast_live_network import LiveNetwork
