@@ -72,7 +72,6 @@ class Experts(nn.Module):
             copies, growths = self._continue(found, tail)
         weights = self._weigh(found, errors, read)
         copying, growing = weights[:, :, :COPIES], weights[:, :, COPIES:, :GROWING]
-        growing = growing / growing.sum(-1, keepdim=True)
         plain = copying @ copies
         drift = (copying * found.drift[:, :, None]) @ self.back
         paths = torch.cat([plain, plain + drift, growing @ growths], 2)
@@ -105,7 +104,9 @@ class Experts(nn.Module):
         judged = self.judge(noticed).unflatten(0, pairs.shape[:2])
         sharpness = functional.softplus(self.sharpen(read))
         logits = judged - sharpness[..., None] * self._by_head(errors)
-        return functional.softmax(logits.masked_fill(~usable[:, :, None], -1e9), -1)
+        heads = torch.arange(COPIES + GROWERS, device=read.device)[:, None]
+        allowed = usable[:, :, None] & ((heads < COPIES) | (torch.arange(len(LAGS), device=read.device) < GROWING))
+        return functional.softmax(logits.masked_fill(~allowed, -1e9), -1)
 
     def _continue(self, found: Comparison, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Go on by each lag: by a copy of what was, and by the regression through it.
