@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix bench soak loadtest loadtest-overload clean
+.PHONY: help install serve test check fix bench soak report loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -40,6 +40,10 @@ fix: $(VENV)/.development  ## let ruff repair and format
 
 train-%: $(VENV)/.development  ## train, verify and publish a model, of training/recipes/ (TRAIN_ARGS: --seeds 0,1,2 --resume)
 	$(BIN)/python -m training train $* $(TRAIN_ARGS)
+
+report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.md (needs the data sets)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report]'
+	$(BIN)/python -m training report
 
 bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 7 minutes)
 	$(BIN)/python -m loadtests.bench

@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
 Task = Literal["sentiment", "forecast", "step"]
+Arithmetic = Literal["float32", "float16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_start"]
@@ -142,6 +143,7 @@ class Manifest(Part):
     constants: dict[str, Constant] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
+    arithmetic: Arithmetic = "float32"
     text: Text | None = None
     forecast: Forecast | None = None
     network: Network | None = None

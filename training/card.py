@@ -5,7 +5,7 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
-from service.contract import Manifest, Metric, Provenance, Variant
+from service.contract import Manifest, Metric, Network, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
 
@@ -21,19 +21,62 @@ VARIANTS: dict[Variant, str] = {
 def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     """Return the card as Markdown."""
     assert manifest.provenance is not None
-    network = release.network
-    directions = "both directions" if network.bidirectional else "one direction"
-    layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
-    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
     sections = [
         f"# {manifest.name} {manifest.version}",
         release.description,
-        f"Network: {layers} of {network.hidden} units, {directions}{variants and f', with {variants}'}; ONNX opset "
+        f"Network: {network_sentence(release.network)}; ONNX opset "
         f"{manifest.provenance.opset}, each layer one node. {_streaming(manifest)}",
-        "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + _figures(manifest),
+        "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + figures_table(manifest),
         "## Data\n\n" + _data(manifest),
         "## Parity\n\n" + _parity(parity),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in release.limits),
+        f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
+        f"Licence: {manifest.provenance.licence}.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def network_sentence(network: Network) -> str:
+    """Return the recurrent stack in words."""
+    directions = "both directions" if network.bidirectional else "one direction"
+    layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
+    variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))
+    return f"{layers} of {network.hidden} units, {directions}" + (variants and f", with {variants}")
+
+
+NARROW_LIMITS = {
+    "int8": (
+        "Activations are scaled to eight bits over all the rows that share a run, so an answer moves with the rows "
+        "beside it, here by up to {movement:.2g}. The float32 model's does not.",
+        "The speed-ups are medians over paired runs of one thread's time on the processor it was published on; 1.8 is "
+        "the aim. Where the run of a row is short, its fixed costs, which int8 leaves as they are, keep it below. "
+        "Processors without eight-bit dot products (VNNI) gain less, and their sums may saturate: measure again there.",
+    ),
+    "float16": (
+        "It is for GPUs. A CPU computes it in float32 with casts around, slower than the float32 model. Its speed on a "
+        "GPU was not measured, and the figures above are a CPU's: a GPU rounds after each step as well.",
+    ),
+}
+
+
+def write_narrow_card(release: Release, manifest: Manifest, wide: Manifest) -> str:
+    """Return the card of a model in narrower arithmetic, made from the float32 model `wide`, as Markdown."""
+    assert manifest.provenance is not None
+    figures = {metric.name: metric.value for metric in manifest.provenance.metrics}
+    limits = [
+        limit.format(movement=figures["max_abs_movement_in_batches"]) for limit in NARROW_LIMITS[manifest.arithmetic]
+    ]
+    sections = [
+        f"# {manifest.name} {manifest.version}",
+        manifest.description,
+        f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the "
+        f"network. {_streaming(manifest)}",
+        "## Figures\n\nMeasured on the published file: what the float32 model has too, through the service over HTTP; "
+        "the others in ONNX Runtime on rows drawn as for parity.\n\n" + figures_table(manifest),
+        "## Data\n\n" + _data(manifest),
+        f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far "
+        "this one is from the float32 graph stands among the figures.",
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*limits, *release.limits)),
         f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
         f"Licence: {manifest.provenance.licence}.",
     ]
@@ -55,7 +98,8 @@ def _streaming(manifest: Manifest) -> str:
     return f"It streams: a session's state is {manifest.state_bytes:,} bytes in {len(manifest.states)} tensors."
 
 
-def _figures(manifest: Manifest) -> str:
+def figures_table(manifest: Manifest) -> str:
+    """Return every figure beside its floor as a Markdown table."""
     assert manifest.provenance is not None
     rows = [
         f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "

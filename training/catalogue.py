@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training import forecast, forecast_live, segrnn, segrnn_training, sentiment
+from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
 from training.recipe import Kind, Recipe, Run, Table
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -24,6 +24,8 @@ SUFFIX = ".toml"
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
 KINDS: Mapping[str, Kind[Any]] = {
     "sentiment": Kind(sentiment.Settings, sentiment.prepare, sentiment.release),
+    "spam": Kind(spam.Settings, spam.prepare, spam.release),
+    "charlm": Kind(charlm_training.Settings, charlm.prepare, charlm.release),
     "forecast": Kind(forecast.Settings, forecast.prepare, forecast.release),
     "forecast-live": Kind(forecast_live.Settings, forecast_live.prepare, forecast_live.release),
     "segrnn": Kind(segrnn_training.Settings, segrnn.prepare, segrnn.release),

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import lightning
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.carried import OVERFLOW_WEIGHT, overflow
 from training.charlm_network import CharNetwork
+from training.recipe import Table
 
 UNKNOWN = "[UNK]"
 TRAIN_SHARE = 0.9  # of the text, from its start; the rest is for validation, as the text's users have it
@@ -32,21 +33,24 @@ HELD_OUT_SHARE = 0.05  # of that part, from its end: chooses the checkpoint, is 
 HELD_OUT_STREAMS = 8
 
 
-class Settings(BaseModel):
-    """What a recipe of this kind sets."""
+class Settings(Table):
+    """What a recipe of this kind sets.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Units: `width` of an embedded character; `unknown_rate` of the characters are read as unknown in training; `rows`
+    streams side by side; `chunk` characters between two steps of the optimiser, after which `restart_rate` of the rows
+    begin anew; `learning_rate` the highest of the one-cycle schedule.
+    """
 
-    width: int
-    hidden: int
-    layers: int
-    dropout: float
-    unknown_rate: float
-    rows: int
-    chunk: int
-    restart_rate: float
-    learning_rate: float
-    weight_decay: float
+    width: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    unknown_rate: float = Field(ge=0, lt=1)
+    rows: int = Field(ge=1)
+    chunk: int = Field(ge=1)
+    restart_rate: float = Field(ge=0, lt=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,11 @@ class Corpus:
         return cls(text[:trained], text[trained:known], text[known:])
 
 
-def make_tokenizer(text: str) -> Tokenizer:
-    """Return a tokenizer of single characters: those of `text` have the ids from 0 in order, any other the next one.
+def make_tokenizer(characters: str) -> Tokenizer:
+    """Return a tokenizer of single characters: `characters` have the ids from 0 in their order, any other the next one.
 
     It keeps case, spaces and line breaks, and knows no word, not even "[UNK]": that is five characters too.
     """
-    characters = sorted(set(text))
     ids = {character: number for number, character in enumerate([*characters, UNKNOWN])}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
@@ -102,17 +105,21 @@ class CharModule(lightning.LightningModule):
 
     def __init__(self, settings: Settings, corpus: Corpus, seed: int) -> None:
         super().__init__()
-        self.settings, self.seed = settings, seed
-        self.tokenizer = make_tokenizer(corpus.train)
-        self.train_ids, self.held_out_ids = (self._encode(part) for part in (corpus.train, corpus.held_out))
-        characters = self.tokenizer.get_vocab_size() - 1
+        self.settings, self.corpus, self.seed = settings, corpus, seed
+        self.characters = "".join(sorted(set(corpus.train)))
+        tokenizer = make_tokenizer(self.characters)
+        self.train_ids, self.held_out_ids = (
+            torch.tensor(tokenizer.encode(part).ids) for part in (corpus.train, corpus.held_out)
+        )
         self.network = CharNetwork(
-            characters, settings.width, settings.hidden, settings.layers, settings.dropout, settings.unknown_rate
+            len(self.characters),
+            settings.width,
+            settings.hidden,
+            settings.layers,
+            settings.dropout,
+            settings.unknown_rate,
         )
         self.carried: tuple[Tensor, ...] = ()
-
-    def _encode(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer.encode(text).ids)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
@@ -129,7 +136,8 @@ class CharModule(lightning.LightningModule):
         return loss + OVERFLOW_WEIGHT * overflow(self.carried)
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=batch[0].numel())
+        loss = self._loss(batch)
+        self.log("val_loss", loss, prog_bar=True, batch_size=batch[0].numel())
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Return the mean nats per character."""

@@ -16,9 +16,11 @@ from rich.table import Table
 
 from service.contract import read_manifest
 from service.errors import StartupError
+from training.arithmetic import Narrow
 from training.card import value_and_spread
 from training.catalogue import find_recipe, names
 from training.curve import learning_curve
+from training.narrow import publish_narrow
 from training.publish import publish
 from training.runs import LOG, best_of, fit_seeds
 
@@ -65,6 +67,10 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that divide each batch, on as many GPUs if there are.")
     ] = 1,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Publish it as <name>-int8 too, for CPUs; its layers must be LSTM.")
+    ] = False,
+    float16: Annotated[bool, typer.Option("--float16", help="Publish it as <name>-fp16 too, for GPUs.")] = False,
     models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
     runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/seed-<n>/.")] = Path("runs"),
 ) -> None:
@@ -73,7 +79,8 @@ def train(
     Data comes from the folder in BATON_DATA_DIR if that is set, else from its public address. The checkpoint with the
     best validation figure is exported; publishing takes the next free version number and never overwrites one. With
     several seeds every seed's model is measured, and the figures' spread is published. A run that is finished is not
-    trained again under --resume. Use OMP_NUM_THREADS to leave processors to others.
+    trained again under --resume. Models in int8 and float16 are made from the published one and measured beside it. Use
+    OMP_NUM_THREADS to leave processors to others.
     """
     numbers, chosen = _seeds(seeds), find_recipe(recipe)
     if epochs is not None:
@@ -81,11 +88,38 @@ def train(
     trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, processes=processes)
     command = f"python -m training train {recipe} --seeds {seeds} --epochs {chosen.run.epochs}"
     command += f" --processes {processes}" if processes > 1 else ""
+    wanted: dict[Narrow, bool] = {"int8": int8, "float16": float16}
+    narrow = [arithmetic for arithmetic, asked in wanted.items() if asked]
+    command += "".join(f" --{arithmetic}" for arithmetic in narrow)
     best = best_of(chosen, trained)
     releases = {run.seed: chosen.release(run.module) for run in trained}
     release = releases.pop(best.seed)
     learned = learning_curve(best.folder / LOG)
-    _show(publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned))
+    directory = publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned)
+    _show(directory)
+    for arithmetic in narrow:
+        _show(publish_narrow(release, directory, arithmetic, models_dir, command=command))
+
+
+@app.command()
+def report(
+    models_dir: Annotated[Path, typer.Option(help="Where the models are, as <name>/<version>/.")] = Path("models"),
+    page: Annotated[Path, typer.Option(help="The page of all models, written again.")] = Path("docs/models.md"),
+    only: Annotated[list[str] | None, typer.Option(help="Draw these models alone; may be given again.")] = None,
+) -> None:
+    """Draw each model's report from what the service answers: pictures, its card's, and the page of all models.
+
+    Needs the extra `report` (matplotlib, statsforecast) and the data sets.
+    """
+    from training.report import models_page, versions, write_reports
+    from training.reporters import REPORTERS
+
+    known = {directory.parent.name for directory in versions(models_dir)}
+    if missing := set(only or ()) - known:
+        raise typer.BadParameter(f"{models_dir} holds no {', '.join(sorted(missing))}", param_hint="--only")
+    for directory in write_reports(models_dir, REPORTERS, set(only or known)):
+        Console().print(f"drew {directory}")
+    page.write_text(models_page(models_dir, page.parent))
 
 
 def _show(directory: Path) -> None:

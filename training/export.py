@@ -75,6 +75,11 @@ class Servable:
         """Return the constants as the graph takes them. Shapes: each [values]."""
         return [np.array(values, np.float32) for values in self.constants.values()]
 
+    def feeds(self, steps: Array, lengths: Array, states: list[Array] | None = None) -> dict[str, Array]:
+        """Return what the graph takes by name, new sessions' states where none are given. Shapes: as `collate`."""
+        values = [steps, lengths, *self.constant_arrays(), *(states or self.zero_states(len(steps)))]
+        return dict(zip(self.input_names, values, strict=True))
+
     def zero_states(self, batch: int) -> list[Array]:
         """Return the states of new sessions, in manifest order."""
         return [

@@ -25,8 +25,8 @@ WINDOW = 32  # lags that the network sees directly: more than a day of hours
 SPANS = (16.0, 256.0)  # observations over which the running scales forget; the longest is the unit of the answer
 AGE_CAP = 512  # observations after which a session no longer counts as young
 EXPECTED = (0, MEDIAN, len(LEVELS) - 1)  # the levels that the score needs: the median, and the bounds of 95 %
-# The largest score: ten times as far from the median as the bound. Beyond it the ratio says little, and float32 rounding
-# of a large ratio would hide real differences from the parity suite.
+# The largest score: ten times as far from the median as the bound. Beyond it the ratio says little, and the float32
+# rounding of a large ratio would hide real differences from the parity suite.
 ANOMALY_CAP = 10.0
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.carried import OVERFLOW_WEIGHT, overflow
 from training.forecast_data import Mixture
+from training.forecast_live_calibration import HeldOut
 from training.forecast_live_network import LiveNetwork
 from training.forecast_training import ForecasterModule, pinball_loss
 
@@ -79,13 +80,14 @@ class LiveModule(ForecasterModule):
         network: LiveNetwork,
         mixture: Mixture,
         held_out: Chunks,
+        calibration: HeldOut,
         seed: int,
         windows: int,
         learning_rate: float,
     ) -> None:
-        """Validate on the streams of `held_out`."""
+        """Validate on the streams of `held_out`; `calibration` is for the finished network."""
         super().__init__(mixture, seed, windows, learning_rate)
-        self.network, self.held_out = network, held_out
+        self.network, self.held_out, self.calibration = network, held_out, calibration
         self.carried: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

@@ -10,6 +10,7 @@ Invariant: a loss is free of the series' unit, and a value beyond a row's length
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -30,14 +31,14 @@ LEAST_SPREAD = 0.03  # in scales: below it a series counts as exact, and its los
 EARLY = 1.5  # power that brings anchors towards the beginning: users have short histories
 
 
-def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss over `LEVELS`; the tensor twin of `forecast_metrics.pinball`.
+def pinball_loss(actual: Tensor, quantiles: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
+    """Average the pinball loss over the levels; the tensor twin of `forecast_metrics.pinball`.
 
-    Shapes: actual [...]; quantiles [..., 13]; returns [...].
+    Shapes: actual [...]; quantiles [..., levels]; returns [...].
     """
-    levels = torch.tensor(LEVELS, device=actual.device)
+    level = torch.tensor(levels, device=actual.device)
     error = actual[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return torch.maximum(level * error, (level - 1) * error).mean(-1)
 
 
 def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor, spread: Tensor) -> Tensor:

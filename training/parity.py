@@ -55,7 +55,7 @@ class Parity:
 
 def measure(servable: Servable, graph: bytes, seed: int = 0) -> Parity:
     """Run the whole suite on random ragged batches."""
-    suite = _Suite(servable, graph)
+    suite = Suite(servable, graph)
     rng = np.random.default_rng(seed)
     gaps: dict[str, float] = {}
     for _ in range(BATCHES):
@@ -69,15 +69,17 @@ def measure(servable: Servable, graph: bytes, seed: int = 0) -> Parity:
         if servable.streamable:
             compared["chunks_vs_whole"] = [suite.run_chunks(row, rng) for row in rows]
         for name, answers in compared.items():
-            gaps[name] = float(np.maximum(gaps.get(name, 0.0), _gap(together, answers)))  # keeps a NaN
+            gaps[name] = float(np.maximum(gaps.get(name, 0.0), largest_gap(together, answers)))  # keeps a NaN
     return Parity(chunks_vs_whole=gaps.pop("chunks_vs_whole", None), **gaps)
 
 
-class _Suite:
+class Suite:
+    """A graph in ONNX Runtime, on one thread, and the network that it was exported from."""
+
     def __init__(self, servable: Servable, graph: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._servable, self._network = servable, servable.network.cpu().eval()
 
     def run_onnx(
@@ -89,8 +91,7 @@ class _Suite:
         if junk:
             for place, length in zip(steps, lengths, strict=True):
                 place[length:] = servable.draw(junk, len(place) - length)
-        feeds = [steps, lengths, *servable.constant_arrays(), *(states or servable.zero_states(len(rows)))]
-        made = self._session.run(servable.output_names, dict(zip(servable.input_names, feeds, strict=True)))
+        made = self.session.run(servable.output_names, servable.feeds(steps, lengths, states))
         return self._by_row(made, lengths)
 
     def run_torch(self, rows: list[Array]) -> list[Answer]:
@@ -131,7 +132,7 @@ class _Suite:
         ]
 
 
-def _gap(ours: list[Answer], theirs: list[Answer]) -> float:
+def largest_gap(ours: list[Answer], theirs: list[Answer]) -> float:
     """Return the largest absolute difference; NaN, which no bound admits, when a value is not a number."""
     gaps = [
         np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0)

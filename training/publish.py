@@ -81,11 +81,11 @@ def publish(
         measured = _with_spread(chosen.metrics, {number: each.metrics for number, each in staged.items()})
         provenance = chosen.manifest.provenance.model_copy(update=measured)
         manifest = chosen.manifest.model_copy(update={"provenance": provenance})
-        _write_manifest(chosen.directory, manifest)
-        _write(chosen.directory, {CARD_FILE: write_card(release, manifest, chosen.parity).encode()})
+        write_manifest(chosen.directory, manifest)
+        write_files(chosen.directory, {CARD_FILE: write_card(release, manifest, chosen.parity).encode()})
         if curve is not None:
-            _write(chosen.directory, {CURVE_FILE: curve.encode()})
-        return _move(chosen.directory, models_dir / release.name / version)
+            write_files(chosen.directory, {CURVE_FILE: curve.encode()})
+        return move(chosen.directory, models_dir / release.name / version)
 
 
 def _stage(release: Release, folder: Path, version: str, *, command: str, seed: int) -> _Staged:
@@ -97,10 +97,10 @@ def _stage(release: Release, folder: Path, version: str, *, command: str, seed: 
     gaps.require()
     directory = folder / release.name / version
     files = _files(release, graph)
-    _write(directory, files)
+    write_files(directory, files)
     provenance = _provenance(release, command=command, seed=seed, parity_max_abs=gaps.max_abs)
     manifest = _manifest(release, version, files, provenance)
-    _write_manifest(directory, manifest)
+    write_manifest(directory, manifest)
     with serving(folder) as url:
         return _Staged(directory, manifest, gaps, release.measure(url))
 
@@ -128,15 +128,17 @@ def _files(release: Release, graph: bytes) -> dict[str, bytes]:
     return files
 
 
-def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` by name, making the directory where it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)
 
 
-def _write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest, and check it and its files as the service does. Raises: ManifestError."""
     text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
-    _write(directory, {MANIFEST_FILE: text.encode()})
+    write_files(directory, {MANIFEST_FILE: text.encode()})
     verify_files(directory, read_manifest(directory))
 
 
@@ -191,7 +193,8 @@ def _provenance(release: Release, *, command: str, seed: int, parity_max_abs: fl
     )
 
 
-def _move(staged: Path, target: Path) -> Path:
+def move(staged: Path, target: Path) -> Path:
+    """Make the staged directory a version, and return it. Raises: PublishError when that version exists."""
     target.parent.mkdir(exist_ok=True)
     try:
         return staged.rename(target)

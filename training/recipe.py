@@ -24,7 +24,7 @@ class TextReader:
     tokenizer_json: str
     max_length: int
     unknown_token: str
-    polarity: tuple[float, ...]
+    polarity: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,37 @@
 """The kind of recipe `sentiment`: treebank phrases in, a published text model out.
 
-It knows the treebank's split and how either network is trained, described and measured. Invariant: weights come from
-train, the checkpoint and every choice from dev; test is read only to measure the finished model through the service.
+It knows the treebank's split, what either model reads it by, and how it is described and measured. Invariant: weights
+come from train, the checkpoint and every choice from dev; test is read only to measure the finished model through the
+service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
-from pydantic import Field
 from tokenizers import Tokenizer
-from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassAccuracy
 
-from service import contract, tensors
+from service import contract
 from training.data import Found, find
 from training.evaluate import ask
-from training.export import Array, Servable
-from training.recipe import Release, Table, TextReader
-from training.sentiment_network import LiveSentimentNetwork, SentimentNetwork
-from training.text import LABELS, POLARITY, UNKNOWN, Phrases, read_phrases, train_tokenizer
+from training.recipe import Release, TextReader
+from training.text import UNKNOWN, Texts, train_review_pieces, train_review_words, words_of
+from training.text_training import Settings, TextModule, finish, first_stack, servable
 
+__all__ = ["Settings", "prepare", "release"]
+
+LABELS = ("negative", "positive")
+POLARITY = (-1.0, 1.0)
 TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
+# Weight of a phrase by its length in tokens. What is measured are sentences of 19 words, train's phrases have 9.
+LENGTH_POWER = 0.5
 LICENCE = (
     "as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
     "excerpts of film reviews by their authors"
@@ -38,110 +40,49 @@ DESCRIPTION = "Says whether an English text is positive or negative, reading it 
 LIVE_DESCRIPTION = "Says after each word of an English text whether what stands so far is positive or negative."
 LIMITS = (
     "English film reviews are all it was trained on: other subjects, languages and registers are outside.",
-    "It knows two labels; neutral text still gets one of them, with a score that need not be calibrated.",
-    "Words that the training part does not hold are read as unknown (about one in twenty in the test part); the "
-    "answer's unknown_ratio, where the endpoint gives one, says how many were.",
+    "It knows two labels; neutral text still gets one of them, with a score that was calibrated on sentences with a "
+    "clear opinion alone.",
     "Irony, and negation over a long distance, are often misread.",
 )
-
-Network = SentimentNetwork | LiveSentimentNetwork
-
-
-class Settings(Table):
-    """What a recipe of this kind sets. Units: `vocabulary` words, `max_length` tokens, `rows` per batch."""
-
-    network: Literal["whole", "live"]
-    vocabulary: int = Field(ge=3)
-    max_length: int = Field(ge=1)
-    rows: int = Field(ge=1)
-    width: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    layers: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
-    word_dropout: float = Field(ge=0, lt=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+PIECES_LIMIT = "Words that the training part does not hold are read in pieces, from which their meaning is guessed."
+WORDS_LIMIT = (
+    "Words that the training part does not hold are read as unknown (about one in twenty in the test part); the "
+    "answer's unknown_ratio, where the endpoint gives one, says how many were."
+)
 
 
-@dataclass(frozen=True)
-class Treebank:
-    """What training reads: the tokenizer made from the training part, and both parts it may look at."""
-
-    tokenizer: Tokenizer
-    train: Phrases
-    dev: Phrases
-
-    @classmethod
-    def load(cls, vocabulary: int) -> Treebank:
-        """Raises: DataError when a part is missing or another file."""
-        train, dev = find(TRAIN).path, find(DEV).path
-        tokenizer = train_tokenizer(read_phrases(train)[0], vocabulary)
-        return cls(tokenizer, Phrases.of(train, tokenizer), Phrases.of(dev, tokenizer))
+def read_phrases(file: Path) -> tuple[list[str], list[int]]:
+    """Read a treebank file: a header, then label TAB text. Returns texts and labels, 1 for positive."""
+    lines = file.read_text(encoding="utf-8").splitlines()[1:]
+    pairs = [line.split("\t", 1) for line in lines]
+    return [text for _, text in pairs], [int(label) for label, _ in pairs]
 
 
-class SentimentModule(lightning.LightningModule):
-    """Train a sentiment network by cross entropy, AdamW and a one-cycle learning rate."""
-
-    def __init__(self, settings: Settings, treebank: Treebank, seed: int) -> None:
-        super().__init__()
-        self.settings, self.treebank, self.seed = settings, treebank, seed
-        self.network = make_network(settings, treebank.tokenizer.get_vocab_size())
-        self.accuracy = MulticlassAccuracy(len(LABELS), average="micro")
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
-        return DataLoader(self.treebank.train.batches(self.settings.rows, shuffle), batch_size=None)  # type: ignore[arg-type]
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.treebank.dev.batches(self.settings.rows), batch_size=None)  # type: ignore[arg-type]
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        ids, lengths, labels = batch
-        loss = functional.cross_entropy(self.network.logits(ids, lengths), labels)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(ids))
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
-        ids, lengths, labels = batch
-        self.accuracy(self.network.logits(ids, lengths), labels)
-        self.log("dev_accuracy", self.accuracy, prog_bar=True, batch_size=len(ids))
-
-    def configure_optimizers(self) -> Any:
-        settings = self.settings
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=settings.weight_decay, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def prepare(settings: Settings, seed: int) -> TextModule:
+    """Return a module on the treebank. Raises: DataError when a part is missing or another file."""
+    phrases, labels = read_phrases(find(TRAIN).path)
+    make = train_review_words if settings.network == "live" else train_review_pieces
+    tokenizer = make(phrases, settings.vocabulary)
+    dev_phrases, dev_labels = read_phrases(find(DEV).path)
+    dev = Texts.of(dev_phrases, functional.one_hot(torch.tensor(dev_labels), len(LABELS)).float(), tokenizer)
+    return TextModule(settings, tokenizer, LABELS, training_texts(phrases, labels, tokenizer), dev, seed)
 
 
-def make_network(settings: Settings, vocabulary: int) -> Network:
-    """Return the untrained network."""
-    make = SentimentNetwork if settings.network == "whole" else LiveSentimentNetwork
-    sizes = settings.width, settings.hidden, settings.layers
-    return make(vocabulary, *sizes, settings.dropout, settings.word_dropout)
+def training_texts(phrases: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Texts:
+    """Return the phrases, and every word that has no label of its own as one that is as likely of either.
 
-
-def prepare(settings: Settings, seed: int) -> SentimentModule:
-    """Return a module on the treebank. Raises: DataError."""
-    return SentimentModule(settings, Treebank.load(settings.vocabulary), seed)
-
-
-def servable(network: Network, vocabulary: int) -> Servable:
-    """Return the network with its signature: whole texts to one row of scores, or a row of scores after each word."""
-    live = isinstance(network, LiveSentimentNetwork)
-    axes: tensors.Shape = ("batch", "time", len(LABELS)) if live else ("batch", len(LABELS))
-
-    def draw(rng: np.random.Generator, length: int) -> Array:
-        return rng.integers(1, vocabulary, length, dtype=np.int32)
-
-    return Servable(
-        network,
-        tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
-        (tensors.Tensor(name="scores", dtype="float32", shape=axes, labels=LABELS),),
-        draw,
-        states=network.recurrent.states if live else (),
-        streamable=live,
+    The treebank has a label for each word, and its binary form leaves out what is neutral (Socher et al., 2013): three
+    of four words.
+    """
+    words = [words_of(tokenizer, phrase) for phrase in phrases]
+    neutral = sorted(
+        {word for phrase in words for word in phrase} - {phrase[0] for phrase in words if len(phrase) == 1}
     )
+    targets = functional.one_hot(torch.tensor(labels), len(LABELS)).float()
+    even = torch.full((len(neutral), len(LABELS)), 1 / len(LABELS))
+    texts = Texts.of([*phrases, *neutral], torch.cat([targets, even]), tokenizer)
+    weights = torch.tensor([len(ids) for ids in texts.ids]) ** LENGTH_POWER
+    return replace(texts, weights=weights / weights.mean())
 
 
 def ask_sentiment(model: str, url: str, texts: list[str]) -> list[str]:
@@ -179,20 +120,25 @@ def measure(
 
 def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError when the test part is missing."""
-    assert isinstance(module, SentimentModule)
+    assert isinstance(module, TextModule)
+    finish(module)
     parts = {"train": find(TRAIN), "dev": find(DEV), "test": find(TEST)}
-    uses = {"train": "trained on", "dev": "chose the checkpoint", "test": "measured once, at the end"}
-    tokenizer = module.treebank.tokenizer
+    uses = {
+        "train": "trained on",
+        "dev": "chose the checkpoint, calibrated the scores",
+        "test": "measured once, at the end",
+    }
     live = settings.network == "live"
+    vocabulary = module.tokenizer.get_vocab_size()
     return Release(
         name=name,
         task="step" if live else "sentiment",
         description=LIVE_DESCRIPTION if live else DESCRIPTION,
-        servable=servable(module.network, tokenizer.get_vocab_size()),
+        servable=servable(module.network, vocabulary, LABELS),
         data=tuple(parts[part].used_as(use) for part, use in uses.items()),
         licence=LICENCE,
-        limits=LIMITS,
+        limits=(*LIMITS, WORDS_LIMIT if live else PIECES_LIMIT),
         measure=partial(measure, partial(ask_sentiment_live if live else ask_sentiment, name), parts),
-        network=module.network.recurrent.network,
-        text=TextReader(tokenizer.to_str(), settings.max_length, UNKNOWN, POLARITY),
+        network=first_stack(module.network).network,
+        text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, POLARITY),
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from service import __version__, runtime
 from service.call import call_of, require_tenant
-from service.contract import Forecast, Metric, Network, Provenance, Task, Text
+from service.contract import Arithmetic, Forecast, Metric, Network, Provenance, Task, Text
 from service.engine import Engine
 from service.http import error_responses
 from service.tensors import State, Tensor
@@ -42,6 +42,7 @@ class ModelFacts(ModelLine):
     outputs: tuple[Tensor, ...]
     states: tuple[State, ...]
     state_bytes: int
+    arithmetic: Arithmetic
     text: Text | None
     forecast: Forecast | None
     network: Network | None

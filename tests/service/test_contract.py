@@ -28,6 +28,10 @@ def rewrite(directory: Path, change: Change) -> None:
     tiny.write_manifest(directory, manifest)
 
 
+PROVENANCE = {
+    **{"command": "none", "seed": 1, "seeds": [0, 1], "data": [], "parity_max_abs": 0, "opset": 20, "licence": "none"},
+    **{"created": "2026-01-01", "tools": {}, "metrics": [{"name": "error", "value": 0.5, "seeds": [0.4, 0.5, 0.6]}]},
+}
 BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(schema_version=9), "schema_version", "reads schema version 1"),
     (lambda m: m.pop("schema_version"), "schema_version", "Field required"),
@@ -66,6 +70,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(constants={"rate": []}), "constants.rate", "a list of finite numbers"),
     (lambda m: m.update(constants={"rate": [[1, 2]]}), "constants.rate", "a list of finite numbers"),
     (lambda m: m.update(constants={"rate": True}), "constants.rate", "one finite number"),
+    (lambda m: m.update(provenance=PROVENANCE), "provenance.metrics[0].seeds", "has 3 figures for 2 seeds"),
     (
         lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
         "streamable",
@@ -90,8 +95,12 @@ def test_a_broken_step_model_is_refused_by_field(tmp_path: Path, change: Change,
     assert refused.value.file == str(directory / "manifest.json")
 
 
-def test_a_bidirectional_stream_is_refused_even_where_the_manifest_does_not_say_so(tmp_path: Path) -> None:
-    tiny.stepper(tmp_path, direction="bidirectional")
+@pytest.mark.parametrize("arithmetic", ["float32", "float16", "int8"])
+def test_a_bidirectional_stream_is_refused_even_where_the_manifest_does_not_say_so(
+    tmp_path: Path, arithmetic: str
+) -> None:
+    """Whatever the arithmetic: what rounding may change is far below what a reverse direction does."""
+    rewrite(tiny.stepper(tmp_path, direction="bidirectional"), lambda manifest: manifest.update(arithmetic=arithmetic))
     with pytest.raises(ManifestError, match="reverse direction") as refused:
         load(tmp_path)
     assert refused.value.field == "streamable"

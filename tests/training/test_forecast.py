@@ -89,7 +89,7 @@ def test_series_that_choose_do_not_calibrate(tmp_path: Path, weekly, monkeypatch
 
 
 def test_shares_beyond_the_whole_are_refused():
-    with pytest.raises(ValidationError, match="weekly_share and patterns_share add up to 1.2"):
+    with pytest.raises(ValidationError, match=r"weekly_share and patterns_share add up to 1\.2"):
         forecast.Settings(**{**settings().model_dump(), "weekly_share": 0.9, "patterns_share": 0.3})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +13,13 @@ from service.contract import Metric, read_manifest
 from training import forecast_live
 from training.catalogue import find_recipe
 from training.data import Found
-from training.forecast_live import held_out_streams, training_mixture
+from training.forecast_live import Settings, calibration_streams, held_out_streams, training_mixture
+from training.forecast_live_calibration import HeldOut
 from training.forecast_live_evaluation import ask_streams
 from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import Chunks, LiveModule
 from training.forecast_metrics import LEVELS
 from training.publish import publish
-from training.recipe import Recipe
 from training.runs import fit
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
@@ -38,43 +37,48 @@ def ett() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(17420, 7)).cumsum(axis=0)
 
 
-def one_epoch(name: str, prepare: Any) -> Recipe:
-    """The project's recipe with another module, for one epoch."""
-    recipe = find_recipe(name)
-    run = recipe.run.model_copy(update={"epochs": 1})
-    return replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
+def checked(streams: int, steps: int, answer: tuple[np.ndarray, np.ndarray]) -> tuple[Metric, ...]:
+    quantiles, anomaly = answer
+    assert quantiles.shape == (streams, steps, len(LEVELS))
+    assert anomaly.shape == (streams, steps)
+    assert np.isfinite(quantiles).all()
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
+    return (Metric(name="largest", value=float(anomaly.max())),)
 
 
-def checked(shape: tuple[int, ...], answer: np.ndarray) -> tuple[Metric, ...]:
-    assert answer.shape == shape
-    assert np.isfinite(answer).all()
-    assert (np.diff(answer, axis=-1) >= 0).all()
-    return (Metric(name="quantiles", value=answer.size),)
-
-
-def test_held_out_streams_end_with_the_validation_part(ett):
-    ett[11520:] = np.nan
+def test_held_out_streams_end_with_the_first_half_of_the_validation_part(ett):
+    ett[10080:] = np.nan
     chunks = held_out_streams(ett)
     assert torch.isfinite(chunks.values).all()
-    assert chunks.values[1, -1] == np.float32(ett[11519, 0])
+    assert chunks.values[0, -1] == np.float32(ett[10079, 0])
+
+
+def test_calibration_takes_what_neither_trained_nor_chose(ett):
+    """The second half of the validation part; what stands before it only warms up."""
+    calibration = calibration_streams(ett)
+    np.testing.assert_array_equal(calibration.values[:, calibration.warm_up :], ett[10080:11520].T)
 
 
 def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Path, weekly, ett, monkeypatch):
-    """Train one epoch, pass parity, publish, and stream through the service with tokens carried."""
+    """Train one epoch, calibrate, pass parity, publish, and stream through the service with tokens carried."""
 
-    def prepare(settings: forecast_live.Settings, seed: int) -> LiveModule:
+    def prepare(settings: Settings, seed: int) -> LiveModule:
         mixture = training_mixture(weekly, ett, 0.4, 0.2)
-        held_out = Chunks(*mixture.draw(0, 4, 200))
-        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=3e-3)
+        held_out, calibration = Chunks(*mixture.draw(0, 4, 200)), HeldOut(ett[:200].T, 100)
+        return LiveModule(LiveNetwork(), mixture, held_out, calibration, seed, windows=4, learning_rate=3e-3)
 
-    recipe = one_epoch("forecast-live", prepare)
+    recipe = find_recipe("forecast-live")
+    run = recipe.run.model_copy(update={"epochs": 1})
+    recipe = replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
     module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
     monkeypatch.setattr(forecast_live, "find", lambda name: Found(name, tmp_path / name, "0" * 64))
     release = replace(
         recipe.release(module),
-        measure=lambda url: checked((7, 300, len(LEVELS)), ask_streams(url, "forecast-live", ett[:300].T)),
+        measure=lambda url: checked(7, 300, ask_streams(url, "forecast-live", ett[:300].T)),
     )
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.streamable
-    assert [state.input for state in manifest.states] == ["window", "count", "running", "h0", "c0", "h1", "c1"]
+    names = [state.input for state in manifest.states]
+    assert names == ["window", "count", "expected", "running", "h0", "c0", "h1", "c1"]
     assert manifest.outputs[0].labels == tuple(f"{level:g}" for level in LEVELS)
+    assert len(manifest.constants["conformal_offsets"]) == len(LEVELS)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from training.forecast_live_network import SPANS, WINDOW, LiveNetwork, running_means
+from training.forecast_live_network import ANOMALY_CAP, SPANS, WINDOW, LiveNetwork, running_means
+from training.forecast_metrics import LEVELS
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,23 @@ def whole(values: torch.Tensor) -> torch.Tensor:
     return torch.full((len(values),), values.shape[1], dtype=torch.int32)
 
 
+def split(answer: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    """Return quantiles, anomaly, and the states as one list."""
+    quantiles, anomaly, *states = answer
+    return quantiles, anomaly, states
+
+
+def forget_expected(states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Leave out what only judging needs."""
+    window, count, _, *recurrent = states
+    return window, count, *recurrent
+
+
+NO_OFFSETS = torch.zeros(len(LEVELS))
+
+
 def run(network: LiveNetwork, values: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return network(values, whole(values), *(states or network.zero_states(len(values))))
+    return network(values, whole(values), NO_OFFSETS, *(states or network.zero_states(len(values))))
 
 
 @torch.no_grad()
@@ -31,11 +49,12 @@ def run(network: LiveNetwork, values: torch.Tensor, *states: torch.Tensor) -> tu
 def test_live_chunks_equal_the_whole(network, sizes):
     """However a stream is cut, each observation gets the same answer and the stream the same last state."""
     values = walk(3, 60)
-    quantiles, *states = run(network, values)
+    quantiles, anomaly, *states = run(network, values)
     carried = list(network.zero_states(3))
-    for chunk, answer in zip(values.split(sizes, 1), quantiles.split(sizes, 1), strict=True):
-        got, *carried = run(network, chunk, *carried)
-        torch.testing.assert_close(got, answer, rtol=1e-5, atol=1e-5)
+    for chunk, *answers in zip(*(whole.split(sizes, 1) for whole in (values, quantiles, anomaly)), strict=True):
+        *got, carried = split(run(network, chunk, *carried))
+        for one, answer in zip(got, answers, strict=True):
+            torch.testing.assert_close(one, answer, rtol=1e-5, atol=1e-5)
     for got, expected in zip(carried, states, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -45,10 +64,11 @@ def test_live_row_ignores_neighbours_and_padding(network):
     """Ragged rows with NaN in the padding answer, and leave states, as each row alone."""
     values, lengths = walk(4, 50), torch.tensor([50, 1, 33, 7], dtype=torch.int32)
     values = values.masked_fill(torch.arange(50) >= lengths[:, None], torch.nan)
-    quantiles, *states = network(values, lengths, *network.zero_states(4))
+    quantiles, anomaly, *states = network(values, lengths, NO_OFFSETS, *network.zero_states(4))
     for row, length in enumerate(lengths):
-        alone, *left = run(network, values[row : row + 1, :length])
+        alone, scored, *left = run(network, values[row : row + 1, :length])
         torch.testing.assert_close(quantiles[row : row + 1, :length], alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(anomaly[row : row + 1, :length], scored, rtol=1e-5, atol=1e-5)
         for state, expected in zip(states, left, strict=True):
             kept = state[row : row + 1] if state.ndim == 2 else state[:, row : row + 1]
             torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5)
@@ -58,8 +78,9 @@ def test_live_row_ignores_neighbours_and_padding(network):
 @pytest.mark.parametrize("factor", [1e-6, 3.0, 1e9])
 def test_live_follows_the_scale(network, factor):
     values = walk(2, 80)
-    plain, moved = run(network, values)[0], run(network, factor * values)[0]
+    (plain, score, *_), (moved, same, *_) = run(network, values), run(network, factor * values)
     torch.testing.assert_close(moved / factor, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(same, score, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -73,8 +94,9 @@ def test_live_follows_a_shift_from_the_second_observation(network):
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.0, 1e9])
 def test_live_constant_stream_stays_finite_and_narrows(network, value):
     """A stream that never moves opens wide and ends within float32 steps of its value."""
-    quantiles = run(network, torch.full((1, 40), value))[0][0]
+    (quantiles,), (anomaly,), *_ = run(network, torch.full((1, 40), value))
     assert torch.isfinite(quantiles).all()
+    assert torch.isfinite(anomaly).all()
     width = quantiles[:, -1] - quantiles[:, 0]
     assert width[0] > 0
     assert width[-1] <= 1e-4 * width[0]
@@ -90,13 +112,16 @@ def test_live_stays_finite_over_a_long_stream_with_jumps(network):
     values = walk(1, 5000)
     values[:, 2000:] += 1e6
     values[:, 3000:4500] = 0
-    assert torch.isfinite(run(network, values)[0]).all()
+    quantiles, anomaly, *_ = run(network, values)
+    assert torch.isfinite(quantiles).all()
+    assert anomaly[0, 2000] == anomaly[0, 4500] == ANOMALY_CAP
 
 
 def test_live_states_hold_one_batch_axis(network):
     assert [tuple(state.shape) for state in network.zero_states(5)] == [
         (5, WINDOW),
         (5, 1),
+        (5, 3),
         (1, 5, 4),
         *[(1, 5, 12)] * 4,
     ]
@@ -113,3 +138,43 @@ def test_running_means_are_exponential_moving_averages():
             mean += (float(size[0, step]) - mean) / span
         assert float(got[0, -1, unit]) == pytest.approx(mean, rel=1e-4)
     assert not any(weight.requires_grad for weight in running_means().parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("widen", [0.0, 0.7])
+def test_live_anomaly_is_one_at_the_bound_of_what_was_predicted(network, widen):
+    """An observation at the 97.5 % or 2.5 % quantile that the step before answered scores 1, at the median 0."""
+    offsets = torch.full((len(LEVELS),), widen)
+    values = walk(3, 50)
+    quantiles, _, *states = network(values, whole(values), offsets, *network.zero_states(3))
+    last = quantiles[:, -1]
+    for level, score in ((0.975, 1.0), (0.025, 1.0), (0.5, 0.0)):
+        following = last[:, [LEVELS.index(level)]]
+        _, anomaly, *_ = network(following, whole(following), offsets, *states)
+        torch.testing.assert_close(anomaly, torch.full((3, 1), score), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_live_anomaly_of_the_first_two_observations_is_zero(network):
+    """Nothing, or no more than one value's size, was known when they were predicted."""
+    _, anomaly, *_ = run(network, 100 * walk(8, 3))
+    assert (anomaly[:, :2] == 0).all()
+    assert (anomaly[:, 2] > 0).all()
+
+
+@torch.no_grad()
+def test_live_offsets_widen_around_the_median(network):
+    values = walk(2, 30)
+    plain = run(network, values)[0]
+    wide, *_ = network(values, whole(values), torch.full((len(LEVELS),), 0.5), *network.zero_states(2))
+    median = plain[..., [LEVELS.index(0.5)]]
+    torch.testing.assert_close(wide - median, 1.5 * (plain - median), rtol=1e-4, atol=1e-5)
+
+
+def test_live_training_may_run_in_bfloat16(network):
+    """The running scale is kept in float32: its means move by less than a bfloat16 step."""
+    values = walk(2, 400)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = network.predict(values, whole(values), *forget_expected(network.zero_states(2)))[2]
+    fine = network.predict(values, whole(values), *forget_expected(network.zero_states(2)))[2]
+    torch.testing.assert_close(coarse[2], fine[2])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training.forecast_data import Mixture
+from training.forecast_live_calibration import HeldOut
 from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import (
     CHUNK,
@@ -29,9 +30,10 @@ def mixture() -> Mixture:
 def test_windows_of_an_epoch_repeat_by_seed(mixture):
     """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
     held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
+    calibration = HeldOut(np.empty((0, 1)), 0)
 
     def live(seed: int) -> LiveModule:
-        return LiveModule(LiveNetwork(), mixture, held_out, seed, windows=4, learning_rate=1e-3)
+        return LiveModule(LiveNetwork(), mixture, held_out, calibration, seed, windows=4, learning_rate=1e-3)
 
     first, again, other = (live(seed).draw(100)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)

@@ -1,24 +1,19 @@
-"""The sentiment recipes on a treebank of a few phrases: training learns, publishing serves, parity holds."""
+"""The sentiment recipes on a treebank of a few phrases: training learns, publishing serves."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from service.contract import read_manifest
-from training import cli, data, parity, sentiment
+from training import cli, data, sentiment
 from training.data import PublicFile
-from training.export import export
-from training.sentiment_network import LiveSentimentNetwork, SentimentNetwork
-from training.text import LABELS
+from training.text import train_review_words
 
 PHRASES = [(1, "a good film"), (0, "a bad film"), (1, "good , very good"), (0, "not good"), (0, "very , very bad")]
-VOCABULARY = 50
-SMALL: dict[str, Any] = {"width": 4, "hidden": 5, "layers": 2, "dropout": 0.4, "word_dropout": 0.1}
 
 
 @pytest.fixture
@@ -32,13 +27,15 @@ def treebank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(data.FILES, name, PublicFile(hashlib.sha256(content.encode()).hexdigest(), "this test"))
 
 
-@pytest.mark.parametrize("make", [SentimentNetwork, LiveSentimentNetwork])
-def test_sentiment_networks_export_within_parity(make: Any) -> None:
-    """Both networks give the same scores under ONNX, in any batch, any padding and any chunks."""
-    servable = sentiment.servable(make(VOCABULARY, **SMALL), VOCABULARY)
-    measured = parity.measure(servable, export(servable))
-    measured.require()
-    assert (measured.chunks_vs_whole is not None) == (make is LiveSentimentNetwork)
+def test_words_without_a_label_of_their_own_are_neutral() -> None:
+    """The binary treebank leaves out what is neutral; long phrases count for more, words for less."""
+    phrases, labels = ["good", "a good film", "bad"], [1, 1, 0]
+    tokenizer = train_review_words(phrases, 100)
+    texts = sentiment.training_texts(phrases, labels, tokenizer)
+    assert [tokenizer.decode(ids) for ids in texts.ids] == ["good", "a good film", "bad", "a", "film"]
+    assert texts.targets.tolist() == [[0, 1], [0, 1], [1, 0], [0.5, 0.5], [0.5, 0.5]]
+    assert texts.weights.mean().item() == pytest.approx(1)
+    assert (texts.weights[1] / texts.weights[0]).item() == pytest.approx(3**0.5)
 
 
 @pytest.mark.usefixtures("treebank")
@@ -51,7 +48,7 @@ def test_sentiment_recipes_train_and_publish(tmp_path: Path, name: str, task: st
 
     manifest = read_manifest(tmp_path / "models" / name / "1")
     assert (manifest.task, manifest.streamable) == (task, task == "step")
-    assert manifest.outputs[0].labels == LABELS
+    assert manifest.outputs[0].labels == sentiment.LABELS
     assert manifest.text is not None
     assert manifest.text.polarity == (-1.0, 1.0)
     assert manifest.provenance is not None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from tokenizers import Tokenizer
 
-from training.text import PAD_ID, UNKNOWN_ID, Phrases, train_tokenizer
+from training.text import (
+    PAD_ID,
+    UNKNOWN_ID,
+    Texts,
+    parts_of,
+    train_message_pieces,
+    train_review_pieces,
+    train_review_words,
+    words_of,
+)
 
 SENTENCE = "i do n't think you 've seen it , but it 's n't -lrb- quite -rrb- `` bad '' -- ca n't , wo n't , can not ..."
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer([SENTENCE, "the director 's '70s film ; crème brûlée !", "i 'll 'd 're 'm"], 1000)
+    return train_review_words([SENTENCE, "the director 's '70s film ; crème brûlée !", "i 'll 'd 're 'm"], 1000)
 
 
 @pytest.mark.parametrize(
@@ -64,37 +71,90 @@ def test_chunks_cut_at_white_space_have_the_ids_of_the_whole(tokenizer: Tokenize
 def test_vocabulary_keeps_the_frequent_words() -> None:
     """Beyond its size the vocabulary drops the rare words first, and the same texts make the same file."""
     texts = ["film film film", "bad bad", "rare"]
-    tokenizer = train_tokenizer(texts, 4)
+    tokenizer = train_review_words(texts, 4)
     assert tokenizer.encode("film bad rare").ids == [2, 3, UNKNOWN_ID]
-    assert tokenizer.to_str() == train_tokenizer(texts, 4).to_str()
+    assert tokenizer.to_str() == train_review_words(texts, 4).to_str()
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Tokenizer:
+    return train_review_pieces([SENTENCE, "wretched wretched witness witness kindness"], 80)
+
+
+def test_a_rare_word_falls_into_pieces_of_itself(pieces: Tokenizer) -> None:
+    """What was never seen is spelt by what was, and only characters that were not are unknown."""
+    assert words_of(pieces, "Wretchedness, isn't it?") == ("wretchedness", ",", "is", "n't", "it", "?")
+    spelt = pieces.encode("wretchedness").tokens
+    assert len(spelt) > 1
+    assert spelt[0] + "".join(piece.removeprefix("##") for piece in spelt[1:]) == "wretchedness"
+    assert UNKNOWN_ID in pieces.encode("\N{SNOWMAN}").ids
+
+
+def test_pieces_of_chunks_are_those_of_the_whole(pieces: Tokenizer) -> None:
+    """No piece spans white space."""
+    words = SENTENCE.split()
+    whole = pieces.encode(SENTENCE).ids
+    for cut in range(len(words) + 1):
+        first, rest = " ".join(words[:cut]), " ".join(words[cut:])
+        assert pieces.encode(first).ids + pieces.encode(rest).ids == whole
+
+
+def test_messages_keep_the_length_of_numbers() -> None:
+    """A number is read by how long it is, and ends where letters begin; a mark stands alone."""
+    tokenizer = train_message_pieces(["WIN cash now", "win CASH on 08712 300", "1234 5"] * 2, 300)
+    words = "win", "\u00a3", "000", ":", "call", "00000000000", "now", "!"
+    assert words_of(tokenizer, "WIN \u00a3500: call 08712300220now!") == words
+    assert tokenizer.encode("08712").ids == tokenizer.encode("44444").ids
+    assert tokenizer.encode("08712").ids != tokenizer.encode("0871").ids
+
+
+def test_opened_pieces_spell_the_same_words(pieces: Tokenizer) -> None:
+    """Pieces taken apart are more and smaller, spell what they were part of, and depend on the seed alone."""
+    texts = Texts.of(["wretched witness kindness"], torch.ones(1, 1), pieces)
+    parts = parts_of(pieces)
+    spelt = "".join(pieces.id_to_token(token).removeprefix("##") for token in texts.ids[0])
+    for share, seed in [(0.0, 0), (0.5, 0), (0.5, 1), (1.0, 0)]:
+        ids = texts.opened(parts, share, seed).ids[0]
+        assert "".join(pieces.id_to_token(token).removeprefix("##") for token in ids) == spelt
+        assert ids == texts.opened(parts, share, seed).ids[0]
+    assert texts.opened(parts, 0.0, 0).ids == texts.ids
+    assert len(texts.opened(parts, 1.0, 0).ids[0]) == len(spelt)
+
+
+def test_words_have_no_parts(tokenizer: Tokenizer) -> None:
+    """There is nothing to take apart in a vocabulary of words."""
+    assert parts_of(tokenizer) == {}
 
 
 @pytest.fixture
-def phrases(tmp_path: Path, tokenizer: Tokenizer) -> Phrases:
-    lines = [f"{number % 2}\t{' '.join(['film'] * (1 + number % 5))}" for number in range(23)]
-    (tmp_path / "train.tsv").write_text("label\tsentence\n" + "\n".join(lines) + "\n")
-    return Phrases.of(tmp_path / "train.tsv", tokenizer)
+def texts(tokenizer: Tokenizer) -> Texts:
+    many = [" ".join(["film"] * (1 + number % 5)) for number in range(23)]
+    labels = torch.tensor([[number % 2, 1 - number % 2] for number in range(23)], dtype=torch.float32)
+    return Texts.of(many, labels, tokenizer)
 
 
-def test_batches_hold_every_phrase_once(phrases: Phrases) -> None:
-    """Each batch is padded to its own longest row, and labels stay with their texts."""
-    batches = phrases.batches(4, torch.Generator().manual_seed(0))
-    assert sum(len(ids) for ids, _, _ in batches) == 23
-    for ids, lengths, labels in batches:
-        assert ids.shape == (len(labels), lengths.max())
+def test_batches_hold_every_text_once(texts: Texts) -> None:
+    """Each batch is padded to its own longest row, few need it, and targets stay with their texts."""
+    batches = texts.batches(4, torch.Generator().manual_seed(0))
+    assert [len(ids) for ids, *_ in batches].count(4) == 5
+    for ids, lengths, targets, weights in batches:
+        assert ids.shape == (len(targets), lengths.max())
+        assert weights.shape == lengths.shape
         assert ((ids != PAD_ID).sum(1) == lengths).all()
-    seen = sorted((int(n), int(y)) for _, lengths, labels in batches for n, y in zip(lengths, labels, strict=True))
+    seen = sorted(
+        (int(n), int(y[0])) for _, lengths, targets, _ in batches for n, y in zip(lengths, targets, strict=True)
+    )
     assert seen == sorted((1 + number % 5, number % 2) for number in range(23))
+    assert sum(bool((lengths == ids.shape[1]).all()) for ids, lengths, *_ in batches) >= 5
 
 
-def test_shuffle_depends_on_its_seed_alone(phrases: Phrases) -> None:
+def test_shuffle_depends_on_its_seed_alone(texts: Texts) -> None:
     """The same seed gives the same batches, another seed others."""
-    first, again, other = (phrases.batches(4, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (texts.batches(4, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
-    assert not all(a[0].shape == b[0].shape for a, b in zip(first, other, strict=True))
+    assert not all(torch.equal(a[1], b[1]) for a, b in zip(first, other, strict=True))
 
 
-def test_text_without_words_is_read_as_one_unknown(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_text_without_words_is_read_as_one_unknown(tokenizer: Tokenizer) -> None:
     """Every row has at least one step."""
-    (tmp_path / "odd.tsv").write_text("label\tsentence\n1\t \n")
-    assert Phrases.of(tmp_path / "odd.tsv", tokenizer).ids == [[UNKNOWN_ID]]
+    assert Texts.of([" "], torch.ones(1, 2), tokenizer).ids == [[UNKNOWN_ID]]

@@ -1,0 +1,127 @@
+"""Text classifiers: parity of their graphs, weights that are averaged, and scores that are calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn import functional
+
+from training import parity
+from training.export import export
+from training.text import Texts, train_review_pieces
+from training.text_network import LiveTextNetwork, TextNetwork
+from training.text_training import Settings, TextModule, best_temperature, finish, servable
+
+LABELS = ("no", "maybe", "yes")
+VOCABULARY = 50
+SETTINGS: dict[str, Any] = {
+    "network": "whole",
+    "vocabulary": VOCABULARY,
+    "max_length": 20,
+    "dropout": 0.4,
+    "token_dropout": 0.3,
+    "unknown": 0.1,
+    "opened": 0.1,
+    "rows": 4,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "averaging": 0.9,
+    "readers": [
+        {"cell": "lstm", "bidirectional": True, "width": 4, "hidden": 5, "layers": 2},
+        {"cell": "gru", "bidirectional": False, "width": 3, "hidden": 4, "layers": 1},
+    ],
+}
+LIVE = {**SETTINGS, "network": "live", "readers": SETTINGS["readers"][1:]}
+
+
+@pytest.fixture
+def module() -> TextModule:
+    texts = ["good good", "bad", "good bad good", "a film", "bad film"]
+    tokenizer = train_review_pieces(texts, VOCABULARY)
+    targets = functional.one_hot(torch.tensor([2, 0, 1, 1, 0]), len(LABELS)).float()
+    labelled = Texts.of(texts, targets, tokenizer)
+    torch.manual_seed(0)
+    return TextModule(Settings(**SETTINGS), tokenizer, LABELS, labelled, labelled, seed=0)
+
+
+@pytest.mark.parametrize("network", ["whole", "live"])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_text_networks_export_within_parity(network: str, rounded: bool) -> None:
+    """Both networks give the same scores under ONNX, in any batch, any padding and chunks, tables rounded or not."""
+    made = Settings(**(LIVE if network == "live" else SETTINGS)).make(VOCABULARY, len(LABELS))
+    if rounded:
+        for reader in made.readers:
+            reader.tokens.round()
+    graph = servable(made, VOCABULARY, LABELS)
+    measured = parity.measure(graph, export(graph))
+    measured.require()
+    assert (measured.chunks_vs_whole is not None) == (network == "live")
+    assert isinstance(made, LiveTextNetwork if network == "live" else TextNetwork)
+
+
+def test_rounded_tables_halve_the_file() -> None:
+    """A table of 16 bits is what the graph holds, not one that was widened on the way."""
+    made = Settings(**SETTINGS).make(10_000, len(LABELS))
+    before = len(export(servable(made, 10_000, LABELS)))
+    for reader in made.readers:
+        reader.tokens.round()
+    assert before - len(export(servable(made, 10_000, LABELS))) == pytest.approx(2 * 10_000 * (4 + 3), rel=0.01)
+
+
+def test_best_temperature_is_that_worked_by_hand() -> None:
+    """Votes of 2 log 3 that are right three times of four must be halved to mean three of four."""
+    votes = torch.tensor([[0.0, 2 * torch.log(torch.tensor(3.0))]]).repeat(4, 1)
+    targets = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert best_temperature(votes, targets) == pytest.approx(2, rel=0.02)
+
+
+def test_a_finished_module_has_temperature_one(module: TextModule) -> None:
+    """Calibrating keeps every answer and leaves nothing to calibrate, so a second time changes nothing."""
+
+    def votes() -> torch.Tensor:
+        each = [(torch.tensor([ids]), torch.tensor([len(ids)], dtype=torch.int32)) for ids in module.dev_texts.ids]
+        return torch.cat([module.network.votes(ids, lengths).mean(0) for ids, lengths in each])
+
+    with torch.no_grad():
+        for reader in module.network.eval().readers:
+            reader.head.weight.mul_(100)
+        before = votes()
+        targets = functional.one_hot(before.argmax(1), len(LABELS)).float()
+        targets[0] = targets[0].roll(1)  # one answer is wrong, so the scores must not be sure
+        module.dev_texts = replace(module.dev_texts, targets=targets)
+        assert abs(best_temperature(before, targets) - 1) > 0.1
+        finish(module)
+        after = votes()
+        assert torch.equal(before.argmax(1), after.argmax(1))
+        assert best_temperature(after, targets) == pytest.approx(1, rel=0.03)
+        finish(module)
+        assert torch.allclose(votes(), after, rtol=0.03)
+
+
+def test_each_reader_learns_alone(module: TextModule) -> None:
+    """The gradient of one reader does not depend on another's weights."""
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.network.eval()
+    batch = next(iter(module.val_dataloader()))
+
+    def gradient() -> torch.Tensor:
+        module.zero_grad()
+        module.training_step(batch, 0).backward()
+        found = module.network.readers[0].head.weight.grad
+        assert found is not None
+        return found.clone()
+
+    before = gradient()
+    with torch.no_grad():
+        module.network.readers[1].head.weight.add_(5)
+    assert torch.equal(gradient(), before)
+
+
+def test_a_live_network_reads_forward_alone() -> None:
+    """What reads back from the end cannot be carried on, and is refused where the settings are read."""
+    with pytest.raises(ValidationError, match="one reader, in one direction"):
+        Settings(**{**SETTINGS, "network": "live"})

@@ -1,0 +1,48 @@
+"""Who reports on which of the project's models, and on what data.
+
+It knows names; the reports themselves are their modules'. Invariant: every part asked here is one that the model's own
+card says it was measured on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from service.contract import Manifest
+from training.charlm import read_corpus
+from training.data import find
+from training.forecast_report import report_forecast
+from training.report import Picture, Reporter, Table
+from training.segrnn_report import report_segrnn
+from training.sentiment import TEST, read_phrases
+from training.spam import MESSAGES, SPLIT_SEED, Messages
+from training.stream_report import report_live
+from training.text_report import report_characters, report_classifier, report_live_classifier
+
+Reported = tuple[tuple[Picture, ...], tuple[Table, ...]]
+
+
+def _reviews(live: bool, url: str, manifest: Manifest) -> Reported:
+    texts, labels = read_phrases(find(TEST).path)
+    report = report_live_classifier if live else report_classifier
+    return report(url, manifest, texts, labels, "SST-2 test")
+
+
+def _messages(url: str, manifest: Manifest) -> Reported:
+    test = Messages.read(find(MESSAGES).path).split(SPLIT_SEED)["test"]
+    return report_classifier(url, manifest, test.texts, test.labels, "SMS Spam test part")
+
+
+def _play(url: str, manifest: Manifest) -> Reported:
+    return report_characters(url, manifest, read_corpus().validation)
+
+
+REPORTERS: dict[str, Reporter] = {
+    "sentiment": partial(_reviews, False),
+    "sentiment-live": partial(_reviews, True),
+    "spam": _messages,
+    "forecast": report_forecast,
+    "forecast-live": report_live,
+    "segrnn": report_segrnn,
+    "charlm": _play,
+}

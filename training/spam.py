@@ -1,0 +1,195 @@
+"""The kind of recipe `spam`: text messages in, a published model out that tells spam from ham.
+
+It knows the SMS Spam Collection, its split, and how the model is described and measured. Invariants: messages that
+repeat one another are in one part; weights come from train, the checkpoint and the calibration from dev, and test is
+read only to measure the finished model through the service.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import log
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import (
+    binary_f1_score,
+    binary_matthews_corrcoef,
+    binary_specificity_at_sensitivity,
+)
+
+from service import contract
+from training.data import find
+from training.evaluate import ask
+from training.recipe import Release, TextReader
+from training.text import UNKNOWN, Texts, train_message_pieces
+from training.text_training import Settings, TextModule, finish, first_stack, servable
+
+__all__ = ["Settings", "prepare", "release"]
+
+LABELS = ("ham", "spam")
+MESSAGES = "sms_spam/sms.tsv"
+SPLIT_SEED = 0
+SHARES = {"test": 0.2, "dev": 0.1}  # of the messages of either label; train has the rest
+RECALL = 0.95
+LICENCE = (
+    "as the project; trained on the SMS Spam Collection (Almeida, Hidalgo and Yamakami, DocEng 2011), whose messages "
+    "are by their authors"
+)
+DESCRIPTION = "Says whether a text message is spam, by its words and by how its numbers are written."
+LIMITS = (
+    "It was trained on messages of about 2006 to 2011 from Britain and Singapore: the spam of today, other languages, "
+    "electronic mail and long texts are outside.",
+    "Messages that differ by digits, case and marks alone are in one part of the split; those that one sender varied "
+    "in words may stand in two.",
+    "The label is that of the higher score. Where a wrongly stopped message costs more than a missed one, ask for "
+    "scores and set a threshold above one half.",
+)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages and their labels, 1 for spam."""
+
+    texts: list[str]
+    labels: list[int]
+
+    @classmethod
+    def read(cls, file: Path) -> Messages:
+        """Read lines of ham or spam TAB text."""
+        lines = [line.split("\t", 1) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return cls([text for _, text in lines], [LABELS.index(label) for label, _ in lines])
+
+    def split(self, seed: int) -> dict[str, Messages]:
+        """Return the parts train, dev and test; either label has its share in each, repetitions are in one part."""
+        places: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+        for place, (text, label) in enumerate(zip(self.texts, self.labels, strict=True)):
+            places[label, template(text)].append(place)
+        groups = list(places.items())
+        wanted = {
+            part: {label: share * count for label, count in Counter(self.labels).items()}
+            for part, share in SHARES.items()
+        }
+        chosen: defaultdict[str, list[int]] = defaultdict(list)
+        for index in np.random.default_rng(seed).permutation(len(groups)):
+            (label, _), same = groups[index]
+            part = next((part for part, left in wanted.items() if left[label] >= len(same)), "train")
+            if part != "train":
+                wanted[part][label] -= len(same)
+            chosen[part] += same
+        return {part: self._at(sorted(chosen[part])) for part in ("train", "dev", "test")}
+
+    def _at(self, places: Sequence[int]) -> Messages:
+        return Messages([self.texts[place] for place in places], [self.labels[place] for place in places])
+
+
+def template(text: str) -> str:
+    """Return what is left of a message without case, marks and the values of its digits."""
+    return re.sub(r"\d", "0", " ".join(re.findall(r"\w+", text.lower()))) or text
+
+
+def prepare(settings: Settings, seed: int) -> TextModule:
+    """Return a module on the messages; the split is the same for every seed. Raises: DataError."""
+    parts = Messages.read(find(MESSAGES).path).split(SPLIT_SEED)
+    tokenizer = train_message_pieces(parts["train"].texts, settings.vocabulary)
+    train, dev = (
+        Texts.of(
+            parts[part].texts, functional.one_hot(torch.tensor(parts[part].labels), len(LABELS)).float(), tokenizer
+        )
+        for part in ("train", "dev")
+    )
+    return TextModule(settings, tokenizer, LABELS, train, dev, seed)
+
+
+def naive_bayes(train: Messages, texts: Sequence[str]) -> Tensor:
+    """Return the probability of spam by multinomial naive Bayes on words, with one added to every count.
+
+    Shapes: returns [texts] float64. Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval,
+    2008, section 13.2.
+    """
+    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for text, label in zip(train.texts, train.labels, strict=True):
+        counts[label].update(_words(text))
+    known = counts[0].keys() | counts[1].keys()
+    totals = [sum(count.values()) + len(known) for count in counts]
+    weights = {word: log((counts[1][word] + 1) / totals[1]) - log((counts[0][word] + 1) / totals[0]) for word in known}
+    spam = sum(train.labels)
+    prior = log(spam) - log(len(train.labels) - spam)
+    odds = [prior + sum(weights.get(word, 0.0) for word in _words(text)) for text in texts]
+    return torch.tensor(odds, dtype=torch.float64).sigmoid()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def figures(scores: Tensor, labels: Sequence[int]) -> dict[str, float]:
+    """Return F1 and Matthews correlation at one half, and the share of ham above the score that 95 % of spam reach.
+
+    Shapes: scores [messages], probabilities of spam.
+    """
+    targets = torch.tensor(labels)
+    specificity, _ = binary_specificity_at_sensitivity(scores, targets, min_sensitivity=RECALL)
+    return {
+        "f1": float(binary_f1_score(scores, targets)),
+        "mcc": float(binary_matthews_corrcoef(scores, targets)),
+        "fpr_at_95_recall": 1 - float(specificity),
+    }
+
+
+def ask_spam(model: str, url: str, texts: Sequence[str]) -> Tensor:
+    """Return the probability of spam of each text, from `/v1/sentiment`. Shapes: returns [texts] float64."""
+    results = ask(url, "/v1/sentiment", "inputs", list(texts), model=model, scores="all")
+    return torch.tensor([result["scores"]["spam"] for result in results], dtype=torch.float64)
+
+
+def measure(model: str, parts: Mapping[str, Messages], url: str) -> tuple[contract.Metric, ...]:
+    """Return the figures on dev and test beside those of naive Bayes, trained on the same part."""
+    metrics = []
+    for part in ("dev", "test"):
+        messages = parts[part]
+        found = figures(ask_spam(model, url, messages.texts), messages.labels)
+        floors = figures(naive_bayes(parts["train"], messages.texts), messages.labels)
+        metrics += [
+            contract.Metric(
+                name=f"spam_{part}_{figure}",
+                value=value,
+                floor=floors[figure],
+                floor_method="multinomial naive Bayes on the words of train",
+            )
+            for figure, value in found.items()
+        ]
+    return tuple(metrics)
+
+
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
+    """Return the trained module as a release. Raises: DataError."""
+    assert isinstance(module, TextModule)
+    finish(module)
+    file = find(MESSAGES)
+    parts = Messages.read(file.path).split(SPLIT_SEED)
+    sizes = {part: len(messages.texts) for part, messages in parts.items()}
+    used = (
+        f"split with seed {SPLIT_SEED}, repetitions in one part: {sizes['train']:,} messages trained on, "
+        f"{sizes['dev']:,} chose the checkpoint and calibrated the scores, {sizes['test']:,} measured once, at the end"
+    )
+    return Release(
+        name=name,
+        task="sentiment",
+        description=DESCRIPTION,
+        servable=servable(module.network, module.tokenizer.get_vocab_size(), LABELS),
+        data=(file.used_as(used),),
+        licence=LICENCE,
+        limits=LIMITS,
+        measure=partial(measure, name, parts),
+        network=first_stack(module.network).network,
+        text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, None),
+    )

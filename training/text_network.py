@@ -1,0 +1,99 @@
+"""The text networks: readers side by side score a whole text, or one reads on and scores it after each token.
+
+They know ids and lengths, not text, data or training. Invariant: what stands beyond a row's length, and which rows
+share the batch, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.recurrent import Recurrent
+from training.text import UNKNOWN_ID
+
+
+class Tokens(nn.Module):
+    """Embed tokens; in training some, at random, are read as unknown, so that unknown tokens are understood."""
+
+    def __init__(self, vocabulary: int, width: int, dropout: float, unknown: float) -> None:
+        """Build the table. In training the share `unknown` of tokens is hidden, and `dropout` of a row's features.
+
+        Source: a feature is left out for all of a row's steps, as Gal and Ghahramani, NeurIPS 2016, do.
+        """
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.table.weight, std=0.1)
+        self.dropout, self.unknown = nn.Dropout1d(dropout), unknown
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shapes: ids [batch, time] of any integer type; returns [batch, time, width] float32."""
+        if self.training:
+            ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.unknown, UNKNOWN_ID)
+        embedded: Tensor = self.table(ids).float()
+        return self.dropout(embedded.transpose(1, 2)).transpose(1, 2) if self.training else embedded
+
+    def round(self) -> None:
+        """Hold the table as float16, half as large; what follows computes in float32."""
+        self.table.half()
+
+
+class Reader(nn.Module):
+    """Read a text and give one vote a label: of all of it where it reads both ways, else of where it ends."""
+
+    def __init__(self, tokens: Tokens, recurrent: Recurrent, labels: int, dropout: float) -> None:
+        """Build the reader; the stack takes what the tokens' table gives."""
+        super().__init__()
+        self.tokens, self.recurrent = tokens, recurrent
+        pooled = 4 if recurrent.bidirectional else 1
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(pooled * recurrent.hidden_size, labels)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, labels]."""
+        read, _ = self.recurrent(self.tokens(ids), lengths)
+        voted: Tensor = self.head(self.dropout((_pool if self.recurrent.bidirectional else _last)(read, lengths)))
+        return voted
+
+
+def _pool(read: Tensor, lengths: Tensor) -> Tensor:
+    """Return mean and maximum of each row's own steps. Shapes: read [batch, time, n]; returns [batch, 2n]."""
+    own = torch.arange(read.shape[1], device=read.device) < lengths[:, None]
+    mean = read.sum(1) / lengths[:, None]  # outputs beyond the length are zero
+    return torch.cat([mean, read.masked_fill(~own[..., None], -torch.inf).amax(1)], 1)
+
+
+def _last(read: Tensor, lengths: Tensor) -> Tensor:
+    """Return each row's last step. Shapes: read [batch, time, n]; returns [batch, n]."""
+    return read.gather(1, (lengths.long() - 1)[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
+
+
+class TextNetwork(nn.Module):
+    """Score a whole text by several readers, each of which learns alone; their mean vote counts."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        super().__init__()
+        self.readers = nn.ModuleList(readers)
+
+    def votes(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Shapes: ids [batch, time]; lengths [batch] int32; returns [readers, batch, labels]."""
+        return torch.stack([reader(ids, lengths) for reader in self.readers])
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return probabilities. Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, labels]."""
+        return self.votes(ids, lengths).mean(0).softmax(-1)
+
+
+class LiveTextNetwork(TextNetwork):
+    """Score a text after each of its tokens, by one reader in one direction whose states are carried on."""
+
+    def forward(self, ids: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Return the probabilities after each token, then the states.
+
+        Shapes: ids [batch, time]; lengths [batch] int32; states as of the reader's stack; scores [batch, time, labels].
+        """
+        (reader,) = self.readers
+        assert isinstance(reader, Reader)
+        read, carried = reader.recurrent(reader.tokens(ids), lengths, states)
+        return reader.head(read).softmax(-1), *carried

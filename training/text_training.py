@@ -1,0 +1,194 @@
+"""Training of text classifiers: settings, loss, averaged weights, calibration, and the signature of what is served.
+
+It knows labelled texts and the text networks, not which texts. Invariant: what is random while training depends on
+seed, epoch and step alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
+from pydantic import Field, model_validator
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from service import tensors
+from training.export import Array, Servable
+from training.recipe import Table
+from training.recurrent import Cell, Recurrent
+from training.text import Batch, Texts, parts_of
+from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens
+
+SEED_STRIDE = 1_000_003
+AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
+TEMPERATURES = torch.logspace(-1, 1, 201)
+
+
+class ReaderSettings(Table):
+    """One reader: it pools what it reads both ways, or votes by the end. `width` is of a token's vector."""
+
+    cell: Cell
+    bidirectional: bool
+    width: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+
+
+class Settings(Table):
+    """How a text classifier reads, learns and is served. Units: `vocabulary` and `max_length` tokens."""
+
+    network: Literal["whole", "live"]
+    vocabulary: int = Field(gt=2)
+    max_length: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    token_dropout: float = Field(ge=0, lt=1)
+    unknown: float = Field(ge=0, lt=1)
+    opened: float = Field(ge=0, lt=1)
+    rows: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    averaging: float = Field(ge=0, lt=1)
+    readers: tuple[ReaderSettings, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _live_reads_forward(self) -> Settings:
+        if self.network == "live" and (len(self.readers) > 1 or self.readers[0].bidirectional):
+            raise ValueError("a live network has one reader, in one direction")
+        return self
+
+    def make(self, vocabulary: int, labels: int) -> TextNetwork:
+        """Return an untrained network."""
+        readers = [
+            Reader(
+                Tokens(vocabulary, each.width, self.token_dropout, self.unknown),
+                Recurrent(
+                    each.cell,
+                    each.width,
+                    each.hidden,
+                    layers=each.layers,
+                    bidirectional=each.bidirectional,
+                    dropout=self.dropout,
+                ),
+                labels,
+                self.dropout,
+            )
+            for each in self.readers
+        ]
+        return LiveTextNetwork(readers) if self.network == "live" else TextNetwork(readers)
+
+
+class TextModule(lightning.LightningModule):
+    """Train a text network by cross entropy, AdamW and a one-cycle rate; what is kept is a running mean of weights.
+
+    Each reader learns from a loss of its own, so that they differ. The validation figures are `dev_accuracy`, and
+    `dev_loss` at the temperature that suits the validation part best, since that is how the model will be published.
+    """
+
+    def __init__(
+        self, settings: Settings, tokenizer: Tokenizer, labels: tuple[str, ...], train: Texts, dev: Texts, seed: int
+    ) -> None:
+        super().__init__()
+        self.settings, self.tokenizer, self.labels, self.seed = settings, tokenizer, labels, seed
+        self.train_texts, self.dev_texts = train, dev
+        self.parts = parts_of(tokenizer)
+        self.network = settings.make(tokenizer.get_vocab_size(), len(labels))
+        self._read: list[tuple[Tensor, Tensor]] = []
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [EMAWeightAveraging(decay=self.settings.averaging**AVERAGE_EVERY, update_every_n_steps=AVERAGE_EVERY)]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        seed = SEED_STRIDE * self.seed + self.current_epoch
+        texts = self.train_texts.opened(self.parts, self.settings.opened, seed)
+        batches = texts.batches(self.settings.rows, torch.Generator().manual_seed(seed))
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.dev_texts.batches(self.settings.rows), batch_size=None)  # type: ignore[arg-type]
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        ids, lengths, targets, weights = batch
+        votes = self.network.votes(ids, lengths).float()
+        losses = torch.stack([functional.cross_entropy(vote, targets, reduction="none") for vote in votes])
+        loss = (losses * weights).mean(1).sum()
+        self.log("train_loss", loss / len(votes), prog_bar=True, batch_size=len(ids))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        ids, lengths, targets, _ = batch
+        self._read.append((self.network.votes(ids, lengths).float().mean(0), targets))
+
+    def on_validation_epoch_end(self) -> None:
+        votes, targets = (torch.cat(column) for column in zip(*self._read, strict=True))
+        self._read.clear()
+        loss = functional.cross_entropy(votes / best_temperature(votes, targets), targets)
+        accuracy = (votes.argmax(1) == targets.argmax(1)).float().mean()
+        self.log_dict({"dev_loss": loss, "dev_accuracy": accuracy}, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.settings
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=settings.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def best_temperature(votes: Tensor, targets: Tensor) -> float:
+    """Return what the votes must be divided by for the lowest cross entropy. Shapes: votes, targets [texts, labels].
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    losses = torch.stack([functional.cross_entropy(votes / temperature, targets) for temperature in TEMPERATURES])
+    return float(TEMPERATURES[losses.argmin()])
+
+
+@torch.no_grad()
+def finish(module: TextModule) -> None:
+    """Round the tables of a trained module to what is published, then calibrate it on the validation part.
+
+    The temperature goes into the heads, so a finished module has temperature 1, and finishing it again changes nothing.
+    """
+    network = module.network.cpu().eval()
+    readers = _readers(network)
+    for reader in readers:
+        reader.tokens.round()
+    read = [(network.votes(ids, lengths).mean(0), targets) for ids, lengths, targets, _ in module.val_dataloader()]
+    votes, targets = (torch.cat(column) for column in zip(*read, strict=True))
+    temperature = best_temperature(votes, targets)
+    for reader in readers:
+        for parameter in reader.head.parameters():
+            parameter.div_(temperature)
+
+
+def _readers(network: TextNetwork) -> list[Reader]:
+    return [reader for reader in network.readers if isinstance(reader, Reader)]
+
+
+def first_stack(network: TextNetwork) -> Recurrent:
+    """Return the stack of the first reader: the one whose states a live network carries."""
+    return _readers(network)[0].recurrent
+
+
+def servable(network: TextNetwork, vocabulary: int, labels: tuple[str, ...]) -> Servable:
+    """Return the network with its signature: whole texts to one row of scores, or a row of scores after each token."""
+    live = isinstance(network, LiveTextNetwork)
+    axes: tensors.Shape = ("batch", "time", len(labels)) if live else ("batch", len(labels))
+
+    def draw(rng: np.random.Generator, length: int) -> Array:
+        return rng.integers(1, vocabulary, length, dtype=np.int32)
+
+    return Servable(
+        network,
+        tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
+        (tensors.Tensor(name="scores", dtype="float32", shape=axes, labels=labels),),
+        draw,
+        states=first_stack(network).states if live else (),
+        streamable=live,
+    )
