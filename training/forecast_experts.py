@@ -16,9 +16,12 @@ from torch.nn import functional
 from training.forecast_lags import GROWING, LAGS, SMALLEST_VARIANCE, Comparison, compare, latest, periods
 
 COPIES, GROWERS = 4, 2  # heads
-# Powers of the error by which heads weigh lags before training: high ones single out a season and its multiples, low
-# ones look at many lags.
-SHARPNESS = (8.0, 4.0, 2.0, 1.0, 4.0, 2.0)
+# How heads weigh lags before training: by which power of the error, and by how much more for lags that foresaw better
+# than their neighbours did. Of a smooth series lag one foresees best, however plain its season: heads of the second sort
+# look past it, and average over a season's multiples where no power is high.
+SHARPNESS = (8.0, 4.0, 2.0, 1.0, 4.0, 3.0)
+SEASONAL = (0.0, 8.0, 8.0, 12.0, 0.0, 8.0)
+NO_SEASON = -3.0  # what stands for lag one, which has a neighbour on one side alone
 CHANNELS = 16
 SMALLEST_SLOPE = 1e-3  # of a regression that is continued: its logarithm must exist
 
@@ -35,11 +38,12 @@ class Experts(nn.Module):
         self.segment, self.horizon = segment, horizon
         self.count = 1 + 2 * COPIES + GROWERS  # the last value; copies without and with drift; regressions
         self.features = (self.count - 1) * horizon + COPIES + GROWERS
-        self.notice = nn.Conv1d(8, CHANNELS, 5, padding=2)
+        self.notice = nn.Conv1d(9, CHANNELS, 5, padding=2)
         self.judge = nn.Conv1d(CHANNELS, COPIES + GROWERS, 1)
         self.sharpen = nn.Linear(state, COPIES + GROWERS)
         nn.init.zeros_(self.sharpen.weight)
         self.sharpen.bias.data = torch.tensor(SHARPNESS)
+        self.seasonal = nn.Parameter(torch.tensor(SEASONAL))
         back, place = periods(horizon)
         self.register_buffer("back", back.float(), persistent=False)
         self.register_buffer("place", place, persistent=False)
@@ -92,7 +96,9 @@ class Experts(nn.Module):
         lags = torch.tensor(LAGS, device=read.device)
         pairs, length = found.pairs, torch.log(lags.float())
         usable = (pairs >= torch.maximum(lags / 2, lags.new_tensor(3))) | (lags == 1)
+        prominence = _prominence(errors[0])
         seen = [
+            prominence / 4,
             *(error / 4 for error in errors),
             (errors[0] - errors[1]) / 4,
             (errors[0] - errors[0].masked_fill(~usable, torch.inf).amin(-1, keepdim=True)) / 4,
@@ -104,6 +110,7 @@ class Experts(nn.Module):
         judged = self.judge(noticed).unflatten(0, pairs.shape[:2])
         sharpness = functional.softplus(self.sharpen(read))
         logits = judged - sharpness[..., None] * self._by_head(errors)
+        logits = logits + self.seasonal[:, None] * prominence[:, :, None]
         heads = torch.arange(COPIES + GROWERS, device=read.device)[:, None]
         allowed = usable[:, :, None] & ((heads < COPIES) | (torch.arange(len(LAGS), device=read.device) < GROWING))
         return functional.softmax(logits.masked_fill(~allowed, -1e9), -1)
@@ -122,6 +129,18 @@ class Experts(nn.Module):
         grown = back * rate
         total = back * _mean_growth(grown) / _mean_growth(rate)  # of the geometric series 1 + slope + ...
         return copies, torch.exp(grown) * copies[:, :, :GROWING] + intercept * total
+
+
+def _prominence(error: Tensor) -> Tensor:
+    """Return how much less each lag's error is than its neighbours' mean, a step apart.
+
+    Shapes: error [..., lags]; returns the same.
+    """
+    lags = torch.tensor((*LAGS, 2 * LAGS[-1] - LAGS[-2]), device=error.device)
+    apart = (lags[2:] - lags[:-2]) / 2
+    beyond = torch.cat([error[..., 2:], error[..., -1:]], -1)
+    between = ((error[..., :-1] + beyond) / 2 - error[..., 1:]) / apart
+    return functional.pad(between, (1, 0), value=NO_SEASON)
 
 
 def _mean_growth(rate: Tensor) -> Tensor:
