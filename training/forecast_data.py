@@ -64,6 +64,11 @@ class Mixture:
     ett_share: float
     patterns_share: float = 0.0  # of `generate_patterns`
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError when the shares are more than the whole."""
+        if (total := self.weekly_share + self.ett_share + self.patterns_share) > 1:
+            raise ValueError(f"the shares of windows add up to {total:g}; they are parts of one whole")
+
     @classmethod
     def of(cls, weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
         """Take M4 weekly's training series as given, and ETTh1's training part in several step sizes."""

@@ -9,11 +9,12 @@ calibrates; the test part is read only to measure the finished model.
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 import lightning
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service import contract, tensors
 from training.conformal import OFFSETS
@@ -59,6 +60,12 @@ class Settings(Table):
     hidden: int = Field(ge=1)
     layers: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if (total := self.weekly_share + self.ett_share) > 1:
+            raise ValueError(f"weekly_share and ett_share add up to {total:g}; they are shares of one whole")
+        return self
 
 
 def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:

@@ -32,6 +32,8 @@ QUANTILE_ROWS = 8  # windows of a batch that teach the quantiles: their layer is
 CALIBRATION_STRIDE = 8  # hours between the windows that calibrate; neighbours say nearly the same
 Batch = tuple[Tensor, Tensor, Tensor]
 
+FIGURES = ("val_mse", "val_mae", *(f"val_{kind}_{horizon}" for kind in ("mse", "mae") for horizon in HORIZONS))
+
 
 class Settings(Table):
     """What a recipe says of the network and its training."""
