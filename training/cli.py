@@ -86,7 +86,7 @@ def train(
     if epochs is not None:
         chosen = replace(chosen, run=chosen.run.model_copy(update={"epochs": epochs}))
     trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, processes=processes)
-    command = f"python -m training train {recipe} --seeds {seeds} --epochs {chosen.run.epochs}"
+    command = f"python -m training train {Path(recipe).name} --seeds {seeds} --epochs {chosen.run.epochs}"
     command += f" --processes {processes}" if processes > 1 else ""
     wanted: dict[Narrow, bool] = {"int8": int8, "float16": float16}
     narrow = [arithmetic for arithmetic, asked in wanted.items() if asked]
