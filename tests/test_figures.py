@@ -38,6 +38,7 @@ MEASURES: dict[str, tuple[Measure, str, Callable[[float, float], bool]]] = {  # 
         "sst2_test_accuracy",
         lambda value, _: value >= 0.79,
     ),
+    "spam": (spam_measure, "spam_test_f1", lambda value, floor: value >= max(0.95, floor)),
     "forecast": (forecast.measure_forecast, "m4_weekly_test_mase", lambda value, floor: value <= 0.95 * floor),
     "forecast-live": (forecast.measure_live, "etth1_test_pinball", lambda value, floor: value <= 0.90 * floor),
 }
