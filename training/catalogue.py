@@ -6,11 +6,12 @@ returned has every key that its kind asks for, and no other.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
@@ -18,17 +19,18 @@ from service.contract import field_path
 from service.errors import StartupError
 from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
 from training.recipe import Kind, Recipe, Run, Table
+from training.text_training import FIGURES
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
 KINDS: Mapping[str, Kind[Any]] = {
-    "sentiment": Kind(sentiment.Settings, sentiment.prepare, sentiment.release),
-    "spam": Kind(spam.Settings, spam.prepare, spam.release),
-    "charlm": Kind(charlm_training.Settings, charlm.prepare, charlm.release),
-    "forecast": Kind(forecast.Settings, forecast.prepare, forecast.release),
-    "forecast-live": Kind(forecast_live.Settings, forecast_live.prepare, forecast_live.release),
-    "segrnn": Kind(segrnn_training.Settings, segrnn.prepare, segrnn.release),
+    "sentiment": Kind(sentiment.Settings, FIGURES, sentiment.prepare, sentiment.release),
+    "spam": Kind(spam.Settings, FIGURES, spam.prepare, spam.release),
+    "charlm": Kind(charlm_training.Settings, ("val_loss",), charlm.prepare, charlm.release),
+    "forecast": Kind(forecast.Settings, ("val_loss",), forecast.prepare, forecast.release),
+    "forecast-live": Kind(forecast_live.Settings, ("val_loss",), forecast_live.prepare, forecast_live.release),
+    "segrnn": Kind(segrnn_training.Settings, segrnn_training.FIGURES, segrnn.prepare, segrnn.release),
 }
 T = TypeVar("T", bound=Table)
 
@@ -83,12 +85,15 @@ def read_recipe(file: Path) -> Recipe:
     if told.kind not in KINDS:
         raise RecipeError(file, "kind", f"{told.kind!r} is not known; known are {', '.join(KINDS)}")
     kind = KINDS[told.kind]
+    if told.run.monitor not in kind.figures:
+        known = ", ".join(kind.figures)
+        raise RecipeError(file, "run.monitor", f"{told.run.monitor!r} is no figure of this kind; it logs {known}")
     return Recipe(file.stem, told.summary, kind, told.run, _check(kind.settings, told.settings, file, "settings"))
 
 
 def _check(table: type[T], content: dict[str, Any], file: Path, *above: str) -> T:
     try:
-        return table.model_validate(content)
+        return table.model_validate_json(json.dumps(content, default=str), strict=True)  # arrays for tuples, no more
     except ValidationError as failure:
         error = failure.errors(include_url=False)[0]
         key = field_path((*above, *error["loc"]))
@@ -97,10 +102,11 @@ def _check(table: type[T], content: dict[str, Any], file: Path, *above: str) -> 
             raise RecipeError(file, key, f"is not known; known are {_known(table, parents)}") from None
         if error["type"] == "missing":
             raise RecipeError(file, key, "is missing") from None
-        raise RecipeError(file, key, f"{error['msg']}, but it is {error['input']!r}") from None
+        found = "" if isinstance(error["input"], dict) else f", but it is {error['input']!r}"
+        raise RecipeError(file, key, f"{error['msg']}{found}") from None
 
 
 def _known(table: Any, parents: list[int | str]) -> str:
     for parent in parents:
-        table = table.model_fields[parent].annotation
+        table = table.model_fields[parent].annotation if isinstance(parent, str) else get_args(table)[0]
     return ", ".join(table.model_fields)

@@ -97,9 +97,9 @@ def frequencies(text: str, characters: str) -> tuple[Array, Array]:
     return single / single.sum(), pairs / pairs.sum(axis=1, keepdims=True)
 
 
-def figures(corpus: Corpus, characters: str, model: str, url: str) -> tuple[contract.Metric, ...]:
+def figures(corpus: Corpus, model: str, url: str) -> tuple[contract.Metric, ...]:
     """Return the nats per character of the whole validation part beside those of two tables of frequencies."""
-    text = corpus.validation
+    text, characters = corpus.validation, corpus.characters
     value = round(nats(ask_probabilities(url, model, text, characters)), 5)
     single, pairs = frequencies(corpus.train + corpus.held_out, characters)
     ids = np.array([characters.index(character) for character in text])
@@ -117,7 +117,7 @@ def figures(corpus: Corpus, characters: str, model: str, url: str) -> tuple[cont
 def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
     """Return the trained module as a release. Raises: DataError."""
     assert isinstance(module, CharModule)
-    corpus, characters = module.corpus, module.characters
+    corpus, characters = module.corpus, module.corpus.characters
     return Release(
         name=name,
         task="step",
@@ -131,7 +131,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         ),
         licence=LICENCE,
         limits=LIMITS,
-        measure=partial(figures, corpus, characters, name),
+        measure=partial(figures, corpus, name),
         network=module.network.recurrent.network,
         text=TextReader(make_tokenizer(characters).to_str(), MAX_LENGTH, UNKNOWN),
     )

@@ -68,6 +68,11 @@ class Corpus:
         trained = int(known * (1 - HELD_OUT_SHARE))
         return cls(text[:trained], text[trained:known], text[known:])
 
+    @property
+    def characters(self) -> str:
+        """The characters that the model predicts: those of the training part, in order."""
+        return "".join(sorted(set(self.train)))
+
 
 def make_tokenizer(characters: str) -> Tokenizer:
     """Return a tokenizer of single characters: `characters` have the ids from 0 in their order, any other the next one.
@@ -106,13 +111,12 @@ class CharModule(lightning.LightningModule):
     def __init__(self, settings: Settings, corpus: Corpus, seed: int) -> None:
         super().__init__()
         self.settings, self.corpus, self.seed = settings, corpus, seed
-        self.characters = "".join(sorted(set(corpus.train)))
-        tokenizer = make_tokenizer(self.characters)
+        tokenizer = make_tokenizer(corpus.characters)
         self.train_ids, self.held_out_ids = (
             torch.tensor(tokenizer.encode(part).ids) for part in (corpus.train, corpus.held_out)
         )
         self.network = CharNetwork(
-            len(self.characters),
+            len(corpus.characters),
             settings.width,
             settings.hidden,
             settings.layers,

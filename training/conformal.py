@@ -5,6 +5,9 @@ score of an actual value is how many of these distances it lies out, which is fr
 level is the finite-sample corrected quantile of the scores, less one. The graph takes the offsets as an input, so that
 recalibrating needs no new graph.
 
+The median is taken as it is: where it is biased, a quantile that belongs on its other side stays on it, and covers more
+or less than it says.
+
 Invariants: zero offsets change nothing, the median never moves, and quantiles in order stay in order.
 Source: conformalized quantile regression, Romano, Patterson and Candes, NeurIPS 2019, with scores scaled by the
 quantile's own distance and each level on its own.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from training.generate import generate_series
+from training.generate_patterns import generate_patterns
 
 Values = npt.NDArray[np.float64]
 
@@ -61,6 +62,12 @@ class Mixture:
     ett: list[Values]
     weekly_share: float
     ett_share: float
+    patterns_share: float = 0.0  # of `generate_patterns`
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError when the shares are more than the whole."""
+        if (total := self.weekly_share + self.ett_share + self.patterns_share) > 1:
+            raise ValueError(f"the shares of windows add up to {total:g}; they are parts of one whole")
 
     @classmethod
     def of(cls, weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
@@ -77,8 +84,11 @@ class Mixture:
         by_root_length = np.sqrt([len(series) for series in self.weekly])
         weekly, ett = int(count * self.weekly_share), int(count * self.ett_share)
         windows = _windows(rng, self.weekly, by_root_length, weekly, width)
-        windows += _windows(rng, self.ett, np.ones(len(self.ett)), ett, width)
-        windows += list(generate_series(seed, count - weekly - ett, width))
+        if ett:
+            windows += _windows(rng, self.ett, np.ones(len(self.ett)), ett, width)
+        patterns = int(count * self.patterns_share)
+        windows += list(generate_patterns(seed, patterns, width))
+        windows += list(generate_series(seed, count - weekly - ett - patterns, width))
         values = np.zeros((count, width), np.float32)
         lengths = np.zeros(count, np.int32)
         for row, place in enumerate(rng.permutation(count)):

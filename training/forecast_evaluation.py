@@ -26,6 +26,14 @@ Values = npt.NDArray[np.float64]
 Forecaster = Callable[[list[Values], int], Values]
 
 DAY = 24
+ETT_STRIDE = 23  # hours between starts: every hour of the day is one
+CLEAN_SEED, CLEAN_SIGNALS = 2**62 + 2, 60
+# Each signal's season over its phase, and the size of its slope in standard deviations of the season a step.
+CLEAN: tuple[tuple[str, Callable[[Values], Values], float], ...] = (
+    ("sine", lambda phase: np.asarray(np.sin(2 * np.pi * phase)), 0.0),
+    ("sawtooth", lambda phase: phase % 1, 0.0),
+    ("season_on_trend", lambda phase: np.asarray(np.sin(2 * np.pi * phase) + np.abs(np.sin(np.pi * phase))), 0.02),
+)
 
 
 def ask_forecast(url: str, model: str, histories: list[Values], horizon: int) -> Values:
@@ -55,7 +63,7 @@ def weekly_figures(histories: list[Values], futures: list[Values], forecast: For
         _metric("m4_weekly_test_mase", np.mean(scaled), np.mean(scaled_naive), "last value"),
         _metric("m4_weekly_test_mase_unrepeated", *unrepeated, "last value, without futures that training could hold"),
         _metric("m4_weekly_test_smape", np.mean(percent), np.mean(percent_naive), "last value"),
-        _metric("m4_weekly_test_coverage_90", coverage(actual, quantiles, 0.05, 0.95)),
+        *coverages("m4_weekly_test", actual, quantiles),
     )
 
 
@@ -78,25 +86,60 @@ def repeated(histories: list[Values], futures: list[Values]) -> npt.NDArray[np.b
 
 
 def ett_figures(ett: Values, forecast: Forecaster) -> tuple[Metric, ...]:
-    """Measure forecasts of the next two days on ETTh1's test part, one start a day, every channel a series.
+    """Measure forecasts of the next two days on ETTh1's test part, every channel a series, OT also alone.
 
-    Shapes: ett [time, 7].
-    Units: the error in standard deviations of the training part.
+    Shapes: ett [time, 7], OT last.
+    Units: the error in mean absolute changes from day to day of the channel's training part (MASE, seasonality 24).
     """
-    unit = ett[ETT_TRAIN].std(axis=0)
-    starts = range(ETT_TEST.start, ETT_TEST.stop - HORIZON + 1, DAY)
-    places = [(channel, start) for channel in range(ett.shape[1]) for start in starts]
+    starts = range(ETT_TEST.start, ETT_TEST.stop - HORIZON + 1, ETT_STRIDE)
+    places = [(channel, start) for start in starts for channel in range(ett.shape[1])]
     actual = np.stack([ett[start : start + HORIZON, channel] for channel, start in places])
     quantiles = forecast([ett[start - MAX_HISTORY : start, channel] for channel, start in places], HORIZON)
     yesterday = np.stack([ett[start - DAY + np.arange(HORIZON) % DAY, channel] for channel, start in places])
-    units = unit[[channel for channel, _ in places]]
-    error, floor = (
-        float(np.mean(np.abs(actual - guess) / units[:, None])) for guess in (quantiles[..., MEDIAN], yesterday)
-    )
-    return (
-        _metric("etth1_test_mae_48", error, floor, "the value 24 steps ago (seasonal naive)"),
-        _metric("etth1_test_coverage_90", coverage(actual, quantiles, 0.05, 0.95)),
-    )
+    metrics: list[Metric] = []
+    every = np.ones(len(places), bool)
+    for part, chosen in (("ot", np.array([channel for channel, _ in places]) == ett.shape[1] - 1), ("all", every)):
+        error, floor = (
+            np.mean(
+                [
+                    mase(ett[ETT_TRAIN, places[row][0]], actual[row], guess[row], season=DAY)
+                    for row in np.flatnonzero(chosen)
+                ]
+            )
+            for guess in (quantiles[..., MEDIAN], yesterday)
+        )
+        name = f"etth1_{part}_zero_shot"
+        metrics.append(_metric(f"{name}_mase_48", error, floor, "the value 24 steps ago (seasonal naive)"))
+        metrics += coverages(name, actual[chosen], quantiles[chosen])
+    return tuple(metrics)
+
+
+def coverages(name: str, actual: Values, quantiles: Values) -> list[Metric]:
+    """Measure how much the central 80 % and 95 % intervals hold. Shapes: actual [...]; quantiles [..., 13]."""
+    bounds = {80: (0.1, 0.9), 95: (0.025, 0.975)}
+    return [_metric(f"{name}_coverage_{share}", coverage(actual, quantiles, *bounds[share])) for share in bounds]
+
+
+def clean_figures(forecast: Forecaster) -> tuple[Metric, ...]:
+    """Measure what a first user tries: signals without noise, each of a random period that need not be whole.
+
+    Units: the error in standard deviations of the signal's season.
+    """
+    rng = np.random.default_rng(CLEAN_SEED)
+    time = np.arange(MAX_HISTORY + HORIZON)
+    metrics = []
+    for name, shape, slope in CLEAN:
+        periods = np.exp(rng.uniform(np.log(5), np.log(120), CLEAN_SIGNALS))
+        seasons = shape(time / periods[:, None] + rng.random((CLEAN_SIGNALS, 1)))
+        seasons /= seasons.std(axis=1, keepdims=True)
+        signals = seasons + slope * rng.normal(size=(CLEAN_SIGNALS, 1)) * time
+        quantiles = forecast(list(signals[:, :MAX_HISTORY]), HORIZON)
+        whole = np.round(periods).astype(int)[:, None]
+        past = MAX_HISTORY - whole + np.arange(HORIZON) % whole
+        guesses = quantiles[..., MEDIAN], np.take_along_axis(signals, past, axis=1)
+        error, floor = (np.abs(signals[:, MAX_HISTORY:] - guess).mean() for guess in guesses)
+        metrics.append(_metric(f"clean_{name}_error", error, floor, "seasonal naive, told the period (rounded)"))
+    return tuple(metrics)
 
 
 def _metric(name: str, value: Any, floor: Any = None, floor_method: str | None = None) -> Metric:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.conformal import conformal_offsets
-from training.forecast_data import Values, pad
+from training.forecast_data import Values
 from training.forecast_live_network import LiveNetwork
 from training.forecast_metrics import LEVELS
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Streams, each with the number of its last observations that calibrate; those before them only warm it up.
+    """Streams side by side, whose first `warm_up` observations only warm the network up.
 
-    Shapes: streams a list of [time]; counts one for each, below its stream's length.
+    Shapes: values [streams, time].
     """
 
-    streams: list[Values]
-    counts: list[int]
-
-    def __add__(self, other: HeldOut) -> HeldOut:
-        return HeldOut(self.streams + other.streams, self.counts + other.counts)
+    values: Values
+    warm_up: int
 
 
 def fit_offsets(network: LiveNetwork, held_out: HeldOut) -> tuple[float, ...]:
@@ -46,11 +44,10 @@ def predictions(network: LiveNetwork, held_out: HeldOut) -> tuple[Tensor, Tensor
 
     Steps, because a small one is lost in the rounding of a large value.
 
-    Shapes: [observations] and [observations, 13].
+    Shapes: [streams, time - warm_up] and [streams, time - warm_up, 13].
     """
-    values, lengths = pad(held_out.streams)
+    values = torch.from_numpy(held_out.values.astype(np.float32))
+    lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
     window, count, _, *recurrent = network.zero_states(len(values))
     steps, away, _ = network.predict(values, lengths, window, count, *recurrent)
-    place = torch.arange(1, values.shape[1])
-    used = (place < lengths[:, None]) & (place >= lengths[:, None] - torch.tensor(held_out.counts)[:, None])
-    return steps[:, 1:][used], away[:, :-1][used]
+    return steps[:, held_out.warm_up :], away[:, held_out.warm_up - 1 : -1]

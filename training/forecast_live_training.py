@@ -110,7 +110,7 @@ class LiveModule(ForecasterModule):
         if first:
             window, count, _, *recurrent = self.network.zero_states(len(values))
             self.carried = (window, count, *recurrent)
-        lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
+        lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32, device=values.device)
         carried = (state.detach() for state in self.carried)
         _, away, self.carried = self.network.predict(values, lengths, *carried)
         time = after.shape[1]

@@ -29,16 +29,16 @@ def pinball(actual: Values, quantiles: Values) -> Values:
     return np.asarray(np.maximum(levels * error, (levels - 1) * error).mean(axis=-1))
 
 
-def mase(history: Values, actual: Values, forecast: Values) -> float:
-    """Scale the mean absolute error by the in-sample error of the last value (seasonality 1, as for weekly series).
+def mase(history: Values, actual: Values, forecast: Values, season: int = 1) -> float:
+    """Scale the mean absolute error by the in-sample error of the value `season` steps ago (1 for weekly series).
 
     Shapes: history [time]; actual and forecast [horizon].
-    Raises: ValueError for a constant history, where the scale is zero.
+    Raises: ValueError where the history repeats itself exactly, and the scale is zero.
     Source: Makridakis, Spiliotis and Assimakopoulos, The M4 competition, 2020, equation 2.
     """
-    scale = float(np.abs(np.diff(history)).mean())
+    scale = float(np.abs(history[season:] - history[:-season]).mean())
     if scale == 0:
-        raise ValueError("the history is constant; its scaled error is undefined")
+        raise ValueError("the history is constant from season to season; its scaled error is undefined")
     return float(np.abs(actual - forecast).mean()) / scale
 
 

@@ -1,9 +1,11 @@
 """The forecaster's network: any history in, quantiles of the next `HORIZON` values out, the scaling inside.
 
 The history is cut into segments of `SEGMENT` values, aligned at its end. Each segment is written relative to its own
-last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. A decoder turns that
-layer's output after a segment, and the latest values themselves, into quantiles of what follows the segment. In
-training every segment can be such an anchor; in service the last one is. It knows neither data nor training.
+last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. Experts go on from there
+as if the history repeated itself at the lags that foresaw it best. A decoder turns the layer's output after a segment,
+the latest values and the experts' paths into trust in each expert and into quantiles about the trusted path, in units
+of what the best lag was off. In training every segment can be such an anchor; in service the last one is. It knows
+neither data nor training.
 
 Invariants: a*x + b in, a*y + b out for a > 0 (up to float32); quantiles never cross; whatever stands beyond a row's
 length, and whichever rows share the batch, the row's answer is the same.
@@ -11,16 +13,21 @@ length, and whichever rows share the batch, the row's answer is the same.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.conformal import apply_offsets
+from training.forecast_experts import Experts
 from training.forecast_metrics import LEVELS
 from training.recurrent import Recurrent
 
 HORIZON = 48
 MIN_HISTORY, MAX_HISTORY = 8, 512
 SEGMENT = 16
+ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of it, that make this a bound
 CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
 
 # The step between neighbouring float32 numbers, relative to their size: smaller differences are rounding.
@@ -28,6 +35,8 @@ FLOAT_STEP = 2.0**-23
 # Keeps a history of zeros from dividing by zero, and is still a normal float32 after the multiplications that follow.
 # A bound, not a summand: the ONNX exporter drops the addition of a constant this small.
 SMALLEST_SCALE = 1e-30
+# Where a history moved that much less at an anchor than at its end, the end's float32 steps are too coarse for experts.
+COARSEST = 1e3
 
 
 def rising(raw: Tensor) -> Tensor:
@@ -58,37 +67,80 @@ class ForecastNetwork(nn.Module):
 
     mean_weights: Tensor
 
-    def __init__(self, hidden: int = 192, layers: int = 2, decoder: int = 256, dropout: float = 0.1) -> None:
+    def __init__(self, hidden: int = 192, layers: int = 2, decoder: int = 384, dropout: float = 0.1) -> None:
         super().__init__()
         self.embed = nn.Linear(2 * SEGMENT + 4, hidden)
         self.recurrent = Recurrent("gru", hidden, hidden, layers=layers, dropout=dropout)
+        self.experts = Experts(hidden, SEGMENT, HORIZON)
         self.decode = nn.Sequential(
-            nn.Linear(hidden + CONTEXT + 3, decoder),
+            nn.Linear(hidden + CONTEXT + 3 + self.experts.features, decoder),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(decoder, HORIZON * len(LEVELS)),
+            nn.Linear(decoder, decoder),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(decoder, HORIZON * (len(LEVELS) + self.experts.count)),
         )
         self.register_buffer("mean_weights", quadrature(), persistent=False)
 
-    def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, values: Tensor, lengths: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Forecast from each row's end.
 
-        Shapes: values [batch, time] float32; lengths [batch] int32; returns mean [batch, 48] and quantiles
-        [batch, 48, 13].
+        Shapes: values [batch, time] float32; lengths [batch] int32; offsets [13], conformal; returns mean [batch, 48]
+        and quantiles [batch, 48, 13].
         Units: those of the values.
         """
-        last = segments(lengths)[:, None] - 1
-        scaled, level, scale = self.at(values, lengths, last)
-        quantiles = level[..., None] + scale[..., None] * scaled[:, 0]
+        last = segments(lengths.long())[:, None] - 1
+        scaled, level, scale, _ = self.at(values, lengths, last)
+        scaled = apply_offsets(scaled[:, 0], offsets, LEVELS)
+        quantiles = level[..., None] + scale[..., None] * scaled
+        quantiles = within(quantiles, *bounds(values, lengths))
         return quantiles @ self.mean_weights, quantiles
 
-    def at(self, values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Forecast from the ends of the segments that `anchors` counts, each from the history up to there.
 
         Shapes: values [batch, time] float32; lengths [batch] int32; anchors [batch, anchors] int64; returns scaled
-        quantiles [batch, anchors, 48, 13], level and scale [batch, anchors].
-        Units: quantiles in scales above the level.
+        quantiles [batch, anchors, 48, 13]; level, scale, and what a step of the best lag is off [batch, anchors].
+        Units: quantiles in scales above the level; the last in scales.
         """
+        history = History.of(values, lengths)
+        read, _ = self.recurrent(functional.relu(self.embed(history.features())), segments(lengths), None)
+        read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
+        level, scale = history.level.gather(1, anchors), history.scale.gather(1, anchors)
+        seen, share = _latest(history.cells, history.real, anchors, level, scale)
+        summary = torch.stack([history.age.gather(1, anchors), history.liveliness.gather(1, anchors), share], 2)
+        count = segments(lengths.long())
+        series, unit = history.centred(count)
+        finer = unit / scale
+        finer = torch.where(finer < COARSEST, finer, 0.0)
+        first = count * SEGMENT - lengths.long()
+        paths, spread, foreseen = self.experts(series, first, count, anchors, finer, read)
+        raw = self.decode(torch.cat([read, seen, summary, foreseen], 2)).float()
+        raw = raw.unflatten(2, (HORIZON, len(LEVELS) + self.experts.count))
+        trust = functional.softmax(raw[..., len(LEVELS) :], -1)
+        path = (trust * paths).sum(-1, keepdim=True)
+        return path + spread[..., None, None] * rising(raw[..., : len(LEVELS)]), level, scale, spread
+
+
+@dataclass(frozen=True)
+class History:
+    """Rows cut into segments, and what each segment knows of its row so far; all but the first two [batch, segments].
+
+    `level` is the segment's last value, `scale` the mean absolute step so far, `liveliness` how much the segment moved
+    beside that, `age` how long the row has been.
+    """
+
+    cells: Tensor  # [batch, segments, SEGMENT]
+    real: Tensor  # the same, 1 where a value stands
+    level: Tensor
+    scale: Tensor
+    liveliness: Tensor
+    age: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, lengths: Tensor) -> History:
+        """Cut rows. Shapes: values [batch, time]; lengths [batch]."""
         cells, real, steps, counted = cut(values, lengths)
         level = cells[:, :, -1]
         moved, count = steps.abs().sum(2), counted.sum(2)
@@ -97,24 +149,55 @@ class ForecastNetwork(nn.Module):
         scale = torch.maximum(moved.cumsum(1) / count_so_far.clamp(min=1), floor)
         liveliness = torch.log(moved / count.clamp(min=1) / scale + 0.01)
         age = torch.log1p(count_so_far) / 6  # about 1 at the longest history
-        features = torch.cat(
+        return cls(cells, real, level, scale, liveliness, age)
+
+    def features(self) -> Tensor:
+        """Write each segment as the recurrent layer reads it. Shapes: returns [batch, segments, 2 * SEGMENT + 4]."""
+        level, scale = self.level, self.scale
+        return torch.cat(
             [
-                torch.asinh((cells - level[..., None]) / scale[..., None]) * real,
-                real,
+                torch.asinh((self.cells - level[..., None]) / scale[..., None]) * self.real,
+                self.real,
                 torch.asinh((level - _before(level)) / scale)[..., None],
-                liveliness[..., None],
+                self.liveliness[..., None],
                 torch.log(_before(scale) / scale).clamp(-5, 5)[..., None],
-                age[..., None],
+                self.age[..., None],
             ],
             2,
         )
-        read, _ = self.recurrent(functional.relu(self.embed(features)), segments(lengths), None)
-        level, scale = level.gather(1, anchors), scale.gather(1, anchors)
-        seen, share = _latest(cells, real, anchors, level, scale)
-        summary = torch.stack([age.gather(1, anchors), liveliness.gather(1, anchors), share], 2)
-        read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
-        raw = self.decode(torch.cat([read, seen, summary], 2))
-        return rising(raw.unflatten(2, (HORIZON, len(LEVELS)))), level, scale
+
+    def centred(self, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows about their means in units of the scale at their ends, and these units.
+
+        Shapes: count [batch], of segments; returns [batch, segments * SEGMENT] and [batch, 1].
+        """
+        centre = (self.cells * self.real).sum((1, 2)) / self.real.sum((1, 2))
+        unit = self.scale.gather(1, count[:, None] - 1)
+        return (self.cells.flatten(1) - centre[:, None]) / unit, unit
+
+
+def bounds(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Find what each row never passes: its least or greatest value, where it came back to just that again and again.
+
+    So a count stays above its zeros, which are found as they are: as the value that returns. Where none is, infinity.
+
+    Shapes: values [batch, time]; lengths [batch]; returns two of [batch].
+    """
+    inside = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+
+    def bound(signed: Tensor) -> Tensor:
+        least = signed.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
+        there = ((signed == least) & inside).float()
+        arrivals = (there[:, 1:] * (1 - there[:, :-1])).sum(1)
+        held = (arrivals >= ARRIVALS) & (there.sum(1) >= BOUND_SHARE * lengths)
+        return torch.where(held, least[:, 0], -torch.inf)
+
+    return bound(values), -bound(-values)
+
+
+def within(quantiles: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Keep quantiles within each row's bounds. Shapes: quantiles [batch, 48, 13]; low and high [batch]."""
+    return torch.minimum(torch.maximum(quantiles, low[:, None, None]), high[:, None, None])
 
 
 def segments(lengths: Tensor) -> Tensor:

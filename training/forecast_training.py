@@ -10,6 +10,7 @@ Invariant: a loss is free of the series' unit, and a value beyond a row's length
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -17,37 +18,42 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from training.conformal import conformal_offsets
 from training.forecast_data import Mixture, Values, pad
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
 
-ROWS = 64  # per batch
+ROWS = 32  # per batch
 ANCHORS = 12  # per window and step
 WARM_UP = 0.05  # of the run, to the highest learning rate
 OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
+LEAST_SPREAD = 0.03  # in scales: below it a series counts as exact, and its loss no more
+EARLY = 1.5  # power that brings anchors towards the beginning: users have short histories
 
 
-def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss over `LEVELS`; the tensor twin of `forecast_metrics.pinball`.
+def pinball_loss(actual: Tensor, quantiles: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
+    """Average the pinball loss over the levels; the tensor twin of `forecast_metrics.pinball`.
 
-    Shapes: actual [...]; quantiles [..., 13]; returns [...].
+    Shapes: actual [...]; quantiles [..., levels]; returns [...].
     """
-    levels = torch.tensor(LEVELS, device=actual.device)
+    level = torch.tensor(levels, device=actual.device)
     error = actual[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return torch.maximum(level * error, (level - 1) * error).mean(-1)
 
 
-def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor) -> Tensor:
+def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
     """Average the scaled pinball loss over what is known of each anchor's future.
 
-    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less.
+    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less; one whose history
+    repeats itself closely weighs more, or its small errors would not be learned from.
 
     Shapes: future and known (1 where a value stands) [batch, anchors, 48]; the rest as `ForecastNetwork.at` returns.
     Units: scales.
     """
     actual = (future - level[..., None]) / scale[..., None]
     distance = (actual.abs() * known).sum(2) / known.sum(2).clamp(min=1)
-    weight = known / (1 + distance / OUTLYING)[..., None]
+    exactness = spread.detach().clamp(LEAST_SPREAD, 1).rsqrt()
+    weight = known * (exactness / (1 + distance / OUTLYING))[..., None]
     return (pinball_loss(actual, scaled) * weight).sum() / known.sum().clamp(min=1)
 
 
@@ -57,7 +63,7 @@ def draw_anchors(lengths: Tensor) -> Tensor:
     Shapes: lengths [batch]; returns [batch, ANCHORS] int64.
     """
     count = (segments(lengths.long()) - 1).clamp(min=1)[:, None]
-    return (torch.rand(len(lengths), ANCHORS, device=lengths.device) * count).long()
+    return (torch.rand(len(lengths), ANCHORS, device=lengths.device) ** EARLY * count).long()
 
 
 def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,13 +107,14 @@ class ForecastModule(ForecasterModule):
         network: ForecastNetwork,
         mixture: Mixture,
         held_out: TensorDataset,
+        calibration: TensorDataset,
         seed: int,
         windows: int,
         learning_rate: float,
     ) -> None:
-        """Validate on `held_out`, as `held_out_futures` makes it."""
+        """Validate on `held_out`, and keep `calibration` for `offsets`, both as `held_out_futures` makes them."""
         super().__init__(mixture, seed, windows, learning_rate)
-        self.network, self.held_out = network, held_out
+        self.network, self.held_out, self.calibration = network, held_out, calibration
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(*self.draw(MAX_HISTORY + HORIZON)), batch_size=ROWS)
@@ -127,6 +134,17 @@ class ForecastModule(ForecasterModule):
         last = segments(lengths.long())[:, None] - 1
         loss = future_loss(future[:, None], known[:, None], *self.network.at(values, lengths, last))
         self.log("val_loss", loss, prog_bar=True, batch_size=len(values))
+
+    @torch.no_grad()
+    def offsets(self) -> tuple[float, ...]:
+        """Return the conformal offsets of the trained network, from the futures kept for calibration."""
+        values, lengths, future, known = self.calibration.tensors
+        self.network.eval()
+        last = segments(lengths.long())[:, None] - 1
+        scaled, level, scale, _ = self.network.at(values, lengths, last)
+        actual = (future - level) / scale
+        there = known > 0
+        return conformal_offsets(actual[there].double().numpy(), scaled[:, 0][there].double().numpy(), LEVELS)
 
 
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:

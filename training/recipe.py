@@ -76,11 +76,12 @@ S = TypeVar("S", bound=Table)
 class Kind(Generic[S]):
     """A task that recipes can have: what it may be set to, and the two ends of a run.
 
-    `prepare(settings, seed)` returns a module that brings its data loaders, `release(name, settings, module)` what is
-    published of the trained module as the model `name`.
+    `prepare(settings, seed)` returns a module that brings its data loaders and logs the validation `figures`,
+    `release(name, settings, module)` what is published of the trained module as the model `name`.
     """
 
     settings: type[S]
+    figures: tuple[str, ...]
     prepare: Callable[[S, int], lightning.LightningModule]
     release: Callable[[str, S, lightning.LightningModule], Release]
 

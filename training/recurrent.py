@@ -131,7 +131,7 @@ class Recurrent(nn.Module):
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
         """Return the states of new sessions: zeros, or what was learned. Shapes: each [directions, batch, hidden]."""
         if len(self.starts):
-            return tuple(start.expand(-1, batch, -1) for start in self.starts)
+            return tuple(start.expand(-1, batch, -1).contiguous() for start in self.starts)
         like = next(self.parameters())
         count = len(self.layers) * len(STATE_NAMES[self.cell])
         return tuple(like.new_zeros(self.directions, batch, self.hidden_size) for _ in range(count))

@@ -27,11 +27,14 @@ LEVELS = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)  # the median, and the bounds
 
 
 class SegRNNNetwork(nn.Module):
-    """Map histories of several channels to means and quantiles of what follows them."""
+    """Map histories of several channels to means and quantiles of what follows them.
+
+    Z-scoring needs no mean here: subtracting the last value takes it away.
+    """
 
     scale: Tensor
 
-    def __init__(self, scale: Sequence[float], hidden: int = 256, dropout: float = 0.1) -> None:
+    def __init__(self, scale: Sequence[float], hidden: int = 256, dropout: float = 0.5) -> None:
         """Build for as many channels as `scale` has standard deviations."""
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
@@ -83,8 +86,9 @@ class SegRNNNetwork(nn.Module):
         segments, channels = len(self.position), len(self.channel)
         position = self.position[:, None].expand(-1, channels, -1)
         query = torch.cat([position, self.channel.expand(segments, -1, -1)], 2)
-        asked = functional.linear(query, gru.weight_ih_l0, gru.bias_ih_l0).chunk(3, -1)
-        known = functional.linear(state, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, -1)
+        of_query, of_state, query_bias, state_bias = gru.all_weights[0]
+        asked = functional.linear(query, of_query, query_bias).chunk(3, -1)
+        known = functional.linear(state, of_state, state_bias).chunk(3, -1)
         reset, update = (torch.sigmoid(asked[gate] + known[gate]) for gate in (0, 1))
         new = torch.tanh(asked[2] + reset * known[2])
         return torch.lerp(new, state.to(new.dtype).expand_as(new), update)  # the copies in bfloat16 under autocast

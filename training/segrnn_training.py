@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics import MeanSquaredError
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from training.conformal import conformal_offsets
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values
+from training.forecast_training import pinball_loss
 from training.recipe import Table
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
@@ -30,6 +31,8 @@ HORIZONS = (96, 192, 336, 720)  # those of the published table
 QUANTILE_ROWS = 8  # windows of a batch that teach the quantiles: their layer is linear and needs no more
 CALIBRATION_STRIDE = 8  # hours between the windows that calibrate; neighbours say nearly the same
 Batch = tuple[Tensor, Tensor, Tensor]
+
+FIGURES = ("val_mse", "val_mae", *(f"val_{kind}_{horizon}" for kind in ("mse", "mae") for horizon in HORIZONS))
 
 
 class Settings(Table):
@@ -72,14 +75,7 @@ def step_weights(known: Tensor) -> Tensor:
     """
     step = torch.arange(HORIZON, device=known.device)
     weights = sum((step < horizon).float() / horizon for horizon in HORIZONS) / len(HORIZONS)
-    return cast(Tensor, weights * (step < known[:, None]))
-
-
-def pinball_loss(actual: Tensor, quantiles: Tensor) -> Tensor:
-    """Average the pinball loss over `LEVELS`. Shapes: actual [...]; quantiles [..., levels]; returns [...]."""
-    levels = torch.tensor(LEVELS, device=actual.device)
-    error = actual[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return weights * (step < known[:, None])
 
 
 class SegRNNModule(lightning.LightningModule):
@@ -90,9 +86,10 @@ class SegRNNModule(lightning.LightningModule):
         super().__init__()
         self.ett, self.settings, self.seed = ett, settings, seed
         self.network = SegRNNNetwork(ett[ETT_TRAIN].std(axis=0).tolist(), settings.hidden, settings.dropout)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False)
-        self.errors = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
+        self.squared = nn.ModuleList(MeanSquaredError() for _ in HORIZONS)
+        self.absolute = nn.ModuleList(MeanAbsoluteError() for _ in HORIZONS)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
@@ -117,7 +114,7 @@ class SegRNNModule(lightning.LightningModule):
         loss = (functional.huber_loss(mean, actual, reduction="none").mean(2) * weights).sum(1).mean()
         taught = slice(QUANTILE_ROWS)
         quantiles = self.network.quantiles_of(decoded[taught].detach()).float() / swell[taught, ..., None]
-        missed = (pinball_loss(actual[taught], quantiles).mean(2) * weights[taught]).sum(1).mean()
+        missed = (pinball_loss(actual[taught], quantiles, LEVELS).mean(2) * weights[taught]).sum(1).mean()
         self.log_dict({"train_loss": loss, "train_pinball": missed}, prog_bar=True, batch_size=len(history))
         return loss + missed
 
@@ -132,16 +129,19 @@ class SegRNNModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         history, actual, known = self.scaled(batch)
         mean = self.averaged.mean_of(self.averaged.decoded(history)).float()
-        for horizon, error in zip(HORIZONS, self.errors, strict=True):
+        for horizon, squared, absolute in zip(HORIZONS, self.squared, self.absolute, strict=True):
             whole = known >= horizon
-            error(mean[whole, :horizon], actual[whole, :horizon])
+            squared(mean[whole, :horizon], actual[whole, :horizon])
+            absolute(mean[whole, :horizon], actual[whole, :horizon])
 
     def on_validation_epoch_end(self) -> None:
-        errors = [cast(MeanSquaredError, error).compute() for error in self.errors]
-        by_horizon = {f"val_mse_{horizon}": error for horizon, error in zip(HORIZONS, errors, strict=True)}
-        self.log_dict({**by_horizon, "val_mse": torch.stack(errors).mean()}, prog_bar=True, sync_dist=True)
-        for error in self.errors:
-            cast(MeanSquaredError, error).reset()
+        """Log every horizon's errors, and their means over the horizons."""
+        for name, errors in (("val_mse", self.squared), ("val_mae", self.absolute)):
+            values = [cast(Metric, error).compute() for error in errors]
+            figures = {f"{name}_{horizon}": value for horizon, value in zip(HORIZONS, values, strict=True)}
+            self.log_dict({**figures, name: torch.stack(values).mean()}, prog_bar=True, sync_dist=True)
+            for error in errors:
+                cast(Metric, error).reset()
 
     def scaled(self, batch: Batch) -> Batch:
         """Write a batch in standard deviations above each history's last value. Shapes: as the batch."""

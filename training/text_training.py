@@ -30,6 +30,8 @@ SEED_STRIDE = 1_000_003
 AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
 TEMPERATURES = torch.logspace(-1, 1, 201)
 
+FIGURES = ("dev_loss", "dev_accuracy")
+
 
 class ReaderSettings(Table):
     """One reader: it pools what it reads both ways, or votes by the end. `width` is of a token's vector."""

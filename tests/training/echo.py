@@ -126,6 +126,7 @@ def release(module: lightning.LightningModule, name: str = MODEL, **changes: Any
 
 KIND = Kind(
     Settings,
+    ("val_loss",),
     lambda settings, seed: Echo(seed, settings.layers, settings.dropout),
     lambda name, settings, module: release(module, name),
 )

@@ -39,6 +39,8 @@ def test_a_file_of_one_s_own_is_a_recipe(tmp_path: Path, monkeypatch: pytest.Mon
         ("32-true", "float8", r"run\.precision: Input should be '32-true' or 'bf16-mixed', but it is 'float8'"),
         ('kind = "echo"', 'kind = "parrot"', r"kind: 'parrot' is not known; known are sentiment"),
         ('kind = "echo"', 'type = "echo"', r"echo\.toml: kind: is missing"),
+        ("val_loss", "val_los", r"run\.monitor: 'val_los' is no figure of this kind; it logs val_loss"),
+        ("patience = 3", "patience = true", r"run\.patience: Input should be a valid integer, but it is True"),
         ("[run]", "[run", r"echo\.toml: file: is not TOML"),
     ],
 )
@@ -49,6 +51,16 @@ def test_what_is_wrong_in_a_file_is_named(
     file = echo.recipe_file(tmp_path, monkeypatch, echo.FILE.replace(old, new))
     with pytest.raises(RecipeError, match=told):
         find_recipe(file)
+
+
+def test_an_unknown_key_of_a_list_s_entry_is_named_with_those_that_are_known(tmp_path: Path) -> None:
+    """Tables within lists are described as others are."""
+    file = tmp_path / "mine.toml"
+    file.write_text((catalogue.FOLDER / "sentiment.toml").read_text() + "residual = true\n")
+    with pytest.raises(
+        RecipeError, match=r"settings\.readers\[\d\]\.residual: is not known; known are cell, bidirectional"
+    ):
+        read_recipe(file)
 
 
 def test_a_name_that_no_model_may_have_is_refused(tmp_path: Path) -> None:
@@ -64,7 +76,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
     """A misspelt name shows the known ones, and that a file may be given."""
-    with pytest.raises(RecipeError, match=r"there are .*sentiment-live, or give a \.toml file"):
+    with pytest.raises(RecipeError, match=r"there are .*sentiment-live, spam, or give a \.toml file"):
         find_recipe("sentimnt")
 
 

@@ -91,8 +91,8 @@ def test_figures_are_of_the_whole_validation_part(monkeypatch):
 
     monkeypatch.setattr(charlm, "ask", answer)
     monkeypatch.setattr(charlm, "CHARACTERS_PER_CALL", 10)
-    corpus = Corpus("abc", "cab", "ab!T" * 6)
-    by_pair, by_single = figures(corpus, CHARACTERS, "charlm", "http://service")
+    corpus = Corpus(CHARACTERS, "cab", "ab!T" * 6)
+    by_pair, by_single = figures(corpus, "charlm", "http://service")
     assert "".join(text for text, _ in asked) == corpus.validation[:-1]
     assert [state for _, state in asked] == [None, "after call 1", "after call 2"]
     assert by_pair.value == by_single.value == pytest.approx(math.log(len(CHARACTERS)), abs=1e-5)

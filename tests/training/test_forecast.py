@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from service.contract import Metric, read_manifest
 from training import forecast
 from training.catalogue import find_recipe
+from training.conformal import OFFSETS
 from training.data import VARIABLE, Found, find
 from training.forecast import training_mixture
 from training.forecast_data import read_weekly
@@ -36,11 +38,6 @@ def weekly() -> list[np.ndarray]:
     return [100 + rng.normal(size=length).cumsum() for length in (80, 700)]
 
 
-@pytest.fixture
-def ett() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(17420, 7)).cumsum(axis=0)
-
-
 def stand_in(folder: Path) -> Callable[[str], Found]:
     """Name data files without having them."""
     return lambda name: Found(name, folder / name, "0" * 64)
@@ -60,22 +57,51 @@ def checked(shape: tuple[int, ...], answer: np.ndarray) -> tuple[Metric, ...]:
     return (Metric(name="quantiles", value=answer.size),)
 
 
-def test_training_sees_neither_held_out_nor_later_values(weekly, ett):
-    """With each series' last 13 values and ETTh1's later parts made NaN, every training window is finite."""
+def settings(**changes: Any) -> forecast.Settings:
+    """The recipe's settings, made tiny."""
+    tiny = {"windows": 64, "hidden": 16, "decoder": 24}
+    return find_recipe("forecast").settings.model_copy(update=tiny | changes)
+
+
+def test_training_never_sees_held_out_values(weekly):
+    """With each series' last 13 values made NaN, every training window is finite."""
     for series in weekly:
         series[-13:] = np.nan
-    ett[8640:] = np.nan
-    values, _ = training_mixture(weekly, ett, weekly_share=0.5, ett_share=0.5).draw(0, 1000, 560)
+    values, _ = training_mixture(weekly, settings(weekly_share=0.9, patterns_share=0.1)).draw(0, 1000, 560)
     assert torch.isfinite(values).all()
 
 
-def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Path, weekly, ett, monkeypatch):
-    """Train one epoch, pass parity, publish, and get quantiles in order through the service."""
-    held_out = held_out_futures([(series[:-13], series[-13:]) for series in weekly])
+def test_series_that_choose_do_not_calibrate(tmp_path: Path, weekly, monkeypatch):
+    """Every second series chooses the checkpoint, the others calibrate; generated ones differ; ETTh1 is not read."""
+    file = tmp_path / "weekly.csv"
+    rows = [",".join(["name", *map(repr, series.tolist())]) for series in weekly]
+    file.write_text("\n".join(["header", *rows]) + "\n")
+    found = {forecast.WEEKLY_TRAIN: Found("weekly", file, "0" * 64)}
+    monkeypatch.setattr(forecast, "find", found.__getitem__)
+    module = forecast.prepare(settings(), seed=0)
+    choosing, calibrating = (part.tensors[2] for part in (module.held_out, module.calibration))
+    np.testing.assert_allclose(choosing[0, :13], weekly[0][-13:], rtol=1e-6)
+    np.testing.assert_allclose(calibrating[0, :13], weekly[1][-13:], rtol=1e-6)
+    assert len(choosing) == len(calibrating) == 1 + forecast.GENERATED_FUTURES
+    varied = [{tuple(row.tolist()) for row in part[1:] if row.std() > 0} for part in (choosing, calibrating)]
+    assert min(map(len, varied)) > 80
+    assert varied[0].isdisjoint(varied[1])
 
-    def prepare(settings: forecast.Settings, seed: int) -> ForecastModule:
-        mixture = training_mixture(weekly, ett, 0.4, 0.2)
-        return ForecastModule(ForecastNetwork(), mixture, held_out, seed, windows=64, learning_rate=2e-3)
+
+def test_shares_beyond_the_whole_are_refused():
+    with pytest.raises(ValidationError, match=r"weekly_share and patterns_share add up to 1\.2"):
+        forecast.Settings(**{**settings().model_dump(), "weekly_share": 0.9, "patterns_share": 0.3})
+
+
+def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Path, weekly, monkeypatch):
+    """Train one epoch, pass parity, publish with offsets, and get quantiles in order through the service."""
+    held_out = held_out_futures([(series[:-13], series[-13:]) for series in weekly * 4])
+
+    def prepare(given: forecast.Settings, seed: int) -> ForecastModule:
+        tiny = settings()
+        network = ForecastNetwork(tiny.hidden, tiny.layers, tiny.decoder, tiny.dropout)
+        mixture = training_mixture(weekly, tiny)
+        return ForecastModule(network, mixture, held_out, held_out, seed, tiny.windows, tiny.learning_rate)
 
     recipe = one_epoch("forecast", prepare)
     module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module
@@ -87,7 +113,8 @@ def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Pat
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.forecast is not None
     assert (manifest.forecast.min_history, manifest.forecast.horizon) == (8, 48)
-    assert [source.name for source in manifest.provenance.data][-1] == "generated series"
+    assert manifest.constants[OFFSETS] == pytest.approx(module.offsets())
+    assert [source.name for source in manifest.provenance.data][-1] == "generated patterns"
 
 
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with the M4 series")

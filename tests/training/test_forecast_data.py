@@ -91,6 +91,12 @@ def test_mase_by_hand():
     assert mase(np.array([1.0, 3, 2, 5]), np.array([6.0, 9]), np.array([5.0, 6])) == pytest.approx(1.0)
 
 
+def test_mase_scales_by_the_season():
+    """A history that grows by one a season of two has an in-sample error of one."""
+    history = np.repeat(np.arange(5.0), 2)
+    assert mase(history, np.array([7.0]), np.array([4.0]), season=2) == 3
+
+
 def test_mase_refuses_a_constant_history():
     with pytest.raises(ValueError, match="constant"):
         mase(np.ones(5), np.ones(2), np.ones(2))

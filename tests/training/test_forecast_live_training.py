@@ -30,7 +30,7 @@ def mixture() -> Mixture:
 def test_windows_of_an_epoch_repeat_by_seed(mixture):
     """What an epoch draws depends on seed and epoch alone, so that a resumed run goes on where it stopped."""
     held_out = Chunks(torch.zeros(1, 2), torch.tensor([2]))
-    calibration = HeldOut([], [])
+    calibration = HeldOut(np.empty((0, 1)), 0)
 
     def live(seed: int) -> LiveModule:
         return LiveModule(LiveNetwork(), mixture, held_out, calibration, seed, windows=4, learning_rate=1e-3)

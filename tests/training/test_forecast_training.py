@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from training.forecast_data import Mixture
 from training.forecast_metrics import pinball
-from training.forecast_network import HORIZON, MAX_HISTORY, SEGMENT
-from training.forecast_training import draw_anchors, future_loss, futures, held_out_futures, pinball_loss
+from training.forecast_network import HORIZON, MAX_HISTORY, SEGMENT, ForecastNetwork
+from training.forecast_training import (
+    ForecastModule,
+    draw_anchors,
+    future_loss,
+    futures,
+    held_out_futures,
+    pinball_loss,
+)
 
 
 def test_held_out_futures_keep_the_end_of_a_long_history():
@@ -51,9 +59,34 @@ def test_anchors_leave_a_future():
 
 
 def test_future_loss_ignores_what_is_unknown():
-    quantiles, level, scale = torch.zeros(1, 1, HORIZON, 13), torch.zeros(1, 1), torch.ones(1, 1)
+    quantiles, level, one = torch.zeros(1, 1, HORIZON, 13), torch.zeros(1, 1), torch.ones(1, 1)
     known = torch.zeros(1, 1, HORIZON)
     known[..., 0] = 1
     future = torch.full((1, 1, HORIZON), 1e6)
     future[..., 0] = 0
-    assert future_loss(future, known, quantiles, level, scale) == 0
+    assert future_loss(future, known, quantiles, level, one, one) == 0
+
+
+def test_future_loss_counts_exact_histories_more():
+    """The same miss weighs twice as much where the best lag was off by a quarter of a scale."""
+    quantiles, level, one = torch.zeros(1, 1, HORIZON, 13), torch.zeros(1, 1), torch.ones(1, 1)
+    known, future = torch.ones(1, 1, HORIZON), torch.ones(1, 1, HORIZON)
+    plain, exact = (future_loss(future, known, quantiles, level, one, spread * one) for spread in (1.0, 0.25))
+    torch.testing.assert_close(exact, 2 * plain)
+
+
+def test_offsets_bring_the_calibration_futures_to_their_levels():
+    """Served with its own offsets, a network holds each level's share of the futures that calibrated it."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    rows = [(series[:60], series[60:]) for series in rng.normal(size=(200, 60 + HORIZON)).cumsum(axis=1)]
+    calibration = held_out_futures(rows)
+    module = ForecastModule(ForecastNetwork(16, 1, 24), Mixture([], [], 0, 0), calibration, calibration, 0, 1, 1e-3)
+    offsets = torch.tensor(module.offsets())
+    values, lengths, future, _ = calibration.tensors
+    with torch.no_grad():
+        _, quantiles = module.network(values, lengths, offsets)
+    below = (future[..., None] <= quantiles).float().mean((0, 1))
+    assert offsets[6] == 0
+    # Between levels the running bounds may push a quantile outward: the outermost are free of that.
+    np.testing.assert_allclose(below[[0, 12]], [0.025, 0.975], atol=0.005)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import lightning
 import numpy as np
 import pytest
 import torch
 
-from training import parity, segrnn
+from service.contract import Metric, read_manifest
+from training import parity, segrnn, segrnn_training
+from training.catalogue import find_recipe
 from training.data import VARIABLE, Found, find
 from training.export import export
 from training.forecast_data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, read_ett
 from training.publish import publish
-from training.segrnn_evaluation import etth1_figures
+from training.runs import fit
+from training.segrnn_evaluation import ask_segrnn, etth1_figures
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork, latest
 from training.segrnn_training import HORIZONS, SegRNNModule, Settings, Windows, step_weights
 
@@ -184,21 +186,25 @@ def test_the_recipe_publishes_what_the_service_forecasts_with(
     """Train one epoch, calibrate, pass parity, publish, and get through the service what the network answers."""
     monkeypatch.setattr(segrnn, "find", lambda name: Found(name, tmp_path / name, "0" * 64))
     monkeypatch.setattr(segrnn, "read_ett", lambda path: ett)
-    module = segrnn.prepare(SETTINGS, seed=1)
-    lightning.Trainer(
-        max_epochs=1, limit_train_batches=2, limit_val_batches=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(module)  # fmt: skip
-    made = segrnn.release("segrnn", SETTINGS, module)
+    monkeypatch.setattr(segrnn_training, "ETT_TRAIN", slice(0, 1200))
+    monkeypatch.setattr(segrnn_training, "ETT_VALIDATION", slice(1200, 1600))
+    recipe = find_recipe("segrnn")
+    tiny = replace(recipe, settings=SETTINGS, run=recipe.run.model_copy(update={"epochs": 1}))
+    module = fit(tiny, seed=1, resume=False, runs_dir=tmp_path / "runs").module
+    assert isinstance(module, SegRNNModule)
+    made = tiny.release(module)
 
-    def measure(url: str):
+    def measure(url: str) -> tuple[Metric, ...]:
         histories = np.stack([ett[at - LOOKBACK : at] for at in (12000, 13000)])
-        means, bounds = segrnn.ask_segrnn(url, "segrnn", histories)
+        means, bounds = ask_segrnn(url, "segrnn", histories)
         offsets = torch.tensor(made.servable.constants["conformal_offsets"])
         with torch.no_grad():
-            mean, quantiles = module.network(torch.from_numpy(histories).float(), of_length(2, LOOKBACK), offsets)
+            mean, quantiles = module.averaged(torch.from_numpy(histories).float(), of_length(2, LOOKBACK), offsets)
         np.testing.assert_allclose(means, mean, atol=1e-5)
         np.testing.assert_allclose(bounds, quantiles[..., [0, 2, 4, 6]], atol=1e-5)
-        return etth1_figures(ett, lambda rows: segrnn.ask_segrnn(url, "segrnn", rows), stride=500)
+        return etth1_figures(ett, lambda rows: ask_segrnn(url, "segrnn", rows), stride=500)
 
-    publish(replace(made, measure=measure), tmp_path / "models", command="a test", seed=1)
+    manifest = read_manifest(publish(replace(made, measure=measure), tmp_path / "models", command="a test", seed=1))
+    assert manifest.sequence.labels == segrnn.CHANNELS
+    assert manifest.forecast is not None
+    assert manifest.forecast.min_history == manifest.forecast.max_history == LOOKBACK
