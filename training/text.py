@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.normalizers import NFC, NFKC, Lowercase, Replace
-from tokenizers.pre_tokenizers import Split
+from tokenizers.pre_tokenizers import Metaspace, Split
 from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -25,7 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
 SPECIAL = [PAD, UNKNOWN]
-INSIDE = "##"  # begins a piece that does not begin a word
+# Begins each word, so that pieces inside words are others than those that begin one. The library's own prefix for these
+# would number them in the order of a hash table: another vocabulary in every process, and checkpoints that fit none.
+BEGIN = "\u2581"
 
 # How the treebank writes brackets and quotes, how typesetting does, and the one spelling that the vocabulary keeps.
 SPELLINGS = [
@@ -60,12 +62,12 @@ def train_review_pieces(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 
     Source: byte pair encoding of words, Sennrich et al., ACL 2016.
     """
-    return _trained_pieces(_review(_pieces()), texts, vocabulary)
+    return _trained_pieces(_review(Tokenizer(BPE(unk_token=UNKNOWN))), texts, vocabulary)
 
 
 def train_message_pieces(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Return a tokenizer of pieces that reads every digit as 0; 0 pads, 1 is an unknown character."""
-    tokenizer = _pieces()
+    tokenizer = Tokenizer(BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([NFKC(), Lowercase(), Replace(Regex(DIGITS[0]), DIGITS[1])])
     tokenizer.pre_tokenizer = Split(Regex(RUNS), "removed", invert=True)
     return _trained_pieces(tokenizer, texts, vocabulary)
@@ -78,25 +80,18 @@ def _review(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _pieces() -> Tokenizer:
-    return Tokenizer(BPE(unk_token=UNKNOWN, continuing_subword_prefix=INSIDE))
-
-
 def _trained_pieces(tokenizer: Tokenizer, texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    trainer = BpeTrainer(
-        vocab_size=vocabulary,
-        min_frequency=2,
-        special_tokens=SPECIAL,
-        continuing_subword_prefix=INSIDE,
-        show_progress=False,
-    )
+    begin = Metaspace(BEGIN, prepend_scheme="always", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, begin])
+    trainer = BpeTrainer(vocab_size=vocabulary, min_frequency=2, special_tokens=SPECIAL, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def words_of(tokenizer: Tokenizer, text: str) -> tuple[str, ...]:
     """Return the words that the tokenizer sees in a text, before any vocabulary."""
-    return tuple(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)))
+    found = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+    return tuple(word.removeprefix(BEGIN) for word, _ in found)
 
 
 def parts_of(tokenizer: Tokenizer) -> Parts:
@@ -104,7 +99,7 @@ def parts_of(tokenizer: Tokenizer) -> Parts:
     model = json.loads(tokenizer.to_str())["model"]
     ids = model["vocab"]
     return {
-        ids[left + right.removeprefix(INSIDE)]: (ids[left], ids[right])
+        ids[left + right]: (ids[left], ids[right])
         for left, right in reversed(model.get("merges", ()))  # a piece that two merges make comes of the first
     }
 
