@@ -16,6 +16,9 @@ from torch.nn import functional
 from training.forecast_lags import GROWING, LAGS, SMALLEST_VARIANCE, Comparison, compare, latest, periods
 
 COPIES, GROWERS = 4, 2  # heads
+# Powers of the error by which heads weigh lags before training: high ones single out a season and its multiples, low
+# ones look at many lags.
+SHARPNESS = (8.0, 4.0, 2.0, 1.0, 4.0, 2.0)
 CHANNELS = 16
 SMALLEST_SLOPE = 1e-3  # of a regression that is continued: its logarithm must exist
 
@@ -32,9 +35,11 @@ class Experts(nn.Module):
         self.segment, self.horizon = segment, horizon
         self.count = 1 + 2 * COPIES + GROWERS  # the last value; copies without and with drift; regressions
         self.features = (self.count - 1) * horizon + COPIES + GROWERS
-        self.notice = nn.Conv1d(7, CHANNELS, 5, padding=2)
+        self.notice = nn.Conv1d(8, CHANNELS, 5, padding=2)
         self.judge = nn.Conv1d(CHANNELS, COPIES + GROWERS, 1)
         self.sharpen = nn.Linear(state, COPIES + GROWERS)
+        nn.init.zeros_(self.sharpen.weight)
+        self.sharpen.bias.data = torch.tensor(SHARPNESS)
         back, place = periods(horizon)
         self.register_buffer("back", back.float(), persistent=False)
         self.register_buffer("place", place, persistent=False)
@@ -67,7 +72,6 @@ class Experts(nn.Module):
             copies, growths = self._continue(found, tail)
         weights = self._weigh(found, errors, read)
         copying, growing = weights[:, :, :COPIES], weights[:, :, COPIES:, :GROWING]
-        growing = growing / growing.sum(-1, keepdim=True)
         plain = copying @ copies
         drift = (copying * found.drift[:, :, None]) @ self.back
         paths = torch.cat([plain, plain + drift, growing @ growths], 2)
@@ -91,15 +95,18 @@ class Experts(nn.Module):
         seen = [
             *(error / 4 for error in errors),
             (errors[0] - errors[1]) / 4,
+            (errors[0] - errors[0].masked_fill(~usable, torch.inf).amin(-1, keepdim=True)) / 4,
             (length / 4).expand_as(pairs),
             torch.log1p(pairs) / 4,
             usable.float(),
         ]
         noticed = functional.relu(self.notice(torch.stack(seen, 2).flatten(0, 1)))
         judged = self.judge(noticed).unflatten(0, pairs.shape[:2])
-        sharpness = functional.softplus(self.sharpen(read) + 1)
+        sharpness = functional.softplus(self.sharpen(read))
         logits = judged - sharpness[..., None] * self._by_head(errors)
-        return functional.softmax(logits.masked_fill(~usable[:, :, None], -1e9), -1)
+        heads = torch.arange(COPIES + GROWERS, device=read.device)[:, None]
+        allowed = usable[:, :, None] & ((heads < COPIES) | (torch.arange(len(LAGS), device=read.device) < GROWING))
+        return functional.softmax(logits.masked_fill(~allowed, -1e9), -1)
 
     def _continue(self, found: Comparison, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Go on by each lag: by a copy of what was, and by the regression through it.

@@ -130,6 +130,20 @@ def _multiplied(rng: np.random.Generator, length: int) -> Values:
     return np.asarray(level * factor)
 
 
+def _wandering(rng: np.random.Generator, length: int) -> Values:
+    """Draw seasons under noise that remembers, on a level that wanders: as loads, sales and weather are."""
+    memory = 1 - _log_uniform(rng, 0.02, 1)
+    shocks = rng.normal(size=length) if rng.random() < 0.6 else rng.standard_t(3, length) / np.sqrt(3)
+    noise = np.empty(length)
+    carried = rng.normal()
+    for step, shock in enumerate(np.sqrt(1 - memory**2) * shocks):
+        carried = memory * carried + shock
+        noise[step] = carried
+    wander = np.cumsum(rng.normal(size=length)) * _log_uniform(rng, 0.003, 0.1)
+    swell = np.exp(_log_uniform(rng, 0.003, 0.03) * np.cumsum(rng.normal(size=length)))
+    return np.asarray(_seasons(rng, length) * swell + wander + _log_uniform(rng, 0.1, 2) * noise)
+
+
 def _plain(rng: np.random.Generator, length: int) -> Values:
     """Draw a trend alone, with noise or none."""
     curve = _log_uniform(rng, 0.5, 10) * _growth(rng, length)
@@ -194,9 +208,10 @@ def _kernel(rng: np.random.Generator, length: int) -> Values:
 
 # Shares of draws; one of kernels brings `KERNEL_SERIES` series.
 PATTERNS: tuple[tuple[Pattern, float], ...] = (
-    (_season_and_trend, 0.48),
-    (_multiplied, 0.18),
-    (_plain, 0.1),
-    (_counts, 0.18),
-    (_composed, 0.06),
+    (_wandering, 0.27),
+    (_season_and_trend, 0.34),
+    (_multiplied, 0.14),
+    (_plain, 0.07),
+    (_counts, 0.13),
+    (_composed, 0.05),
 )

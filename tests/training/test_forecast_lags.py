@@ -122,3 +122,15 @@ def test_heads_prefer_lags_that_foresaw_the_history() -> None:
     due = torch.from_numpy(signal[256:] - signal[255]).float()
     assert (paths[0, 0, :, 1] - due).abs().max() < 0.05
     assert spread < 0.01
+
+
+@torch.no_grad()
+def test_experts_stay_finite_where_only_long_lags_foresee() -> None:
+    """A season beyond the lags that regressions are continued for leaves these with weights all the same."""
+    experts = Experts(4, SEGMENT, HORIZON)
+    values = torch.from_numpy(np.tile(np.random.default_rng(0).normal(size=100), 3)[:288] * 1e3).float()[None]
+    answers = experts(
+        values, torch.tensor([0]), torch.tensor([18]), torch.tensor([[17]]), torch.ones(1, 1), torch.zeros(1, 1, 4)
+    )
+    for answer in answers:
+        assert torch.isfinite(answer).all()

@@ -17,7 +17,7 @@ from training.export import export
 from training.forecast_data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, read_ett
 from training.publish import publish
 from training.runs import fit
-from training.segrnn_evaluation import etth1_figures
+from training.segrnn_evaluation import ask_segrnn, etth1_figures
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork, latest
 from training.segrnn_training import HORIZONS, SegRNNModule, Settings, Windows, step_weights
 
@@ -196,13 +196,13 @@ def test_the_recipe_publishes_what_the_service_forecasts_with(
 
     def measure(url: str) -> tuple[Metric, ...]:
         histories = np.stack([ett[at - LOOKBACK : at] for at in (12000, 13000)])
-        means, bounds = segrnn.ask_segrnn(url, "segrnn", histories)
+        means, bounds = ask_segrnn(url, "segrnn", histories)
         offsets = torch.tensor(made.servable.constants["conformal_offsets"])
         with torch.no_grad():
             mean, quantiles = module.averaged(torch.from_numpy(histories).float(), of_length(2, LOOKBACK), offsets)
         np.testing.assert_allclose(means, mean, atol=1e-5)
         np.testing.assert_allclose(bounds, quantiles[..., [0, 2, 4, 6]], atol=1e-5)
-        return etth1_figures(ett, lambda rows: segrnn.ask_segrnn(url, "segrnn", rows), stride=500)
+        return etth1_figures(ett, lambda rows: ask_segrnn(url, "segrnn", rows), stride=500)
 
     manifest = read_manifest(publish(replace(made, measure=measure), tmp_path / "models", command="a test", seed=1))
     assert manifest.sequence.labels == segrnn.CHANNELS

@@ -69,7 +69,7 @@ def test_rounded_tables_halve_the_file() -> None:
     before = len(export(servable(made, 10_000, LABELS)))
     for reader in made.readers:
         reader.tokens.round()
-    assert before - len(export(servable(made, 10_000, LABELS))) == pytest.approx(2 * 10_000 * (4 + 3), rel=0.01)
+    assert before - len(export(servable(made, 10_000, LABELS))) == pytest.approx(2 * 10_000 * (4 + 3), rel=0.03)
 
 
 def test_best_temperature_is_that_worked_by_hand() -> None:
