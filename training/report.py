@@ -139,8 +139,8 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
     ]
     sections = [
         "# The models",
-        "What `models/` holds, each measured through the service, on data held out from its training; `make report` draws "
-        "this page, `make train-<name>` makes a model. The [cards](training.md) say what each one should not be "
+        "What `models/` holds, each measured through the service, on data held out from its training; `make report` "
+        "draws this page, `make train-<name>` makes a model. The [cards](training.md) say what each one should not be "
         "trusted with.",
         _markdown(("model", "task", "network", "size", "first figure (floor)"), overview),
     ]
