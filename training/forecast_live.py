@@ -40,7 +40,7 @@ CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALID
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
     "The quantiles are calibrated on ETTh1's hourly streams: on series unlike these their coverage may differ. Of M4 "
-    "weekly's values that were held out, the 80 % interval holds 84 %.",
+    "weekly's values that were held out, the 80 % interval holds about 84 %.",
     "An anomaly score says how far out, not whether anything is wrong: one in twenty ordinary observations is above 1.",
     "Values beyond 1e30 in size overflow float32 inside the graph.",
     f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
