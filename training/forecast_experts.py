@@ -17,8 +17,8 @@ from training.forecast_lags import GROWING, LAGS, SMALLEST_VARIANCE, Comparison,
 
 COPIES, GROWERS = 4, 2  # heads
 # How heads weigh lags before training: by which power of the error, and by how much more for lags that foresaw better
-# than their neighbours did. Of a smooth series lag one foresees best, however plain its season: heads of the second
-# sort look past it, and average over a season's multiples where no power is high.
+# than their neighbours did. Of a smooth series lag one foresees best, however plain its season: seasonal heads look
+# past it, and average over a season's multiples where the power is low.
 SHARPNESS = (8.0, 4.0, 2.0, 1.0, 4.0, 3.0)
 SEASONAL = (0.0, 8.0, 8.0, 12.0, 0.0, 8.0)
 NO_SEASON = -3.0  # what stands for lag one, which has a neighbour on one side alone
