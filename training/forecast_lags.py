@@ -83,8 +83,8 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     older = _at(squares, before) * (anchors >= RECENT)[..., None]
     late = torch.maximum(start, end - RECENT * segment)
     recent_change = mean_change(late, end) - usual
-    recent_square = (_at(squares, anchors) - older) / recent.clamp(min=1)
-    recent_error = torch.maximum(recent_square - recent_change.square(), ROUNDING * recent_square)
+    recent_error = (_at(squares, anchors) - older) / recent.clamp(min=1) - recent_change.square()
+    recent_error = torch.maximum(recent_error, ROUNDING * (recent_change - unusual).square())
     return Comparison(
         pairs=count * (pairs > 0),
         drift=drift,
