@@ -163,8 +163,8 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
             ),
             find(WEEKLY_TEST).used_as("measured on, never trained on"),
             find(ETT).used_as(
-                "measured on (rows 11,521 to 14,400); no row of it was trained or calibrated on or chose a checkpoint, but "
-                "one choice of the network looked at it (docs/training-log.md)"
+                "measured on (rows 11,521 to 14,400); no row of it was trained or calibrated on or chose a checkpoint, "
+                "but one choice of the network looked at it (docs/training-log.md)"
             ),
             GENERATED,
             PATTERNS,
