@@ -15,11 +15,13 @@ from functools import partial
 from itertools import combinations
 from math import log
 from pathlib import Path
+from typing import Self
 
 import lightning
 import networkx  # type: ignore[import-untyped]
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import (
@@ -33,9 +35,8 @@ from training.data import find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
 from training.text import UNKNOWN, Texts, train_message_pieces
-from training.text_training import Settings, TextModule, finish, first_stack, servable
-
-__all__ = ["Settings", "prepare", "release"]
+from training.text_training import Settings as TextSettings
+from training.text_training import TextModule, finish, first_stack, servable
 
 LABELS = ("ham", "spam")
 MESSAGES = "sms_spam/sms.tsv"
@@ -55,6 +56,16 @@ LIMITS = (
     "The label is that of the higher score. Where a wrongly stopped message costs more than a missed one, ask for "
     "scores and set a threshold above one half.",
 )
+
+
+class Settings(TextSettings):
+    """What a recipe of this kind sets: as of any classifier that reads whole texts."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.network != "whole":
+            raise ValueError(f"network is {self.network!r}; the endpoint of this kind scores whole texts: 'whole'")
+        return self
 
 
 @dataclass(frozen=True)
