@@ -21,6 +21,7 @@ GROWING = 64  # first lags of the bank whose regression is continued; it costs t
 RECENT = 4  # segments of the error that forgets
 SMALLEST_VARIANCE = 1e-6  # in squared scales: float32 sums do not tell less from nothing
 RIDGE = 1e-2  # in squared scales: of a history at rest no slope is to be read
+ROUNDING = 1e-4  # share of a float32 sum below which its difference from another is rounding, a hundredth of it at most
 LARGEST_GROWTH = 4.0  # of a regression over the whole horizon
 
 
@@ -82,7 +83,8 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     older = _at(squares, before) * (anchors >= RECENT)[..., None]
     late = torch.maximum(start, end - RECENT * segment)
     recent_change = mean_change(late, end) - usual
-    recent_error = ((_at(squares, anchors) - older) / recent.clamp(min=1) - recent_change.square()).clamp(min=0)
+    recent_square = (_at(squares, anchors) - older) / recent.clamp(min=1)
+    recent_error = torch.maximum(recent_square - recent_change.square(), ROUNDING * recent_square)
     return Comparison(
         pairs=count * (pairs > 0),
         drift=drift,
@@ -90,7 +92,7 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
         intercept=drift - beyond_one * mean,
         drift_error=drift_error,
         recent_error=recent_error,
-        slope_error=slope_error.clamp(min=0),
+        slope_error=torch.maximum(slope_error, ROUNDING * drift_error),
     )
 
 

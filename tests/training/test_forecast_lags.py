@@ -134,3 +134,16 @@ def test_experts_stay_finite_where_only_long_lags_foresee() -> None:
     )
     for answer in answers:
         assert torch.isfinite(answer).all()
+
+
+def test_errors_after_a_rest_are_no_rounding() -> None:
+    """Where a history came to rest, one float32 step more or less in its size hardly changes what lags were off."""
+    rng = np.random.default_rng(0)
+    for place in range(1, 15):
+        series = np.zeros(32, np.float32)
+        series[place:] += np.float32(rng.normal())
+        series[2 * place :] += np.float32(16 * rng.normal())
+        one, two = look(series), look(series * np.float32(1 + 2**-21))
+        for name in ("drift_error", "recent_error", "slope_error"):
+            logs = (torch.log(getattr(found, name) + 1e-6) for found in (one, two))
+            torch.testing.assert_close(*logs, rtol=0, atol=0.02)
