@@ -76,7 +76,9 @@ def _as_array(values: Values, manifest: Manifest) -> Array:
 def _refusal(gaps: Array, manifest: Manifest) -> MissingValues:
     first, *channel = (int(place) for place in np.argwhere(gaps)[0])
     where = f"at {first}" if not channel else f"in row {first}, {_name(manifest, channel[0])}"
-    message = f'{int(gaps.sum())} values are null, the first {where}; fill them, or ask for "missing": "linear"'
+    way = "ffill" if gaps[-1].any() else "linear"
+    fill = "fill them" if gaps[0].any() else f'fill them, or ask for "missing": "{way}"'
+    message = f"{int(gaps.sum())} values are null, the first {where}; {fill}"
     return MissingValues(message, field="values" + "".join(f"[{place}]" for place in (first, *channel)))
 
 

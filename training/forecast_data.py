@@ -3,8 +3,7 @@
 It knows files, splits and sampling, not models. ETTh1 also enters training in coarser steps (means of 2 to 12 hours),
 which gives its seven channels other periods.
 
-Invariant: no training window holds a value of ETTh1 after row 8640, of M4 weekly's test file, or (for `Weekly`'s
-training part) of the last 13 steps of an M4 weekly series.
+Invariant: no training window holds a value of ETTh1 after row 8640 or of M4 weekly's test file.
 """
 
 from __future__ import annotations

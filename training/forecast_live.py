@@ -40,8 +40,8 @@ WARM_UP = 512  # observations before those that calibrate
 CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
-    "The quantiles are calibrated on ETTh1's hourly streams: on series unlike these their coverage may differ. Of M4 "
-    "weekly's values that were held out, the 80 % interval holds about 84 %.",
+    "The quantiles are calibrated on ETTh1's hourly streams: on series unlike these their coverage may differ "
+    "(docs/training-log.md has M4 weekly's).",
     "An anomaly score says how far out, not whether anything is wrong: one in twenty ordinary observations is above 1.",
     "Values beyond 1e30 in size overflow float32 inside the graph.",
     f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
@@ -124,14 +124,6 @@ def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
         constants={OFFSETS: offsets},
         row_lengths=(1, 2, 3, 8, WINDOW - 1, WINDOW, WINDOW + 1, 100, 400),
     )
-
-
-def ett_use() -> str:
-    """Say what each part of ETTh1 is for."""
-    parts = (
-        f"first {ETT_TRAIN.stop:,} rows trained on, next {ETT_VALIDATION.stop - ETT_TRAIN.stop:,} chose the checkpoint"
-    )
-    return parts + ", next 2,880 measured on, never trained on"
 
 
 def measure(model: str, url: str) -> tuple[contract.Metric, ...]:

@@ -92,8 +92,8 @@ def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, processes: i
             trainer.fit(module, datamodule=SharedData(module, seed), ckpt_path=folder / LAST if resume else None)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    figures = [part["best_model_score"] for part in best["callbacks"].values() if "best_model_score" in part]
-    return Trained(seed, module.cpu().eval(), float(figures[0]), folder)
+    (figure,) = (part["best_model_score"] for part in best["callbacks"].values() if part.get("monitor"))
+    return Trained(seed, module.cpu().eval(), float(figure), folder)
 
 
 def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Trainer:
@@ -113,10 +113,9 @@ def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Tra
         callbacks=[
             IgnoreHarmlessWarnings(),
             SeedEveryStep(seed),
-            ModelCheckpoint(
-                folder, Path(BEST).stem, run.monitor, mode=run.mode, save_last=True, enable_version_counter=False
-            ),
             EarlyStopping(run.monitor, mode=run.mode, patience=run.patience),
+            ModelCheckpoint(folder, Path(BEST).stem, run.monitor, mode=run.mode, enable_version_counter=False),
+            ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False),  # after every epoch
             RichProgressBar(),
         ],
         enable_model_summary=False,

@@ -32,6 +32,7 @@ LIMITS = (
     "Its quantiles were calibrated on the four months before the test part, which were harder to forecast than it: on "
     "easier months they are too wide. One offset a level serves all channels and hours ahead.",
     "The mean and the median are learned apart, and may differ.",
+    "Which validation figure chooses its checkpoint was settled after test figures of earlier tries had been seen.",
 )
 
 

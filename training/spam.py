@@ -12,12 +12,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from math import log
 from pathlib import Path
+from typing import Self
 
 import lightning
+import networkx  # type: ignore[import-untyped]
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import (
@@ -31,9 +35,8 @@ from training.data import find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
 from training.text import UNKNOWN, Texts, train_message_pieces
-from training.text_training import Settings, TextModule, finish, first_stack, servable
-
-__all__ = ["Settings", "prepare", "release"]
+from training.text_training import Settings as TextSettings
+from training.text_training import TextModule, finish, first_stack, servable
 
 LABELS = ("ham", "spam")
 MESSAGES = "sms_spam/sms.tsv"
@@ -48,11 +51,21 @@ DESCRIPTION = "Says whether a text message is spam, by its words and by how its 
 LIMITS = (
     "It was trained on messages of about 2006 to 2011 from Britain and Singapore: the spam of today, other languages, "
     "electronic mail and long texts are outside.",
-    "Messages that differ by digits, case and marks alone are in one part of the split; those that one sender varied "
-    "in words may stand in two.",
+    "Messages that share half of their runs of three words are in one part of the split, so that test holds no variant "
+    "of what was trained on; senders who varied more than that may stand in two.",
     "The label is that of the higher score. Where a wrongly stopped message costs more than a missed one, ask for "
     "scores and set a threshold above one half.",
 )
+
+
+class Settings(TextSettings):
+    """What a recipe of this kind sets: as of any classifier that reads whole texts."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.network != "whole":
+            raise ValueError(f"network is {self.network!r}; the endpoint of this kind scores whole texts: 'whole'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,18 +82,20 @@ class Messages:
         return cls([text for _, text in lines], [LABELS.index(label) for label, _ in lines])
 
     def split(self, seed: int) -> dict[str, Messages]:
-        """Return the parts train, dev and test; either label has its share in each, repetitions are in one part."""
-        places: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
-        for place, (text, label) in enumerate(zip(self.texts, self.labels, strict=True)):
-            places[label, template(text)].append(place)
-        groups = list(places.items())
+        """Return the parts train, dev and test; either label has its share in each, variants are in one part."""
+        groups = [
+            (label, [places[index] for index in group])
+            for label in range(len(LABELS))
+            for places in [[place for place, its in enumerate(self.labels) if its == label]]
+            for group in variants([self.texts[place] for place in places])
+        ]
         wanted = {
             part: {label: share * count for label, count in Counter(self.labels).items()}
             for part, share in SHARES.items()
         }
         chosen: defaultdict[str, list[int]] = defaultdict(list)
         for index in np.random.default_rng(seed).permutation(len(groups)):
-            (label, _), same = groups[index]
+            label, same = groups[index]
             part = next((part for part, left in wanted.items() if left[label] >= len(same)), "train")
             if part != "train":
                 wanted[part][label] -= len(same)
@@ -91,9 +106,28 @@ class Messages:
         return Messages([self.texts[place] for place in places], [self.labels[place] for place in places])
 
 
-def template(text: str) -> str:
-    """Return what is left of a message without case, marks and the values of its digits."""
-    return re.sub(r"\d", "0", " ".join(re.findall(r"\w+", text.lower()))) or text
+def variants(texts: Sequence[str]) -> list[list[int]]:
+    """Group texts that are variants of each other, directly or through others; return the places of each group.
+
+    Two are variants where they share half of their runs of three words, case, marks and whatever holds a digit set
+    aside.
+    """
+    runs = [word_runs(text) for text in texts]
+    having: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, own in enumerate(runs):
+        for run in own:
+            having[run].append(place)
+    alike: networkx.Graph[int] = networkx.Graph()
+    alike.add_nodes_from(range(len(texts)))
+    pairs = {pair for places in having.values() for pair in combinations(places, 2)}
+    alike.add_edges_from((a, b) for a, b in pairs if 2 * len(runs[a] & runs[b]) >= len(runs[a] | runs[b]))
+    return [sorted(group) for group in networkx.connected_components(alike)]
+
+
+def word_runs(text: str) -> frozenset[tuple[str, ...]]:
+    """Return a text's runs of three words, each word that holds a digit as "0"; a shorter text is one run."""
+    words = re.sub(r"\w*\d\w*", "0", " ".join(re.findall(r"\w+", text.lower()))).split() or [text]
+    return frozenset(tuple(words[start : start + 3]) for start in range(max(len(words) - 2, 1)))
 
 
 def prepare(settings: Settings, seed: int) -> TextModule:

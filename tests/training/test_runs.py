@@ -73,6 +73,14 @@ def test_finished_run_is_not_trained_again(tmp_path: Path, whole: runs.Trained) 
     assert equal(again, whole)
 
 
+def test_epochs_without_a_better_figure_are_not_trained_again(tmp_path: Path) -> None:
+    """The state after the last epoch is kept whether or not that epoch was the best."""
+    run = THREE.run.model_copy(update={"mode": "max"})  # the loss only falls, so that the first epoch is the best
+    recipe = dataclasses.replace(THREE, run=run)
+    first = fit(recipe, seed=3, resume=False, runs_dir=tmp_path)
+    assert equal(fit(ending_at(STEPS_AN_EPOCH, recipe), seed=3, resume=True, runs_dir=tmp_path), first)
+
+
 def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:
     """Early stopping ends a run for good: a resumed one does not go on behind it."""
     run = THREE.run.model_copy(update={"epochs": 9, "mode": "max", "patience": 1})  # the loss only falls
@@ -142,7 +150,7 @@ def test_train_with_seeds_publishes_the_best_with_the_spread(tmp_path: Path, mon
     trained = fit_seeds(echo.RECIPE, (4, 2), resume=True, runs_dir=tmp_path / "runs")
     best = best_of(echo.RECIPE, trained)
     assert (provenance.seed, provenance.seeds) == (best.seed, (2, 4))
-    assert provenance.command == f"python -m training train {recipe} --seeds 4,2 --epochs 2"
+    assert provenance.command == f"python -m training train {Path(recipe).name} --seeds 4,2 --epochs 2"
     (metric,) = provenance.metrics
     assert metric.seeds is not None
     assert len({*metric.seeds}) == 2

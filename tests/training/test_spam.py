@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def test_no_message_is_in_two_parts() -> None:
     """Repetitions, with other digits, case and marks too, are in one part, and every message is in one."""
     messages = collection(4)
     parts = messages.split(seed=0)
-    templates = {part: {spam.template(text) for text in chosen.texts} for part, chosen in parts.items()}
-    assert not templates["train"] & (templates["dev"] | templates["test"])
-    assert not templates["dev"] & templates["test"]
+    letters = {part: {re.sub(r"[^a-z]", "", text.lower()) for text in chosen.texts} for part, chosen in parts.items()}
+    assert not letters["train"] & (letters["dev"] | letters["test"])
+    assert not letters["dev"] & letters["test"]
     together = [pair for chosen in parts.values() for pair in zip(chosen.texts, chosen.labels, strict=True)]
     assert sorted(together) == sorted(zip(messages.texts, messages.labels, strict=True))
 
@@ -53,15 +54,38 @@ def test_split_depends_on_its_seed_and_keeps_the_shares() -> None:
 
 
 def test_the_real_split_is_clean(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts that the published figures are of share no message, and a fifth is held out."""
+    """A fifth is held out, and no spam in it is nearly one of train: no two share half of their runs of four words."""
     monkeypatch.setenv(data.VARIABLE, str(data_dir))
     messages = spam.Messages.read(find(spam.MESSAGES).path)
     parts = messages.split(spam.SPLIT_SEED)
     assert len(messages.texts) == 5574
     assert len(parts["test"].texts) == pytest.approx(0.2 * 5574, abs=2)
     assert sum(parts["test"].labels) == pytest.approx(0.2 * 747, abs=2)
-    held_out = {spam.template(text) for text in parts["test"].texts}
-    assert not held_out & {spam.template(text) for part in ("train", "dev") for text in parts[part].texts}
+    held_out, trained = (
+        [set(runs_of_four(text)) for text, label in zip(chosen.texts, chosen.labels, strict=True) if label]
+        for chosen in (parts["test"], parts["train"])
+    )
+    assert max(len(one & other) / len(one | other) for one in held_out for other in trained) < 0.5
+
+
+def runs_of_four(text: str) -> list[tuple[str, ...]]:
+    words = re.findall(r"[a-z]+", text.lower())
+    return [tuple(words[start : start + 4]) for start in range(max(len(words) - 3, 1))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Win £800 now, call 0800 1", "win £2,000 now! call 0800 55", True),
+        ("You have won a prize, call now to claim it", "You have won a prize, call soon to claim it today", False),
+        ("You have won a weekend prize, call now", "you have won a weekend prize, CALL", True),
+        ("ok", "OK!", True),
+        ("?", "!", False),
+    ],
+)
+def test_variants_are_texts_that_share_half_of_their_runs(one: str, other: str, same: bool) -> None:
+    """Case, marks and whatever holds a digit do not count."""
+    assert len(spam.variants([one, other])) == (1 if same else 2)
 
 
 def test_figures_are_those_worked_by_hand() -> None:
@@ -86,8 +110,9 @@ def test_naive_bayes_is_that_worked_by_hand() -> None:
 def test_spam_recipe_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe goes from messages to a served version of the sentiment endpoint, with labels and without polarity."""
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    names = [f"{one}{other}" for one in "abcdefgh" for other in "aeiou"]  # no text is a variant of another
     many = [
-        (label, f"{text} {chr(97 + n)}") for n in range(12) for label, texts in enumerate((HAM, SPAM)) for text in texts
+        line for name in names for line in ((0, f"lunch, {name}?"), (0, f"see you {name}"), (1, f"WIN cash {name}"))
     ]
     content = "".join(f"{spam.LABELS[label]}\t{text}\n" for label, text in many)
     (tmp_path / "sms_spam").mkdir()
