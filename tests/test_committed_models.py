@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, Server
 
+from training.catalogue import names
+
 MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
 PARITY = 1e-5  # max abs, the bound that a model is published under
@@ -20,6 +22,7 @@ TEXTS = [
     "fine",
     "the acting is good but the story goes nowhere and takes for ever to get there",
 ]
+CUTS = ((0, 1), (1, 60), (60, 61), (61, 200))
 RNG = np.random.default_rng(5)
 SERIES = [np.cumsum(RNG.normal(size=length)).round(4).tolist() for length in (16, 40, 200, 512)]
 
@@ -37,13 +40,11 @@ def ask(server: Server, path: str, **body: object) -> list[dict]:
     return answer.json()["results"]
 
 
-def test_the_four_models_of_the_first_release_are_there() -> None:
-    assert {directory.parent.name for directory in VERSIONS} >= {
-        "sentiment",
-        "sentiment-live",
-        "forecast",
-        "forecast-live",
-    }
+def test_every_recipe_s_model_is_there_once() -> None:
+    """Nothing was released yet, so that older versions would only make the service larger."""
+    found = [directory.parent.name for directory in VERSIONS]
+    assert {*found} >= {*names()}
+    assert len({*found}) == len(found)
 
 
 @pytest.mark.parametrize("directory", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -82,13 +83,16 @@ def test_series_forecast_in_a_batch_as_alone(served: Server) -> None:
     ("model", "output", "chunks"),
     [
         ("sentiment-live", "scores", [{"text": text} for text in ("A gorgeous , witty", "but", "not a good movie .")]),
-        ("forecast-live", "quantiles", [{"values": SERIES[2][a:b]} for a, b in ((0, 1), (1, 60), (60, 61), (61, 200))]),
+        ("forecast-live", "quantiles", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
+        ("forecast-live", "anomaly", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
+        ("charlm", "probabilities", [{"text": text} for text in ("O Rome", "o, Romeo! ", "where", "fore\n\nart thou")]),
     ],
 )
 def test_a_stream_through_tokens_equals_the_whole(served: Server, model: str, output: str, chunks: list[dict]) -> None:
     kind = next(iter(chunks[0]))
     parts = [chunk[kind] for chunk in chunks]
-    joined = " ".join(parts) if kind == "text" else [value for part in parts for value in part]
+    between = "" if model == "charlm" else " "
+    joined = between.join(parts) if kind == "text" else [value for part in parts for value in part]
     options = {"model": model, "return": "all"}
     (whole,) = ask(served, "/v1/step", items=[{kind: joined}], **options)
     state, made = {}, []
@@ -106,6 +110,33 @@ def test_streams_of_unequal_length_step_together_as_alone(served: Server) -> Non
     for values, result in zip(SERIES, together, strict=True):
         (alone,) = ask(served, "/v1/step", items=[{"values": values}], **options)
         np.testing.assert_allclose(alone["outputs"]["quantiles"], result["outputs"]["quantiles"], rtol=0, atol=PARITY)
+
+
+def test_channels_forecast_in_a_batch_as_alone(served: Server) -> None:
+    windows = RNG.normal(size=(3, 720, 7)).cumsum(axis=1).round(3)
+    options = {"model": "segrnn", "horizon": 720, "levels": [80]}
+    together = ask(served, "/v1/forecast", series=[{"values": window.tolist()} for window in windows], **options)
+    for window, result in zip(windows, together, strict=True):
+        (alone,) = ask(served, "/v1/forecast", series=[{"values": window.tolist()}], **options)
+        assert alone["channels"][-1] == "OT"
+        np.testing.assert_allclose(alone["mean"], result["mean"], rtol=1e-5, atol=PARITY)
+        for level, quantile in alone["quantiles"].items():
+            np.testing.assert_allclose(quantile, result["quantiles"][level], rtol=1e-5, atol=PARITY)
+
+
+def test_messages_are_told_apart_by_the_endpoint_of_sentiment(served: Server) -> None:
+    texts = ["URGENT! You have won a 1 week FREE membership, call 09061701461 now", "ok, see you at home then"]
+    spam, ham = ask(served, "/v1/sentiment", inputs=texts, model="spam")
+    assert (spam["label"], ham["label"]) == ("spam", "ham")
+
+
+def test_characters_are_foreseen_one_after_the_other(served: Server) -> None:
+    """After "the kin" a "g" is likely; the probabilities are of characters, in the order that the model names."""
+    labels = served.client.get("/v1/models/charlm").json()["outputs"][0]["labels"]
+    (result,) = ask(served, "/v1/step", model="charlm", items=[{"text": "Where is the kin"}])
+    probabilities = result["outputs"]["probabilities"]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert labels[int(np.argmax(probabilities))] == "g"
 
 
 def test_text_typed_by_people_reads_as_the_training_data_s_tokens(served: Server) -> None:

@@ -27,7 +27,7 @@ from training.recurrent import Recurrent
 HORIZON = 48
 MIN_HISTORY, MAX_HISTORY = 8, 512
 SEGMENT = 16
-ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of it, that make this a bound
+ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of its values
 CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
 
 # The step between neighbouring float32 numbers, relative to their size: smaller differences are rounding.
@@ -179,17 +179,21 @@ class History:
 def bounds(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Find what each row never passes: its least or greatest value, where it came back to just that again and again.
 
-    So a count stays above its zeros, which are found as they are: as the value that returns. Where none is, infinity.
+    So a count stays above its zeros, which are found as they are: as the value that returns, in each third of the row,
+    so that what falls or rises by whole numbers is not held where it has come to. Where there is none, infinity.
 
     Shapes: values [batch, time]; lengths [batch]; returns two of [batch].
     """
-    inside = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+    place = torch.arange(values.shape[1], device=values.device)
+    inside = place < lengths[:, None]
+    third = 3 * place // lengths[:, None]
 
     def bound(signed: Tensor) -> Tensor:
         least = signed.masked_fill(~inside, torch.inf).amin(1, keepdim=True)
         there = ((signed == least) & inside).float()
         arrivals = (there[:, 1:] * (1 - there[:, :-1])).sum(1)
-        held = (arrivals >= ARRIVALS) & (there.sum(1) >= BOUND_SHARE * lengths)
+        throughout = [(there * (third == part)).sum(1) > 0 for part in range(3)]
+        held = (arrivals >= ARRIVALS) & (there.sum(1) >= BOUND_SHARE * lengths) & torch.stack(throughout).all(0)
         return torch.where(held, least[:, 0], -torch.inf)
 
     return bound(values), -bound(-values)

@@ -27,7 +27,8 @@ from training.export import Servable
 from training.parity import BOUND
 from training.recipe import Release, TextReader
 from training.recurrent import NetworkError, Recurrent
-from training.text import LABELS, POLARITY, UNKNOWN, train_tokenizer
+from training.sentiment import LABELS, POLARITY
+from training.text import UNKNOWN, train_review_words
 
 DEEP: dict[str, Any] = {"dropout": 0.1, "residual": True, "learned_start": True}
 CELLS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -164,7 +165,7 @@ def no_server(models_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     models = tmp_path_factory.mktemp("models")
-    tokenizer = train_tokenizer(TEXTS, 20)
+    tokenizer = train_review_words(TEXTS, 20)
     networks: dict[str, Averager | Judge] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "serving", no_server)

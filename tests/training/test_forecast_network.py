@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,3 +152,13 @@ def test_a_level_that_was_left_for_good_is_no_bound():
     values = torch.arange(5.0).repeat_interleave(20)[None]
     low, high = bounds(values, torch.tensor([100]))
     assert (low, high) == (-torch.inf, torch.inf)
+
+
+def test_a_level_that_a_falling_series_comes_to_is_no_bound():
+    """Whole numbers that fall slowly come to their least value again and again, but only at the end."""
+    rng = np.random.default_rng(0)
+    falling = np.round(60 - 0.05 * np.arange(100) + rng.normal(0, 0.5, (200, 100)))
+    values = torch.from_numpy(np.concatenate([falling, 100 - falling]).astype(np.float32))
+    low, high = bounds(values, whole(values))
+    assert torch.isinf(low[:200]).all()
+    assert torch.isinf(high[200:]).all()
