@@ -29,7 +29,7 @@ from training.recipe import Table
 
 UNKNOWN = "[UNK]"
 TRAIN_SHARE = 0.9  # of the text, from its start; the rest is for validation, as the text's users have it
-HELD_OUT_SHARE = 0.05  # of that part, from its end: chooses the checkpoint, is not trained on
+HELD_OUT_SHARE = 0.05  # of that part, from its start: chooses the checkpoint, is not trained on
 HELD_OUT_STREAMS = 8
 
 
@@ -55,18 +55,22 @@ class Settings(Table):
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text in its three consecutive parts."""
+    """The text in its three consecutive parts.
 
-    train: str
+    What chooses the checkpoint comes first, so that training reads on to where the validation part begins, which is in
+    the middle of a play.
+    """
+
     held_out: str
+    train: str
     validation: str
 
     @classmethod
     def of(cls, text: str) -> Self:
         """Split the text."""
         known = int(len(text) * TRAIN_SHARE)
-        trained = int(known * (1 - HELD_OUT_SHARE))
-        return cls(text[:trained], text[trained:known], text[known:])
+        held_out = int(known * HELD_OUT_SHARE)
+        return cls(text[:held_out], text[held_out:known], text[known:])
 
     @property
     def characters(self) -> str:
