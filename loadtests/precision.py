@@ -65,8 +65,9 @@ class Sessions:
 
 
 def engine_of(name: str) -> Engine:
-    model = load_model(ROOT / "models" / name / "1", device="cpu", intra_op_threads=1)
-    return Engine(model, Settings(), ModelMetrics(Metrics(), name, "1"))
+    newest = max((ROOT / "models" / name).iterdir(), key=lambda directory: int(directory.name))
+    model = load_model(newest, device="cpu", intra_op_threads=1)
+    return Engine(model, Settings(), ModelMetrics(Metrics(), name, newest.name))
 
 
 def sentiment_cost() -> Cost:

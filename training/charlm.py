@@ -126,8 +126,8 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         servable=servable(module.network, tuple(characters)),
         data=(
             find(TEXT).used_as(
-                f"first {len(corpus.held_out):,} characters chose the checkpoint, next {len(corpus.train):,} trained on, "
-                f"last {len(corpus.validation):,} (the validation part) measured on"
+                f"first {len(corpus.held_out):,} characters chose the checkpoint, next {len(corpus.train):,} trained "
+                f"on, last {len(corpus.validation):,} (the validation part) measured on"
             ),
         ),
         licence=LICENCE,
