@@ -14,6 +14,7 @@ from training import charlm, forecast, forecast_live, segrnn, sentiment, spam
 from training.data import VARIABLE, find
 from training.report import versions
 
+ONE_MESSAGE = 0.0011  # of the ham in test: the false positive rate moves by that
 SAME = 0.005  # relative: other processors round otherwise, and a few answers lie on the edge
 Measure = Callable[[str], tuple[Metric, ...]]
 
@@ -39,20 +40,41 @@ MEASURES: dict[str, Measure] = {
     "forecast-live": partial(forecast_live.measure, "forecast-live"),
     "charlm": characters,
 }
-# Figure, and whether value and floor do.
-TARGETS: dict[str, dict[str, Callable[[float, float], bool]]] = {
-    "sentiment": {"sst2_test_accuracy": lambda value, _: value >= 0.85},
-    "sentiment-live": {"sst2_test_accuracy": lambda value, _: value >= 0.83},
-    "spam": {
-        "spam_test_f1": lambda value, _: value >= 0.95,
-        "spam_test_fpr_at_95_recall": lambda value, _: value <= 0.005,
-    },
+
+
+def at_least(value: float) -> Callable[[Metric], bool]:
+    return lambda metric: metric.value >= value
+
+
+def at_most(value: float) -> Callable[[Metric], bool]:
+    return lambda metric: metric.value <= value
+
+
+def at_most_of_the_floor(share: float) -> Callable[[Metric], bool]:
+    return lambda metric: metric.floor is not None and metric.value <= share * metric.floor
+
+
+def within_three_points_of(percent: int) -> Callable[[Metric], bool]:
+    return lambda metric: abs(metric.value - percent / 100) <= 0.03
+
+
+AUTO_ETS = 2.548  # statsforecast's, on the same 359 series: docs/models.md has it from the same run as the model's
+TARGETS: dict[str, dict[str, Callable[[Metric], bool]]] = {
+    "sentiment": {"sst2_test_accuracy": at_least(0.85)},
+    "sentiment-live": {"sst2_test_accuracy": at_least(0.83)},
+    "spam": {"spam_test_f1": at_least(0.95), "spam_test_fpr_at_95_recall": at_most(0.005)},
     "forecast": {
-        "m4_weekly_test_mase": lambda value, floor: value <= 0.9 * floor,
-        "etth1_ot_zero_shot_mase_48": lambda value, floor: value < floor,
+        "m4_weekly_test_mase": lambda metric: at_most_of_the_floor(0.9)(metric) and metric.value < AUTO_ETS,
+        "etth1_ot_zero_shot_mase_48": at_most_of_the_floor(1),
+        "etth1_all_zero_shot_coverage_80": within_three_points_of(80),
+        "etth1_all_zero_shot_coverage_95": within_three_points_of(95),
     },
-    "forecast-live": {"etth1_test_pinball": lambda value, floor: value <= 0.75 * floor},
-    "charlm": {"validation_nats_per_character": lambda value, _: value <= 1.55},
+    "forecast-live": {
+        "etth1_test_pinball": at_most_of_the_floor(0.75),
+        "etth1_test_coverage_80": within_three_points_of(80),
+        "etth1_test_coverage_95": within_three_points_of(95),
+    },
+    "charlm": {"validation_nats_per_character": at_most(1.55)},
 }
 
 
@@ -80,13 +102,11 @@ def test_a_model_s_figures_are_those_of_its_manifest_and_reach_their_target(
     found = {metric.name: metric for metric in MEASURES[name](served.url or "")}
     assert found.keys() == claimed.keys()
     for figure, metric in found.items():
-        assert metric.value == pytest.approx(claimed[figure].value, rel=SAME)
+        assert metric.value == pytest.approx(claimed[figure].value, rel=SAME, abs=ONE_MESSAGE)
         floor = claimed[figure].floor
         assert metric.floor == (floor if floor is None else pytest.approx(floor, rel=SAME))
-    for figure, reached in TARGETS[name].items():
-        floor = found[figure].floor
-        assert floor is not None
-        assert reached(found[figure].value, floor)
+    for figure, is_reached in TARGETS[name].items():
+        assert is_reached(found[figure]), found[figure]
 
 
 # SegRNN's own figures on ETTh1, and how near the served model's must be. Source: Lin et al., arXiv 2308.11200, table 2.
