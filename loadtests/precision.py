@@ -21,9 +21,9 @@ from service.repository import load_model
 from service.settings import Settings
 from training.data import find
 from training.forecast_data import read_ett, read_weekly
-from training.forecast_evaluation import live_figures
+from training.forecast_live_evaluation import live_figures
 from training.forecast_metrics import pinball
-from training.text import read_phrases
+from training.sentiment import read_phrases
 
 PAGE = ROOT / "docs" / "state.md"
 LAST_STEPS = 13  # of a weekly series, those that M4 asks for
@@ -95,17 +95,19 @@ def ett_cost() -> Cost:
     """Stream ETTh1's test part as the model's own figures do, one observation a step."""
     engine = engine_of("forecast-live")
     ett = read_ett(find("ett/ETTh1.csv").path)
-    made, figures = {}, {}
+    made: dict[bool, Values] = {}
+    figures = {}
     for halved in (False, True):
 
-        def stream(streams: Values, halved: bool = halved) -> Values:
+        def stream(streams: Values, halved: bool = halved) -> tuple[Values, Values]:
             sessions, places = Sessions(engine, len(streams), halved=halved), range(len(streams))
-            quantiles = [
-                [answer.outputs["quantiles"][0] for answer in sessions.step(observed, places)]
-                for observed in streams.astype(np.float32).T[:, :, None]
-            ]
-            made[halved] = np.array(quantiles, np.float64).transpose(1, 0, 2)
-            return made[halved]
+            steps = [sessions.step(observed, places) for observed in streams.astype(np.float32).T[:, :, None]]
+            quantiles, anomaly = (
+                np.array([[answer.outputs[name][0] for answer in step] for step in steps], np.float64).swapaxes(0, 1)
+                for name in ("quantiles", "anomaly")
+            )
+            made.setdefault(halved, quantiles)  # the first are the test part's streams, later ones have injections
+            return quantiles, anomaly
 
         figures[halved] = live_figures(ett, stream)[0].value
     unit = np.abs(np.diff(ett, axis=0)).mean(axis=0)[:, None, None]
