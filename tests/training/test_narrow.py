@@ -288,6 +288,6 @@ def test_train_publishes_narrow_models_after_the_float32_one(tmp_path: Path, mon
     assert made.exit_code == 0, made.output
     provenance = read_manifest(tmp_path / "models/echo-fp16/1").provenance
     assert provenance is not None
-    assert provenance.command == f"python -m training train {recipe} --seeds 0 --epochs 2 --float16"
+    assert provenance.command == f"python -m training train {Path(recipe).name} --seeds 0 --epochs 2 --float16"
     assert isinstance(refused.exception, ExportError)
     assert sorted(path.parent.name for path in tmp_path.glob("models/*/1")) == ["echo", "echo-fp16"]

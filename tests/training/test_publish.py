@@ -43,7 +43,7 @@ def test_train_publishes_a_version_that_is_complete(tmp_path: Path, monkeypatch:
     verify_files(models / "echo/1", manifest)
     provenance = manifest.provenance
     assert provenance is not None
-    assert provenance.command == f"python -m training train {recipe} --seeds 7 --epochs 2"
+    assert provenance.command == f"python -m training train {Path(recipe).name} --seeds 7 --epochs 2"
     assert (provenance.seed, provenance.seeds) == (7, None)
     assert 0 < provenance.parity_max_abs <= BOUND
     (metric,) = provenance.metrics
