@@ -88,7 +88,8 @@ class RaggedLimit:
             steps[place, : len(row)] = row
         self._cells += int(lengths.sum())
         self._padded_cells += steps.size
-        return {self._sequence["name"]: steps, self._lengths: lengths}
+        constants = {name: np.array(value, np.float32) for name, value in self._manifest["constants"].items()}
+        return {self._sequence["name"]: steps, self._lengths: lengths, **constants}
 
 
 def sentiment_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:

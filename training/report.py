@@ -24,6 +24,7 @@ from service.contract import MANIFEST_FILE, Manifest, read_manifest
 from training.card import figures_table, network_sentence
 from training.evaluate import serving
 from training.plots import draw_learning_curves, save
+from training.speed import rows_per_second
 
 FOLDER, FACTS, CURVES = "report", "report.json", "training.csv"
 SECTION = "\n## Pictures\n"
@@ -72,7 +73,7 @@ def write_reports(models_dir: Path, reporters: dict[str, Reporter], names: set[s
             manifest = read_manifest(directory)
             reporter = reporters.get(manifest.name)
             pictures, tables = reporter(url, manifest) if reporter else ((), ())
-            _write(directory, (*_learning_curves(directory), *pictures), tables)
+            _write(directory, (*_learning_curves(directory), *pictures), (*tables, _speed(directory)))
     return newest
 
 
@@ -82,6 +83,14 @@ def versions(models_dir: Path) -> list[Path]:
     for file in models_dir.glob(f"*/*/{MANIFEST_FILE}"):
         by_name[file.parents[1].name].append(file.parent)
     return [max(found, key=lambda directory: int(directory.name)) for _, found in sorted(by_name.items())]
+
+
+def _speed(directory: Path) -> Table:
+    length, by_batch = rows_per_second(directory)
+    steps = "step" if length == 1 else "steps"
+    caption = f"In process, in ONNX Runtime on {len(os.sched_getaffinity(0))} cores, rows of {length} {steps}."
+    rows = tuple((str(batch), f"{rate:,.0f}") for batch, rate in by_batch.items())
+    return Table(caption=caption, header=("rows a run", "rows a second"), rows=rows)
 
 
 def _learning_curves(directory: Path) -> tuple[Picture, ...]:

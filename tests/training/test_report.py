@@ -38,16 +38,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_report_stands_beside_the_model_and_in_its_card(models: Path) -> None:
-    """Learning curve, picture and table are written; drawn again, all files are the same."""
+    """Learning curve, picture and tables are written; drawn again, the pictures are the same."""
     (directory,) = write_reports(models, {echo.MODEL: report_echo}, {echo.MODEL})
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in directory.rglob("*.svg")}
     card = (directory / "card.md").read_text()
     assert IMAGE.findall(card) == [f"{FOLDER}/learning-curves.svg", f"{FOLDER}/error.svg"]
     assert all((directory / image).is_file() for image in IMAGE.findall(card))
     assert "| method | error |" in card.split(SECTION)[1]
+    assert "| rows a run | rows a second |" in card.split(SECTION)[1]
 
     write_reports(models, {echo.MODEL: report_echo}, {echo.MODEL})
-    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in directory.rglob("*.svg")} == before
+    assert (directory / "card.md").read_text().count(SECTION) == 1
 
 
 def test_a_report_takes_the_place_of_the_one_before(models: Path) -> None:
