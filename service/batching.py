@@ -343,8 +343,8 @@ class Batcher(Generic[R, A]):
         sizes = [waiting.size for waiting in batch]
         self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), run_s)
         outcomes = [(waiting.submission, waiting.index, answer) for waiting, answer in zip(batch, answers, strict=True)]
+        self._loop.call_soon_threadsafe(self._keep_pace, run_s / len(batch) / self._threads)  # before who waits for it
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
-        self._loop.call_soon_threadsafe(self._keep_pace, run_s / len(batch) / self._threads)
 
     def _keep_pace(self, seconds_per_row: float) -> None:
         weight = SMOOTHING if self._seconds_per_row else 1.0
