@@ -91,7 +91,7 @@ def test_figures_are_of_the_whole_validation_part(monkeypatch):
 
     monkeypatch.setattr(charlm, "ask", answer)
     monkeypatch.setattr(charlm, "CHARACTERS_PER_CALL", 10)
-    corpus = Corpus(CHARACTERS, "cab", "ab!T" * 6)
+    corpus = Corpus(held_out="cab", train=CHARACTERS, validation="ab!T" * 6)
     by_pair, by_single = figures(corpus, "charlm", "http://service")
     assert "".join(text for text, _ in asked) == corpus.validation[:-1]
     assert [state for _, state in asked] == [None, "after call 1", "after call 2"]
