@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-import lightning
 import torch
 from pydantic import Field
 from tokenizers import Regex, Tokenizer
@@ -26,11 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 from training.carried import OVERFLOW_WEIGHT, overflow
 from training.charlm_network import CharNetwork
 from training.recipe import Table
+from training.seeded import SeededModule
 
 UNKNOWN = "[UNK]"
 TRAIN_SHARE = 0.9  # of the text, from its start; the rest is for validation, as the text's users have it
 HELD_OUT_SHARE = 0.05  # of that part, from its start: chooses the checkpoint, is not trained on
 HELD_OUT_STREAMS = 8
+WARM_UP = 0.1  # of the run, to the highest learning rate
 
 
 class Settings(Table):
@@ -109,12 +110,12 @@ class Streams(Dataset[tuple[Tensor, ...]]):
         return self.ids[:, start:end], self.ids[:, start + 1 : end + 1], torch.tensor(index == 0)
 
 
-class CharModule(lightning.LightningModule):
+class CharModule(SeededModule):
     """Train `CharNetwork` by truncated backpropagation: state goes on from chunk to chunk, gradients do not."""
 
     def __init__(self, settings: Settings, corpus: Corpus, seed: int) -> None:
-        super().__init__()
-        self.settings, self.corpus, self.seed = settings, corpus, seed
+        super().__init__(seed)
+        self.settings, self.corpus = settings, corpus
         tokenizer = make_tokenizer(corpus.characters)
         self.train_ids, self.held_out_ids = (
             torch.tensor(tokenizer.encode(part).ids) for part in (corpus.train, corpus.held_out)
@@ -130,7 +131,7 @@ class CharModule(lightning.LightningModule):
         self.carried: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
+        generator = torch.Generator().manual_seed(self.epoch_seed)
         start = int(torch.randint(len(self.train_ids), (), generator=generator))
         streams = Streams(self.train_ids.roll(-start), self.settings.rows, self.settings.chunk)
         return DataLoader(streams, batch_size=None)
@@ -161,7 +162,4 @@ class CharModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         rate, decay = self.settings.learning_rate, self.settings.weight_decay
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.one_cycle(rate, weight_decay=decay, warm_up=WARM_UP)

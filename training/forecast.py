@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Self
 
 import lightning
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from service import contract, tensors
 from training.conformal import OFFSETS
@@ -24,10 +23,10 @@ from training.forecast_data import Mixture, Values, read_ett, read_weekly
 from training.forecast_evaluation import ask_forecast, clean_figures, ett_figures, weekly_figures
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
-from training.forecast_training import ForecastModule, held_out_futures
+from training.forecast_training import ForecastModule, WindowSettings, held_out_futures
 from training.generate import generate_series
 from training.generate_patterns import generate_patterns
-from training.recipe import Release, Table
+from training.recipe import Release
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
@@ -57,23 +56,12 @@ LIMITS = (
 )
 
 
-class Settings(Table):
-    """What a recipe of the kind `forecast` sets; shares are of the windows, and the rest is of `generate`."""
+class Settings(WindowSettings):
+    """What a recipe of the kind `forecast` sets beside these; dropout is in decoder and stack."""
 
-    windows: int = Field(ge=1)
-    weekly_share: float = Field(ge=0, le=1)
     patterns_share: float = Field(ge=0, le=1)
-    hidden: int = Field(ge=1)
-    layers: int = Field(ge=1)
     decoder: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
-    learning_rate: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _shares(self) -> Self:
-        if (total := self.weekly_share + self.patterns_share) > 1:
-            raise ValueError(f"weekly_share and patterns_share add up to {total:g}; they are shares of one whole")
-        return self
 
 
 def prepare(settings: Settings, seed: int) -> ForecastModule:
@@ -86,7 +74,7 @@ def prepare(settings: Settings, seed: int) -> ForecastModule:
     # one offset a level would widen all others for them.
     calibrating = held_out_futures(ends[1::2] + generated_futures(GENERATED_SEED + 1, generate_series))
     network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
-    return ForecastModule(network, mixture, choosing, calibrating, seed, settings.windows, settings.learning_rate)
+    return ForecastModule(settings, network, mixture, choosing, calibrating, seed)
 
 
 def training_mixture(weekly: list[Values], settings: Settings) -> Mixture:

@@ -70,30 +70,44 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     unusual = drift - usual
     mean = total.between(begin, begin + pairs) / count
     spread = (total_square.between(begin, begin + pairs) / count - mean.square()).float().clamp(min=0)
-    mean = mean.float()
-    together = _at(products, anchors) / count - unusual * (mean - middle)
+    together = _at(products, anchors) / count - unusual * (mean.float() - middle)
     drift_error = (_at(squares, anchors) / count - unusual.square()).clamp(min=0)
-    largest = LARGEST_GROWTH ** (lags / horizon).clamp(max=1)
-    beyond_one = together / (spread + RIDGE)
-    beyond_one = torch.minimum(beyond_one.clamp(min=-1), largest - 1)
-    slope_error = drift_error - 2 * beyond_one * together + beyond_one.square() * spread
-
+    beyond_one, slope_error = _regress(together, spread, drift_error, lags / horizon)
     recent = torch.minimum(pairs, torch.full_like(pairs, RECENT * segment))
-    before = (anchors - RECENT).clamp(min=0)
-    older = _at(squares, before) * (anchors >= RECENT)[..., None]
     late = torch.maximum(start, end - RECENT * segment)
     recent_change = mean_change(late, end) - usual
-    recent_error = (_at(squares, anchors) - older) / recent.clamp(min=1) - recent_change.square()
+    recent_error = _lately(squares, anchors) / recent.clamp(min=1) - recent_change.square()
     recent_error = torch.maximum(recent_error, ROUNDING * (recent_change - unusual).square())
     return Comparison(
         pairs=count * (pairs > 0),
         drift=drift,
         slope=1 + beyond_one,
-        intercept=drift - beyond_one * mean,
+        intercept=drift - beyond_one * mean.float(),
         drift_error=drift_error,
         recent_error=recent_error,
-        slope_error=torch.maximum(slope_error, ROUNDING * drift_error),
+        slope_error=slope_error,
     )
+
+
+def _regress(together: Tensor, spread: Tensor, drift_error: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how much each regression's slope is beyond one, and the variance about it.
+
+    Shapes: together (the covariance of change and value), spread (the variance of values) and drift_error
+    [batch, anchors, lags]; share [lags], of the horizon; returns two of [batch, anchors, lags].
+    """
+    largest = LARGEST_GROWTH ** share.clamp(max=1)
+    beyond_one = torch.minimum((together / (spread + RIDGE)).clamp(min=-1), largest - 1)
+    error = drift_error - 2 * beyond_one * together + beyond_one.square() * spread
+    return beyond_one, torch.maximum(error, ROUNDING * drift_error)
+
+
+def _lately(sums: Tensor, anchors: Tensor) -> Tensor:
+    """Return what the last `RECENT` segments up to each anchor added to running sums.
+
+    Shapes: sums [batch, segments, lags]; anchors [batch, anchors]; returns [batch, anchors, lags].
+    """
+    older = _at(sums, (anchors - RECENT).clamp(min=0)) * (anchors >= RECENT)[..., None]
+    return _at(sums, anchors) - older
 
 
 def _sums(

@@ -9,12 +9,11 @@ calibrates; the test part is read only to measure the finished model.
 from __future__ import annotations
 
 from functools import partial
-from typing import Self
 
 import lightning
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from service import contract, tensors
 from training.conformal import OFFSETS
@@ -27,8 +26,9 @@ from training.forecast_live_evaluation import ask_streams, live_figures
 from training.forecast_live_network import WINDOW, LiveNetwork
 from training.forecast_live_training import WIDTH, Chunks, LiveModule
 from training.forecast_metrics import LEVELS
+from training.forecast_training import WindowSettings
 from training.generate import generate_series
-from training.recipe import Release, Table
+from training.recipe import Release
 
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
@@ -51,21 +51,10 @@ LIMITS = (
 )
 
 
-class Settings(Table):
-    """What a recipe of the kind `forecast-live` sets; shares are of the windows, and the rest is generated."""
+class Settings(WindowSettings):
+    """What a recipe of the kind `forecast-live` sets beside these."""
 
-    windows: int = Field(ge=1)
-    weekly_share: float = Field(ge=0, le=1)
     ett_share: float = Field(ge=0, le=1)
-    hidden: int = Field(ge=1)
-    layers: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _shares(self) -> Self:
-        if (total := self.weekly_share + self.ett_share) > 1:
-            raise ValueError(f"weekly_share and ett_share add up to {total:g}; they are shares of one whole")
-        return self
 
 
 def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
@@ -82,7 +71,7 @@ def prepare(settings: Settings, seed: int) -> LiveModule:
     mixture = training_mixture(weekly, ett, settings.weekly_share, settings.ett_share)
     network = LiveNetwork(settings.hidden, settings.layers)
     held_out, rest = held_out_streams(ett), calibration_streams(ett)
-    return LiveModule(network, mixture, held_out, rest, seed, settings.windows, settings.learning_rate)
+    return LiveModule(settings, network, mixture, held_out, rest, seed)
 
 
 def held_out_streams(ett: Values) -> Chunks:

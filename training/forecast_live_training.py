@@ -18,7 +18,7 @@ from training.carried import OVERFLOW_WEIGHT, overflow
 from training.forecast_data import Mixture
 from training.forecast_live_calibration import HeldOut
 from training.forecast_live_network import LiveNetwork
-from training.forecast_training import ForecasterModule, pinball_loss
+from training.forecast_training import ForecasterModule, WindowSettings, pinball_loss
 
 ROWS = 64  # per batch
 CHUNK = 128  # observations between two steps of the optimiser
@@ -77,16 +77,15 @@ class LiveModule(ForecasterModule):
 
     def __init__(
         self,
+        settings: WindowSettings,
         network: LiveNetwork,
         mixture: Mixture,
         held_out: Chunks,
         calibration: HeldOut,
         seed: int,
-        windows: int,
-        learning_rate: float,
     ) -> None:
         """Validate on the streams of `held_out`; `calibration` is for the finished network."""
-        super().__init__(mixture, seed, windows, learning_rate)
+        super().__init__(settings, mixture, seed)
         self.network, self.held_out, self.calibration = network, held_out, calibration
         self.carried: tuple[Tensor, ...] = ()
 

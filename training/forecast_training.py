@@ -11,10 +11,10 @@ Invariant: a loss is free of the series' unit, and a value beyond a row's length
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-import lightning
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,10 +22,13 @@ from training.conformal import conformal_offsets
 from training.forecast_data import Mixture, Values, pad
 from training.forecast_metrics import LEVELS
 from training.forecast_network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
+from training.recipe import Table
+from training.seeded import SeededModule
 
 ROWS = 32  # per batch
 ANCHORS = 12  # per window and step
 WARM_UP = 0.05  # of the run, to the highest learning rate
+WEIGHT_DECAY = 0.01
 OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
 LEAST_SPREAD = 0.03  # in scales: below it a series counts as exact, and its loss no more
 EARLY = 1.5  # power that brings anchors towards the beginning: users have short histories
@@ -79,24 +82,40 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
     return future, known.float()
 
 
-class ForecasterModule(lightning.LightningModule):
+class WindowSettings(Table):
+    """What both forecasters' recipes set: windows an epoch, whence (the rest is generated), and the stack.
+
+    `learning_rate` is the highest of the one-cycle schedule.
+    """
+
+    windows: int = Field(ge=1)
+    weekly_share: float = Field(ge=0, le=1)
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _parts_of_one_whole(self) -> Self:
+        shares = {name: value for name, value in self if name.endswith("_share")}
+        if (total := sum(shares.values())) > 1:
+            raise ValueError(f"{' and '.join(shares)} add up to {total:g}; they are shares of one whole")
+        return self
+
+
+class ForecasterModule(SeededModule):
     """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
 
-    def __init__(self, mixture: Mixture, seed: int, windows: int, learning_rate: float) -> None:
-        """Draw `windows` windows an epoch from `mixture`; `learning_rate` is the highest."""
-        super().__init__()
-        self.mixture, self.seed, self.windows, self.learning_rate = mixture, seed, windows, learning_rate
+    def __init__(self, settings: WindowSettings, mixture: Mixture, seed: int) -> None:
+        """Draw windows from `mixture` as the settings say."""
+        super().__init__(seed)
+        self.mixture, self.windows, self.learning_rate = mixture, settings.windows, settings.learning_rate
 
     def draw(self, width: int) -> tuple[Tensor, Tensor]:
         """Draw the current epoch's windows."""
-        return self.mixture.draw(1_000_003 * self.seed + self.current_epoch, self.windows, width)
+        return self.mixture.draw(self.epoch_seed, self.windows, width)
 
     def configure_optimizers(self) -> Any:
-        trained = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trained)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps, pct_start=WARM_UP)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.one_cycle(self.learning_rate, weight_decay=WEIGHT_DECAY, warm_up=WARM_UP)
 
 
 class ForecastModule(ForecasterModule):
@@ -104,16 +123,15 @@ class ForecastModule(ForecasterModule):
 
     def __init__(
         self,
+        settings: WindowSettings,
         network: ForecastNetwork,
         mixture: Mixture,
         held_out: TensorDataset,
         calibration: TensorDataset,
         seed: int,
-        windows: int,
-        learning_rate: float,
     ) -> None:
         """Validate on `held_out`, and keep `calibration` for `offsets`, both as `held_out_futures` makes them."""
-        super().__init__(mixture, seed, windows, learning_rate)
+        super().__init__(settings, mixture, seed)
         self.network, self.held_out, self.calibration = network, held_out, calibration
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import lightning
 import numpy as np
 import torch
 from pydantic import Field
@@ -25,6 +24,7 @@ from training.conformal import conformal_offsets
 from training.forecast_data import ETT_TRAIN, ETT_VALIDATION, Values
 from training.forecast_training import pinball_loss
 from training.recipe import Table
+from training.seeded import SeededModule
 from training.segrnn_network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
 HORIZONS = (96, 192, 336, 720)  # those of the published table
@@ -78,13 +78,13 @@ def step_weights(known: Tensor) -> Tensor:
     return weights * (step < known[:, None])
 
 
-class SegRNNModule(lightning.LightningModule):
+class SegRNNModule(SeededModule):
     """Train `SegRNNNetwork` on the training part of ETTh1; validate on its validation part by all horizons."""
 
     def __init__(self, ett: Values, settings: Settings, seed: int) -> None:
         """Take the series as a whole. Shapes: ett [time, channels]."""
-        super().__init__()
-        self.ett, self.settings, self.seed = ett, settings, seed
+        super().__init__(seed)
+        self.ett, self.settings = ett, settings
         self.network = SegRNNNetwork(ett[ETT_TRAIN].std(axis=0).tolist(), settings.hidden, settings.dropout)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False)
@@ -92,7 +92,7 @@ class SegRNNModule(lightning.LightningModule):
         self.absolute = nn.ModuleList(MeanAbsoluteError() for _ in HORIZONS)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        shuffle = torch.Generator().manual_seed(1_000_003 * self.seed + self.current_epoch)
+        shuffle = torch.Generator().manual_seed(self.epoch_seed)
         windows = Windows(self.ett, ETT_TRAIN)
         return DataLoader(windows, batch_size=self.settings.batch, shuffle=True, generator=shuffle)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -23,10 +22,11 @@ from service import tensors
 from training.export import Array, Servable
 from training.recipe import Table
 from training.recurrent import Cell, Recurrent
+from training.seeded import SeededModule
 from training.text import Batch, Texts, parts_of
 from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens
 
-SEED_STRIDE = 1_000_003
+WARM_UP = 0.3  # of the run, to the highest learning rate
 AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
 TEMPERATURES = torch.logspace(-1, 1, 201)
 
@@ -86,7 +86,7 @@ class Settings(Table):
         return LiveTextNetwork(readers) if self.network == "live" else TextNetwork(readers)
 
 
-class TextModule(lightning.LightningModule):
+class TextModule(SeededModule):
     """Train a text network by cross entropy, AdamW and a one-cycle rate; what is kept is a running mean of weights.
 
     Each reader learns from a loss of its own, so that they differ. The validation figures are `dev_accuracy`, and
@@ -96,8 +96,8 @@ class TextModule(lightning.LightningModule):
     def __init__(
         self, settings: Settings, tokenizer: Tokenizer, labels: tuple[str, ...], train: Texts, dev: Texts, seed: int
     ) -> None:
-        super().__init__()
-        self.settings, self.tokenizer, self.labels, self.seed = settings, tokenizer, labels, seed
+        super().__init__(seed)
+        self.settings, self.tokenizer, self.labels = settings, tokenizer, labels
         self.train_texts, self.dev_texts = train, dev
         self.parts = parts_of(tokenizer)
         self.network = settings.make(tokenizer.get_vocab_size(), len(labels))
@@ -107,9 +107,8 @@ class TextModule(lightning.LightningModule):
         return [EMAWeightAveraging(decay=self.settings.averaging**AVERAGE_EVERY, update_every_n_steps=AVERAGE_EVERY)]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        seed = SEED_STRIDE * self.seed + self.current_epoch
-        texts = self.train_texts.opened(self.parts, self.settings.opened, seed)
-        batches = texts.batches(self.settings.rows, torch.Generator().manual_seed(seed))
+        texts = self.train_texts.opened(self.parts, self.settings.opened, self.epoch_seed)
+        batches = texts.batches(self.settings.rows, torch.Generator().manual_seed(self.epoch_seed))
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -136,10 +135,7 @@ class TextModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=settings.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.one_cycle(settings.learning_rate, weight_decay=settings.weight_decay, warm_up=WARM_UP)
 
 
 def best_temperature(votes: Tensor, targets: Tensor) -> float:

@@ -101,7 +101,7 @@ def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Pat
         tiny = settings()
         network = ForecastNetwork(tiny.hidden, tiny.layers, tiny.decoder, tiny.dropout)
         mixture = training_mixture(weekly, tiny)
-        return ForecastModule(network, mixture, held_out, held_out, seed, tiny.windows, tiny.learning_rate)
+        return ForecastModule(tiny, network, mixture, held_out, held_out, seed)
 
     recipe = one_epoch("forecast", prepare)
     module = fit(recipe, seed=1, resume=False, runs_dir=tmp_path / "runs").module

@@ -65,7 +65,8 @@ def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Pa
     def prepare(settings: Settings, seed: int) -> LiveModule:
         mixture = training_mixture(weekly, ett, 0.4, 0.2)
         held_out, calibration = Chunks(*mixture.draw(0, 4, 200)), HeldOut(ett[:200].T, 100)
-        return LiveModule(LiveNetwork(), mixture, held_out, calibration, seed, windows=4, learning_rate=3e-3)
+        tiny = settings.model_copy(update={"windows": 4})
+        return LiveModule(tiny, LiveNetwork(), mixture, held_out, calibration, seed)
 
     recipe = find_recipe("forecast-live")
     run = recipe.run.model_copy(update={"epochs": 1})

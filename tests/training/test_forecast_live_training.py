@@ -18,6 +18,9 @@ from training.forecast_live_training import (
     next_loss,
     step_units,
 )
+from training.forecast_training import WindowSettings
+
+SETTINGS = WindowSettings(windows=4, weekly_share=0.4, hidden=1, layers=1, learning_rate=1e-3)
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def test_windows_of_an_epoch_repeat_by_seed(mixture):
     calibration = HeldOut(np.empty((0, 1)), 0)
 
     def live(seed: int) -> LiveModule:
-        return LiveModule(LiveNetwork(), mixture, held_out, calibration, seed, windows=4, learning_rate=1e-3)
+        return LiveModule(SETTINGS, LiveNetwork(), mixture, held_out, calibration, seed)
 
     first, again, other = (live(seed).draw(100)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)

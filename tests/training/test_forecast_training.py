@@ -10,6 +10,7 @@ from training.forecast_metrics import pinball
 from training.forecast_network import HORIZON, MAX_HISTORY, SEGMENT, ForecastNetwork
 from training.forecast_training import (
     ForecastModule,
+    WindowSettings,
     draw_anchors,
     future_loss,
     futures,
@@ -81,7 +82,9 @@ def test_offsets_bring_the_calibration_futures_to_their_levels():
     rng = np.random.default_rng(0)
     rows = [(series[:60], series[60:]) for series in rng.normal(size=(200, 60 + HORIZON)).cumsum(axis=1)]
     calibration = held_out_futures(rows)
-    module = ForecastModule(ForecastNetwork(16, 1, 24), Mixture([], [], 0, 0), calibration, calibration, 0, 1, 1e-3)
+    settings = WindowSettings(windows=1, weekly_share=0, hidden=16, layers=1, learning_rate=1e-3)
+    network = ForecastNetwork(settings.hidden, settings.layers, 24)
+    module = ForecastModule(settings, network, Mixture([], [], 0, 0), calibration, calibration, seed=0)
     offsets = torch.tensor(module.offsets())
     values, lengths, future, _ = calibration.tensors
     with torch.no_grad():

@@ -63,15 +63,6 @@ def test_unseen_words_are_unknown(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("zyzzyva").ids == [UNKNOWN_ID]
 
 
-def test_chunks_cut_at_white_space_have_the_ids_of_the_whole(tokenizer: Tokenizer) -> None:
-    """A text that is read on as it grows is the same text."""
-    words = SENTENCE.split()
-    whole = tokenizer.encode(SENTENCE).ids
-    for cut in range(len(words) + 1):
-        first, rest = " ".join(words[:cut]), " ".join(words[cut:])
-        assert tokenizer.encode(first).ids + tokenizer.encode(rest).ids == whole
-
-
 def test_vocabulary_keeps_the_frequent_words() -> None:
     """Beyond its size the vocabulary drops the rare words first, and the same texts make the same file."""
     texts = ["film film film", "bad bad", "rare"]
@@ -94,13 +85,15 @@ def test_a_rare_word_falls_into_pieces_of_itself(pieces: Tokenizer) -> None:
     assert UNKNOWN_ID in pieces.encode("\N{SNOWMAN}").ids
 
 
-def test_pieces_of_chunks_are_those_of_the_whole(pieces: Tokenizer) -> None:
-    """No piece spans white space."""
+@pytest.mark.parametrize("kind", ["tokenizer", "pieces"])
+def test_chunks_cut_at_white_space_have_the_ids_of_the_whole(kind: str, request: pytest.FixtureRequest) -> None:
+    """A text that is read on as it grows is the same text: no word and no piece spans white space."""
+    tokenizer = request.getfixturevalue(kind)
     words = SENTENCE.split()
-    whole = pieces.encode(SENTENCE).ids
+    whole = tokenizer.encode(SENTENCE).ids
     for cut in range(len(words) + 1):
         first, rest = " ".join(words[:cut]), " ".join(words[cut:])
-        assert pieces.encode(first).ids + pieces.encode(rest).ids == whole
+        assert tokenizer.encode(first).ids + tokenizer.encode(rest).ids == whole
 
 
 def test_messages_keep_the_length_of_numbers() -> None:
