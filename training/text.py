@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,8 @@ WORDS = r"\w+(?=n't\b)|n't\b|'(?:s|ve|re|ll|d|m)\b|\w+|\.\.\.|--|[^\w\s]"
 # since the few messages there are hold too little of each spelling (docs/training-log.md).
 DIGITS = (r"\d", "0")
 RUNS = r"\p{L}+|\d+|[^\p{L}\d\s]"
+
+GRAM_LENGTHS = (3, 4, 5)
 
 Parts = Mapping[int, tuple[int, int]]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -102,6 +104,27 @@ def parts_of(tokenizer: Tokenizer) -> Parts:
         ids[left + right]: (ids[left], ids[right])
         for left, right in reversed(model.get("merges", ()))  # a piece that two merges make comes of the first
     }
+
+
+def grams_of(tokenizer: Tokenizer, count: int) -> Tensor:
+    """Return the runs of three to five characters in each token, as ids: what is spelt alike has some in common.
+
+    The `count` runs that most tokens have are numbered from 1, in that order; 0 fills the rows, and a run that only one
+    token has is left out.
+
+    Shapes: returns [vocabulary, longest] int64. Source: Bojanowski et al., TACL 2017.
+    """
+    numbers = tokenizer.get_vocab()
+    runs = [[] if token in SPECIAL else _runs(token) for token in sorted(numbers, key=numbers.__getitem__)]
+    common = [run for run, having in Counter(run for own in runs for run in own).most_common(count) if having > 1]
+    ids = {run: index for index, run in enumerate(common, start=1)}
+    rows = [torch.tensor([ids[run] for run in own if run in ids], dtype=torch.int64) for own in runs]
+    return pad_sequence(rows, batch_first=True)
+
+
+def _runs(token: str) -> list[str]:
+    places = ((start, start + length) for length in GRAM_LENGTHS for start in range(len(token) - length + 1))
+    return list(dict.fromkeys(token[start:end] for start, end in places))
 
 
 def opened(ids: Sequence[int], parts: Parts, share: float, rng: random.Random) -> Iterator[int]:

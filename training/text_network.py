@@ -18,14 +18,24 @@ from training.text import UNKNOWN_ID
 class Tokens(nn.Module):
     """Embed tokens; in training some, at random, are read as unknown, so that unknown tokens are understood."""
 
-    def __init__(self, vocabulary: int, width: int, dropout: float, unknown: float) -> None:
-        """Build the table. In training the share `unknown` of tokens is hidden, and `dropout` of a row's features.
+    grams: Tensor
 
+    def __init__(self, grams: Tensor, width: int, dropout: float, unknown: float) -> None:
+        """Build the table: a vector of each token's own, and one of each run of characters that it shares with others.
+
+        In training the share `unknown` of tokens is hidden, and `dropout` of a row's features.
+
+        Shapes: grams [vocabulary, longest] int64, as `training.text.grams_of` makes them.
         Source: a feature is left out for all of a row's steps, as Gal and Ghahramani, NeurIPS 2016, do.
         """
         super().__init__()
-        self.table = nn.Embedding(vocabulary, width)
+        self.table = nn.Embedding(len(grams), width)
         nn.init.normal_(self.table.weight, std=0.1)
+        self.register_buffer("grams", grams, persistent=False)
+        self.runs: nn.EmbeddingBag | None = None
+        if grams.any():
+            self.runs = nn.EmbeddingBag(int(grams.max()) + 1, width, mode="sum", padding_idx=0)
+            nn.init.normal_(self.runs.weight, std=0.1)
         self.dropout, self.unknown = nn.Dropout1d(dropout), unknown
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -33,10 +43,23 @@ class Tokens(nn.Module):
         if self.training:
             ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.unknown, UNKNOWN_ID)
         embedded: Tensor = self.table(ids).float()
+        if self.runs is not None:
+            own, place = torch.unique(ids, return_inverse=True)
+            embedded = embedded + self._spelt(self.runs, own)[place]
         return self.dropout(embedded.transpose(1, 2)).transpose(1, 2) if self.training else embedded
 
-    def round(self) -> None:
-        """Hold the table as float16, half as large; what follows computes in float32."""
+    def _spelt(self, runs: nn.EmbeddingBag, ids: Tensor) -> Tensor:
+        """Sum the vectors of each token's runs, over the root of their number. Shapes: ids [n]; returns [n, width]."""
+        grams = self.grams[ids]
+        read: Tensor = runs(grams)
+        return read / (grams > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make one vector of each token's, held as float16, half as large; what follows computes in float32."""
+        if self.runs is not None:
+            self.table.weight += self._spelt(self.runs, torch.arange(len(self.grams), device=self.grams.device))
+            self.runs = None
         self.table.half()
 
 

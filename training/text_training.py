@@ -23,7 +23,7 @@ from training.export import Array, Servable
 from training.recipe import Table
 from training.recurrent import Cell, Recurrent
 from training.seeded import SeededModule
-from training.text import Batch, Texts, parts_of
+from training.text import Batch, Texts, grams_of, parts_of
 from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens
 
 WARM_UP = 0.3  # of the run, to the highest learning rate
@@ -44,7 +44,10 @@ class ReaderSettings(Table):
 
 
 class Settings(Table):
-    """How a text classifier reads, learns and is served. Units: `vocabulary` and `max_length` tokens."""
+    """How a text classifier reads, learns and is served.
+
+    Units: `vocabulary` and `max_length` tokens; `grams` runs of characters that tokens share.
+    """
 
     network: Literal["whole", "live"]
     vocabulary: int = Field(gt=2)
@@ -52,6 +55,7 @@ class Settings(Table):
     dropout: float = Field(ge=0, lt=1)
     token_dropout: float = Field(ge=0, lt=1)
     unknown: float = Field(ge=0, lt=1)
+    grams: int = Field(ge=0)
     opened: float = Field(ge=0, lt=1)
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -65,11 +69,11 @@ class Settings(Table):
             raise ValueError("a live network has one reader, in one direction")
         return self
 
-    def make(self, vocabulary: int, labels: int) -> TextNetwork:
-        """Return an untrained network."""
+    def make(self, grams: Tensor, labels: int) -> TextNetwork:
+        """Return an untrained network. Shapes: grams [vocabulary, longest], as `grams_of` makes them."""
         readers = [
             Reader(
-                Tokens(vocabulary, each.width, self.token_dropout, self.unknown),
+                Tokens(grams, each.width, self.token_dropout, self.unknown),
                 Recurrent(
                     each.cell,
                     each.width,
@@ -100,11 +104,12 @@ class TextModule(SeededModule):
         self.settings, self.tokenizer, self.labels = settings, tokenizer, labels
         self.train_texts, self.dev_texts = train, dev
         self.parts = parts_of(tokenizer)
-        self.network = settings.make(tokenizer.get_vocab_size(), len(labels))
+        self.network = settings.make(grams_of(tokenizer, settings.grams), len(labels))
         self._read: list[tuple[Tensor, Tensor]] = []
 
     def configure_callbacks(self) -> list[Callback]:
-        return [EMAWeightAveraging(decay=self.settings.averaging**AVERAGE_EVERY, update_every_n_steps=AVERAGE_EVERY)]
+        decay = self.settings.averaging**AVERAGE_EVERY
+        return [EMAWeightAveraging(decay=decay, update_every_n_steps=AVERAGE_EVERY, use_buffers=False)]
 
     def train_dataloader(self) -> DataLoader[Any]:
         texts = self.train_texts.opened(self.parts, self.settings.opened, self.epoch_seed)
@@ -156,7 +161,7 @@ def finish(module: TextModule) -> None:
     network = module.network.cpu().eval()
     readers = _readers(network)
     for reader in readers:
-        reader.tokens.round()
+        reader.tokens.settle()
     read = [(network.votes(ids, lengths).mean(0), targets) for ids, lengths, targets, _ in module.val_dataloader()]
     votes, targets = (torch.cat(column) for column in zip(*read, strict=True))
     temperature = best_temperature(votes, targets)

@@ -14,6 +14,7 @@ from training.text import (
     PAD_ID,
     UNKNOWN_ID,
     Texts,
+    grams_of,
     parts_of,
     train_message_pieces,
     train_review_pieces,
@@ -94,6 +95,31 @@ def test_chunks_cut_at_white_space_have_the_ids_of_the_whole(kind: str, request:
     for cut in range(len(words) + 1):
         first, rest = " ".join(words[:cut]), " ".join(words[cut:])
         assert tokenizer.encode(first).ids + tokenizer.encode(rest).ids == whole
+
+
+def test_tokens_that_are_spelt_alike_share_runs() -> None:
+    """Runs of three to five characters are numbered by how many tokens have them; what one token alone has is none."""
+    tokenizer = train_review_words(["wretched witness kindness finesse"], 10)
+    grams = grams_of(tokenizer, 1000)
+    wretched, witness, kindness, finesse = (
+        {*grams[tokenizer.token_to_id(word)].tolist()} - {0} for word in ("wretched", "witness", "kindness", "finesse")
+    )
+    assert witness == kindness == {1, 2, 3}  # nes, ess, ness
+    assert finesse == {1, 2, 3}
+    assert wretched == set()
+    assert not grams[:2].any()  # padding and the unknown token are not spelt
+
+
+def test_the_most_common_runs_are_kept(pieces: Tokenizer) -> None:
+    """A smaller number keeps the first of the same runs; none makes empty rows."""
+    grams, fewer = grams_of(pieces, 1000), grams_of(pieces, 5)
+    having = torch.stack([(grams == run).any(1).sum() for run in range(1, int(grams.max()) + 1)])
+    assert having.min() >= 2
+    assert (having.diff() <= 0).all()
+    assert fewer.max() == 5
+    kept = [[run for run in row if 0 < run <= 5] for row in grams.tolist()]
+    assert [[run for run in row if run] for row in fewer.tolist()] == kept
+    assert not grams_of(pieces, 0).any()
 
 
 def test_messages_keep_the_length_of_numbers() -> None:

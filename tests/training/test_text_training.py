@@ -13,7 +13,7 @@ from torch.nn import functional
 from training import parity
 from training.export import export
 from training.text import Texts, train_review_pieces
-from training.text_network import LiveTextNetwork, TextNetwork
+from training.text_network import LiveTextNetwork, TextNetwork, Tokens
 from training.text_training import Settings, TextModule, best_temperature, finish, servable
 
 LABELS = ("no", "maybe", "yes")
@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.4,
     "token_dropout": 0.3,
     "unknown": 0.1,
+    "grams": 20,
     "opened": 0.1,
     "rows": 4,
     "learning_rate": 1e-3,
@@ -35,6 +36,8 @@ SETTINGS: dict[str, Any] = {
         {"cell": "gru", "bidirectional": False, "width": 3, "hidden": 4, "layers": 1},
     ],
 }
+# Runs of characters that tokens share, by id: two for every second token.
+GRAMS = torch.tensor([[0, 0], [1, 2]]).repeat(VOCABULARY // 2, 1)
 LIVE = {**SETTINGS, "network": "live", "readers": SETTINGS["readers"][1:]}
 
 
@@ -49,13 +52,12 @@ def module() -> TextModule:
 
 
 @pytest.mark.parametrize("network", ["whole", "live"])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_text_networks_export_within_parity(network: str, rounded: bool) -> None:
-    """Both networks give the same scores under ONNX, in any batch, any padding and chunks, tables rounded or not."""
-    made = Settings(**(LIVE if network == "live" else SETTINGS)).make(VOCABULARY, len(LABELS))
-    if rounded:
-        for reader in made.readers:
-            reader.tokens.round()
+@pytest.mark.parametrize("grams", [GRAMS, torch.zeros_like(GRAMS)], ids=["spelt", "plain"])
+def test_text_networks_export_within_parity(network: str, grams: torch.Tensor) -> None:
+    """Both networks give the same scores under ONNX, in any batch, any padding and chunks, with shared runs or not."""
+    made = Settings(**(LIVE if network == "live" else SETTINGS)).make(grams, len(LABELS))
+    for reader in made.readers:
+        reader.tokens.settle()
     graph = servable(made, VOCABULARY, LABELS)
     measured = parity.measure(graph, export(graph))
     measured.require()
@@ -63,13 +65,39 @@ def test_text_networks_export_within_parity(network: str, rounded: bool) -> None
     assert isinstance(made, LiveTextNetwork if network == "live" else TextNetwork)
 
 
-def test_rounded_tables_halve_the_file() -> None:
-    """A table of 16 bits is what the graph holds, not one that was widened on the way."""
-    made = Settings(**SETTINGS).make(10_000, len(LABELS))
-    before = len(export(servable(made, 10_000, LABELS)))
-    for reader in made.readers:
-        reader.tokens.round()
-    assert before - len(export(servable(made, 10_000, LABELS))) == pytest.approx(2 * 10_000 * (4 + 3), rel=0.03)
+def test_settled_tables_hold_two_bytes_a_number() -> None:
+    """A table of 16 bits is what the graph holds, not one that was widened, nor one of shared runs beside it."""
+    sizes = []
+    for vocabulary in (VOCABULARY, 10_000):
+        made = Settings(**SETTINGS).make(GRAMS.repeat(vocabulary // VOCABULARY, 1), len(LABELS))
+        for reader in made.readers:
+            reader.tokens.settle()
+        sizes.append(len(export(servable(made, vocabulary, LABELS))))
+    assert sizes[1] - sizes[0] == pytest.approx(2 * (10_000 - VOCABULARY) * (4 + 3), rel=0.03)
+
+
+def test_settling_changes_no_vector() -> None:
+    """What a token's own vector and its shared runs add up to is what the settled table holds."""
+    torch.manual_seed(0)
+    tokens = Tokens(GRAMS, 4, dropout=0.3, unknown=0.1).eval()
+    ids = torch.arange(VOCABULARY)[None]
+    with torch.no_grad():
+        before = tokens(ids)
+        assert not torch.allclose(before, tokens.table(ids), atol=1e-2)
+        tokens.settle()
+        torch.testing.assert_close(tokens(ids), before, atol=1e-3, rtol=1e-3)
+
+
+def test_spelling_is_learned_by_all_that_share_it() -> None:
+    """The gradient of one token reaches the others with the same runs, and no token without them."""
+    tokens = Tokens(GRAMS, 4, dropout=0.0, unknown=0.0)
+    tokens(torch.tensor([[3]])).sum().backward()
+    assert tokens.runs is not None
+    assert tokens.runs.weight.grad is not None
+    assert tokens.runs.weight.grad[1:].abs().min() > 0
+    tokens.runs.weight.grad = None
+    tokens(torch.tensor([[2]])).sum().backward()
+    assert not tokens.runs.weight.grad.any()
 
 
 def test_best_temperature_is_that_worked_by_hand() -> None:
