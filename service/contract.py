@@ -146,7 +146,7 @@ class Manifest(Part):
     arithmetic: Arithmetic = "float32"
     text: Text | None = None
     forecast: Forecast | None = None
-    network: Network | None = None
+    networks: tuple[Network, ...] = ()
     provenance: Provenance | None = None
 
     @cached_property
@@ -199,7 +199,7 @@ class Manifest(Part):
     def _check_streamable(self) -> None:
         if not self.states:
             raise FieldError("states", "a streamable model must name the states that a client carries")
-        if self.network is not None and self.network.bidirectional:
+        if any(network.bidirectional for network in self.networks):
             raise FieldError(
                 "streamable",
                 "must be false for a bidirectional network: its reverse direction starts at the end of the "

@@ -5,6 +5,8 @@ It knows no task. Invariant: every figure on the card is one of the manifest's, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from service.contract import Manifest, Metric, Network, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
@@ -24,7 +26,7 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     sections = [
         f"# {manifest.name} {manifest.version}",
         release.description,
-        f"Network: {network_sentence(release.network)}; ONNX opset "
+        f"Network: {networks_sentence(release.networks)}; ONNX opset "
         f"{manifest.provenance.opset}, each layer one node. {_streaming(manifest)}",
         "## Figures\n\nMeasured through the service, over HTTP, on the published files.\n\n" + figures_table(manifest),
         "## Data\n\n" + _data(manifest),
@@ -36,8 +38,12 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def network_sentence(network: Network) -> str:
-    """Return the recurrent stack in words."""
+def networks_sentence(networks: Sequence[Network]) -> str:
+    """Return the recurrent stacks in words."""
+    return " beside ".join(map(_network_words, networks))
+
+
+def _network_words(network: Network) -> str:
     directions = "both directions" if network.bidirectional else "one direction"
     layers = f"{network.layers} {network.cell.upper()} layer" + ("s" if network.layers > 1 else "")
     variants = " and ".join(", ".join(VARIANTS[name] for name in network.variants).rsplit(", ", 1))

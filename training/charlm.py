@@ -133,6 +133,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(figures, corpus, name),
-        network=module.network.recurrent.network,
+        networks=(module.network.recurrent.network,),
         text=TextReader(make_tokenizer(characters).to_str(), MAX_LENGTH, UNKNOWN),
     )

@@ -160,6 +160,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure_forecast, name),
-        network=module.network.recurrent.network,
+        networks=(module.network.recurrent.network,),
         forecast=contract.Forecast(min_history=MIN_HISTORY, max_history=MAX_HISTORY, horizon=HORIZON, quantiles=LEVELS),
     )

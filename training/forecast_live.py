@@ -141,5 +141,5 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure, name),
-        network=module.network.recurrent.network,
+        networks=(module.network.recurrent.network,),
     )

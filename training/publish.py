@@ -162,7 +162,7 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
             streamable=servable.streamable,
             text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
             forecast=release.forecast,
-            network=release.network,
+            networks=release.networks,
             provenance=provenance,
         )
     except ValidationError as failure:

@@ -43,7 +43,7 @@ class Release:
     licence: str
     limits: tuple[str, ...]
     measure: Callable[[str], tuple[Metric, ...]]
-    network: Network
+    networks: tuple[Network, ...]
     text: TextReader | None = None
     forecast: Forecast | None = None
 

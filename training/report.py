@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import MANIFEST_FILE, Manifest, read_manifest
-from training.card import figures_table, network_sentence
+from training.card import figures_table, networks_sentence
 from training.evaluate import serving
 from training.plots import draw_learning_curves, save
 from training.speed import rows_per_second
@@ -140,7 +140,7 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
         (
             f"[{m.name}](#{m.name})",
             m.task,
-            _network(m),
+            networks_sentence(m.networks),
             f"{(directory / m.file).stat().st_size / 1e6:.1f} MB",
             _headline(m),
         )
@@ -162,10 +162,6 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
             show_facts(read_facts(directory), f"{place}/{FOLDER}").rstrip(),
         ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _network(manifest: Manifest) -> str:
-    return "" if manifest.network is None else network_sentence(manifest.network)
 
 
 def _headline(manifest: Manifest) -> str:

@@ -88,6 +88,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure, name),
-        network=module.averaged.recurrent.network,
+        networks=(module.averaged.recurrent.network,),
         forecast=contract.Forecast(min_history=LOOKBACK, max_history=LOOKBACK, horizon=HORIZON, quantiles=LEVELS),
     )

@@ -23,7 +23,7 @@ from training.data import Found, find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
 from training.text import UNKNOWN, Texts, train_review_pieces, train_review_words, words_of
-from training.text_training import Settings, TextModule, finish, first_stack, servable
+from training.text_training import Settings, TextModule, finish, servable, stacks
 
 __all__ = ["Settings", "prepare", "release"]
 
@@ -139,6 +139,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=(*LIMITS, WORDS_LIMIT if live else PIECES_LIMIT),
         measure=partial(measure, partial(ask_sentiment_live if live else ask_sentiment, name), parts),
-        network=first_stack(module.network).network,
+        networks=tuple(stack.network for stack in stacks(module.network)),
         text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, POLARITY),
     )

@@ -36,7 +36,7 @@ from training.evaluate import ask
 from training.recipe import Release, TextReader
 from training.text import UNKNOWN, Texts, train_message_pieces
 from training.text_training import Settings as TextSettings
-from training.text_training import TextModule, finish, first_stack, servable
+from training.text_training import TextModule, finish, servable, stacks
 
 LABELS = ("ham", "spam")
 MESSAGES = "sms_spam/sms.tsv"
@@ -224,6 +224,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         licence=LICENCE,
         limits=LIMITS,
         measure=partial(measure, name, parts),
-        network=first_stack(module.network).network,
+        networks=tuple(stack.network for stack in stacks(module.network)),
         text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, None),
     )

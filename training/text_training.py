@@ -174,9 +174,9 @@ def _readers(network: TextNetwork) -> list[Reader]:
     return [reader for reader in network.readers if isinstance(reader, Reader)]
 
 
-def first_stack(network: TextNetwork) -> Recurrent:
-    """Return the stack of the first reader: the one whose states a live network carries."""
-    return _readers(network)[0].recurrent
+def stacks(network: TextNetwork) -> list[Recurrent]:
+    """Return the stack of each reader."""
+    return [reader.recurrent for reader in _readers(network)]
 
 
 def servable(network: TextNetwork, vocabulary: int, labels: tuple[str, ...]) -> Servable:
@@ -192,6 +192,6 @@ def servable(network: TextNetwork, vocabulary: int, labels: tuple[str, ...]) -> 
         tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
         (tensors.Tensor(name="scores", dtype="float32", shape=axes, labels=labels),),
         draw,
-        states=first_stack(network).states if live else (),
+        states=stacks(network)[0].states if live else (),
         streamable=live,
     )

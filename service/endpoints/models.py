@@ -45,7 +45,7 @@ class ModelFacts(ModelLine):
     arithmetic: Arithmetic
     text: Text | None
     forecast: Forecast | None
-    network: Network | None
+    networks: tuple[Network, ...]
     metrics: tuple[Metric, ...]
     provenance: Provenance | None
 

@@ -72,7 +72,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m.update(constants={"rate": True}), "constants.rate", "one finite number"),
     (lambda m: m.update(provenance=PROVENANCE), "provenance.metrics[0].seeds", "has 3 figures for 2 seeds"),
     (
-        lambda m: m.update(network={"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}),
+        lambda m: m.update(networks=[{"cell": "lstm", "layers": 1, "hidden": 4, "bidirectional": True}]),
         "streamable",
         "must be false for a bidirectional network",
     ),

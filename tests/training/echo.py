@@ -119,7 +119,7 @@ def release(module: lightning.LightningModule, name: str = MODEL, **changes: Any
         "licence": "Apache-2.0",
         "limits": ("It is a test.",),
         "measure": partial(measure, name),
-        "network": network.recurrent.network,
+        "networks": (network.recurrent.network,),
     }
     return Release(**parts | changes)
 

@@ -141,7 +141,7 @@ def release(name: str, network: Averager | Judge, tokenizer: Tokenizer) -> Relea
         licence="Apache-2.0",
         limits=("It is a test.",),
         measure=lambda url: (),
-        network=network.recurrent.network,
+        networks=(network.recurrent.network,),
         text=TextReader(tokenizer.to_str(), 20, UNKNOWN, POLARITY) if name in WHOLE else None,
     )
 
@@ -183,8 +183,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
 def test_member_is_published_within_parity_as_one_node_a_layer(family: Family, name: str) -> None:
     """Graph, facts and card agree on what the member is; one direction streams, and was compared in chunks."""
     manifest = contract.read_manifest(family.models / name / "1")
-    network, provenance = manifest.network, manifest.provenance
-    assert network is not None
+    (network,), provenance = manifest.networks, manifest.provenance
     assert provenance is not None
     assert 0 < provenance.parity_max_abs <= BOUND
     deep = {"residual", "learned_start"} if network.layers > 1 else set()

@@ -49,7 +49,7 @@ def release_of(cell: Any = "lstm", measure: Any = first_output) -> Release:
     torch.manual_seed(0)
     stack = Recurrent(cell, FEATURES, 24, layers=2)
     servable = echo.servable_stack(stack, FEATURES)
-    return echo.release(echo.Echo(seed=0), servable=servable, network=stack.network, measure=measure)
+    return echo.release(echo.Echo(seed=0), servable=servable, networks=(stack.network,), measure=measure)
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def test_streamable_bidirectional_release_is_not_published(tmp_path: Path, modul
     """Chunks cannot equal the whole where a direction begins at the end."""
     stack = Recurrent("gru", 1, 2, bidirectional=True)
     servable = dataclasses.replace(echo.servable_stack(stack, 1), streamable=True)
-    release = echo.release(module, servable=servable, network=stack.network, measure=refuse_to_measure)
+    release = echo.release(module, servable=servable, networks=(stack.network,), measure=refuse_to_measure)
     with pytest.raises(ParityError, match="chunks_vs_whole"):
         publish(release, tmp_path, command="test", seed=0)
 
