@@ -30,7 +30,9 @@ from training.recipe import Release
 
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
-GENERATED_FUTURES = 48  # of one kind, that choose or calibrate: as many steps as half of M4 weekly gives
+CHOOSING_FUTURES = 48  # generated ones, of each kind: as many steps as half of M4 weekly gives
+# Generated ones as well, with as many steps in all: those of one future err alike, so that few of many tell more.
+CALIBRATING_FUTURES, CALIBRATING_EVERY = 480, 10
 GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
     "as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
@@ -69,10 +71,12 @@ def prepare(settings: Settings, seed: int) -> ForecastModule:
     weekly = read_weekly(find(WEEKLY_TRAIN).path)
     mixture = training_mixture(weekly, settings)
     ends = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
-    choosing = held_out_futures(ends[::2] + generated_futures(GENERATED_SEED, generate_series, generate_patterns))
+    drawn = generated_futures(GENERATED_SEED, CHOOSING_FUTURES, generate_series, generate_patterns)
+    choosing = held_out_futures(ends[::2] + drawn)
     # Patterns do not calibrate: those without noise are missed by little, but by many times their narrow intervals, and
     # one offset a level would widen all others for them.
-    calibrating = held_out_futures(ends[1::2] + generated_futures(GENERATED_SEED + 1, generate_series))
+    drawn = generated_futures(GENERATED_SEED + 1, CALIBRATING_FUTURES, generate_series)
+    calibrating = held_out_futures(ends[1::2] + thinned(drawn, CALIBRATING_EVERY))
     network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
     return ForecastModule(settings, network, mixture, choosing, calibrating, seed)
 
@@ -86,16 +90,25 @@ def training_mixture(weekly: list[Values], settings: Settings) -> Mixture:
     return Mixture(cut, [], settings.weekly_share, 0.0, settings.patterns_share)
 
 
-def generated_futures(seed: int, *kinds: Callable[[int, int, int], Values]) -> list[tuple[Values, Values]]:
-    """Generate series of each kind, and cut each into a history of any length and what follows it.
+def generated_futures(seed: int, count: int, *kinds: Callable[[int, int, int], Values]) -> list[tuple[Values, Values]]:
+    """Generate `count` series of each kind, and cut each into a history of any length and what follows it.
 
     Shapes: returns a list of a history [time] and its future [48].
     """
     rng = np.random.default_rng(seed)
     length = MAX_HISTORY + HORIZON
-    series = np.concatenate([generate(seed, GENERATED_FUTURES, length) for generate in kinds])
+    series = np.concatenate([generate(seed, count, length) for generate in kinds])
     ends = MIN_HISTORY + ((MAX_HISTORY - MIN_HISTORY) * rng.random(len(series)) ** 0.5).astype(int)
     return [(row[:end], row[end : end + HORIZON]) for row, end in zip(series, ends, strict=True)]
+
+
+def thinned(futures: list[tuple[Values, Values]], every: int) -> list[tuple[Values, Values]]:
+    """Keep one of `every` steps of each future, and make the others NaN; which one goes round.
+
+    Shapes: futures a list of a history [time] and its future [steps]; returns the same.
+    """
+    steps = [np.arange(len(future)) % every == place % every for place, (_, future) in enumerate(futures)]
+    return [(history, np.where(kept, future, np.nan)) for (history, future), kept in zip(futures, steps, strict=True)]
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -168,11 +169,11 @@ class ForecastModule(ForecasterModule):
 def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:
     """Stack histories and the futures that training does not see.
 
-    Shapes: rows a list of a history [time] and its future [up to 48].
+    Shapes: rows a list of a history [time] and its future [up to 48], NaN where it is not to be known.
     """
     values, lengths = pad([history[-MAX_HISTORY:] for history, _ in rows])
     future, known = torch.zeros(len(rows), HORIZON), torch.zeros(len(rows), HORIZON)
     for place, (_, after) in enumerate(rows):
-        future[place, : len(after)] = torch.from_numpy(after)
-        known[place, : len(after)] = 1
+        future[place, : len(after)] = torch.from_numpy(np.nan_to_num(after))
+        known[place, : len(after)] = torch.from_numpy(np.isfinite(after))
     return TensorDataset(values, lengths, future, known)

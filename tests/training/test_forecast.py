@@ -82,7 +82,9 @@ def test_series_that_choose_do_not_calibrate(tmp_path: Path, weekly, monkeypatch
     choosing, calibrating = (part.tensors[2] for part in (module.held_out, module.calibration))
     np.testing.assert_allclose(choosing[0, :13], weekly[0][-13:], rtol=1e-6)
     np.testing.assert_allclose(calibrating[0, :13], weekly[1][-13:], rtol=1e-6)
-    assert (len(choosing), len(calibrating)) == (1 + 2 * forecast.GENERATED_FUTURES, 1 + forecast.GENERATED_FUTURES)
+    assert len(choosing) == 1 + 2 * forecast.CHOOSING_FUTURES
+    assert len(calibrating) == 1 + forecast.CALIBRATING_FUTURES
+    assert module.calibration.tensors[3][1:].sum() == forecast.CALIBRATING_FUTURES * 48 / forecast.CALIBRATING_EVERY
     varied = [{tuple(row.tolist()) for row in part[1:] if row.std() > 0} for part in (choosing, calibrating)]
     assert min(map(len, varied)) > 40
     assert varied[0].isdisjoint(varied[1])
