@@ -9,6 +9,8 @@ from typing import Any
 import echo
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -37,9 +39,9 @@ class Fragile(echo.Echo):
         return super().training_step(batch, index)
 
 
-def ending_at(step: int, recipe: Recipe = THREE) -> Recipe:
+def ending_at(step: int, recipe: Recipe = THREE, kind: type[Fragile] = Fragile) -> Recipe:
     def prepare(settings: Any, seed: int) -> Fragile:
-        module = Fragile(seed)
+        module = kind(seed)
         module.last_step = step
         return module
 
@@ -67,10 +69,31 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, whole:
     assert learning_curve(resumed.folder / runs.LOG) == learning_curve(whole.folder / runs.LOG)
 
 
+class Averaged(Fragile):
+    """A fragile echo of which the running mean of the weights is kept."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [EMAWeightAveraging(decay=0.9, update_every_n_steps=2)]
+
+
+def test_resumed_run_goes_on_averaging(tmp_path: Path) -> None:
+    """The mean of the weights and the weights themselves both go on where they were."""
+    whole = fit(ending_at(-1, THREE, Averaged), seed=3, resume=False, runs_dir=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(ending_at(STEPS_AN_EPOCH + 2, THREE, Averaged), seed=3, resume=False, runs_dir=tmp_path / "parts")
+    resumed = fit(ending_at(-1, THREE, Averaged), seed=3, resume=True, runs_dir=tmp_path / "parts")
+    assert equal(resumed, whole)
+    assert resumed.figure == whole.figure
+    plain = fit(THREE, seed=3, resume=False, runs_dir=tmp_path / "plain")
+    assert not equal(plain, whole)
+
+
 def test_finished_run_is_not_trained_again(tmp_path: Path, whole: runs.Trained) -> None:
-    """Resuming it gives the same model without a step."""
-    again = fit(ending_at(0), seed=3, resume=True, runs_dir=tmp_path / "whole")
+    """Resuming it gives the same model without a step, so that nothing is logged or kept anew."""
+    before = {path: path.stat().st_mtime_ns for path in whole.folder.rglob("*")}
+    again = fit(THREE, seed=3, resume=True, runs_dir=tmp_path / "whole")
     assert equal(again, whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.folder.rglob("*")} == before
 
 
 def test_epochs_without_a_better_figure_are_not_trained_again(tmp_path: Path) -> None:
