@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
@@ -46,6 +47,10 @@ DIGITS = (r"\d", "0")
 RUNS = r"\p{L}+|\d+|[^\p{L}\d\s]"
 
 GRAM_LENGTHS = (3, 4, 5)
+
+# A word of up to four pieces has a key, by which its number is looked up: a sum of the pieces' ids, each times a prime
+# by its place from the word's end.
+KEY_PRIMES, KEYS = (1, 7919, 104_729, 1_299_709), 1 << 17
 
 Parts = Mapping[int, tuple[int, int]]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -125,6 +130,37 @@ def grams_of(tokenizer: Tokenizer, count: int) -> Tensor:
 def _runs(token: str) -> list[str]:
     places = ((start, start + length) for length in GRAM_LENGTHS for start in range(len(token) - length + 1))
     return list(dict.fromkeys(token[start:end] for start, end in places))
+
+
+@dataclass(frozen=True)
+class WordIndex:
+    """How words are found again in pieces: which pieces begin one, and each known word's number, by its key.
+
+    Shapes: begins [vocabulary] bool; numbers [KEYS] int32, from 2 for the most frequent word, 1 where there is none.
+    """
+
+    begins: Tensor
+    numbers: Tensor
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, texts: Iterable[Sequence[int]], count: int) -> WordIndex:
+        """Number the `count` most frequent words of texts in pieces; of two with one key the rarer stays unknown."""
+        pieces = tokenizer.get_vocab()
+        beginning = {number for piece, number in pieces.items() if piece.startswith(BEGIN)}
+        begins = torch.zeros(len(pieces), dtype=torch.bool)
+        begins[sorted(beginning)] = True
+        words = Counter(word for ids in texts for word in _words_in(ids, beginning))
+        numbers = torch.full((KEYS,), UNKNOWN_ID, dtype=torch.int32)
+        for number, (word, _) in enumerate(words.most_common(count), start=len(SPECIAL)):
+            key = sum(prime * piece for prime, piece in zip(KEY_PRIMES, reversed(word), strict=False)) % KEYS
+            if len(word) <= len(KEY_PRIMES) and numbers[key] == UNKNOWN_ID:
+                numbers[key] = number
+        return cls(begins, numbers)
+
+
+def _words_in(ids: Sequence[int], beginning: set[int]) -> Iterator[tuple[int, ...]]:
+    places = [0, *(place for place, piece in enumerate(ids) if place and piece in beginning), len(ids)]
+    return (tuple(ids[start:end]) for start, end in pairwise(places))
 
 
 def opened(ids: Sequence[int], parts: Parts, share: float, rng: random.Random) -> Iterator[int]:

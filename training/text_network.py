@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.recurrent import Recurrent
-from training.text import UNKNOWN_ID
+from training.text import KEY_PRIMES, KEYS, UNKNOWN_ID, WordIndex
 
 
 class Tokens(nn.Module):
@@ -38,8 +39,8 @@ class Tokens(nn.Module):
             nn.init.normal_(self.runs.weight, std=0.1)
         self.dropout, self.unknown = nn.Dropout1d(dropout), unknown
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Shapes: ids [batch, time] of any integer type; returns [batch, time, width] float32."""
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Shapes: ids [batch, time] of any integer type; lengths [batch]; returns [batch, time, width] float32."""
         if self.training:
             ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.unknown, UNKNOWN_ID)
         embedded: Tensor = self.table(ids).float()
@@ -63,6 +64,40 @@ class Tokens(nn.Module):
         self.table.half()
 
 
+class Words(Tokens):
+    """Embed whole words where their last pieces stand, found by their pieces; before that a word is a blank."""
+
+    begins: Tensor
+    numbers: Tensor
+
+    def __init__(self, index: WordIndex, width: int, dropout: float, unknown: float) -> None:
+        """Build the table, one vector a known word. `dropout` and `unknown` are as of `Tokens`."""
+        super().__init__(torch.zeros(int(index.numbers.max()) + 1, 1, dtype=torch.int64), width, dropout, unknown)
+        self.register_buffer("begins", index.begins, persistent=False)
+        self.register_buffer("numbers", index.numbers, persistent=False)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Shapes: as of `Tokens`."""
+        return super().forward(self.words(ids.long(), lengths), lengths)
+
+    def words(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return each word's number where it ends, and 0 before. Shapes: ids [batch, time] int64; returns the same."""
+        begins = self.begins[ids]
+        key, inside = ids * KEY_PRIMES[0], ~begins
+        for back, prime in enumerate(KEY_PRIMES[1:], start=1):
+            key = key + prime * _earlier(ids, back) * inside
+            inside = inside & (_earlier(begins.long(), back) == 0)
+        numbers = self.numbers[key % KEYS].long().masked_fill(inside, UNKNOWN_ID)  # longer than any that is known
+        place = torch.arange(ids.shape[1], device=ids.device)
+        ends = functional.pad(begins.long(), (0, 1))[:, 1:] + (place == lengths[:, None] - 1)
+        return numbers * (ends > 0)
+
+
+def _earlier(values: Tensor, back: int) -> Tensor:
+    """Return what stood `back` places before, 0 before the first. Shapes: values [batch, time]; returns the same."""
+    return functional.pad(values, (back, 0))[:, : values.shape[1]]
+
+
 class Reader(nn.Module):
     """Read a text and give one vote a label: of all of it where it reads both ways, else of where it ends."""
 
@@ -75,7 +110,7 @@ class Reader(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Shapes: ids [batch, time]; lengths [batch] int32; returns [batch, labels]."""
-        read, _ = self.recurrent(self.tokens(ids), lengths)
+        read, _ = self.recurrent(self.tokens(ids, lengths), lengths)
         voted: Tensor = self.head(self.dropout((_pool if self.recurrent.bidirectional else _last)(read, lengths)))
         return voted
 
@@ -118,5 +153,5 @@ class LiveTextNetwork(TextNetwork):
         """
         (reader,) = self.readers
         assert isinstance(reader, Reader)
-        read, carried = reader.recurrent(reader.tokens(ids), lengths, states)
+        read, carried = reader.recurrent(reader.tokens(ids, lengths), lengths, states)
         return reader.head(read).softmax(-1), *carried

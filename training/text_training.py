@@ -23,8 +23,8 @@ from training.export import Array, Servable
 from training.recipe import Table
 from training.recurrent import Cell, Recurrent
 from training.seeded import SeededModule
-from training.text import Batch, Texts, grams_of, parts_of
-from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens
+from training.text import Batch, Texts, WordIndex, grams_of, parts_of
+from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens, Words
 
 WARM_UP = 0.3  # of the run, to the highest learning rate
 AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
@@ -34,8 +34,11 @@ FIGURES = ("dev_loss", "dev_accuracy")
 
 
 class ReaderSettings(Table):
-    """One reader: it pools what it reads both ways, or votes by the end. `width` is of a token's vector."""
+    """One reader, of the tokens or of the words whose pieces they are: it pools what it reads both ways, or votes by
+    the end. `width` is of a token's or word's vector.
+    """
 
+    reads: Literal["tokens", "words"]
     cell: Cell
     bidirectional: bool
     width: int = Field(ge=1)
@@ -46,7 +49,8 @@ class ReaderSettings(Table):
 class Settings(Table):
     """How a text classifier reads, learns and is served.
 
-    Units: `vocabulary` and `max_length` tokens; `grams` runs of characters that tokens share.
+    Units: `vocabulary` and `max_length` tokens; `grams` runs of characters that tokens share; `words` that are known
+    whole.
     """
 
     network: Literal["whole", "live"]
@@ -56,6 +60,7 @@ class Settings(Table):
     token_dropout: float = Field(ge=0, lt=1)
     unknown: float = Field(ge=0, lt=1)
     grams: int = Field(ge=0)
+    words: int = Field(ge=0)
     opened: float = Field(ge=0, lt=1)
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -65,15 +70,18 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _live_reads_forward(self) -> Settings:
-        if self.network == "live" and (len(self.readers) > 1 or self.readers[0].bidirectional):
-            raise ValueError("a live network has one reader, in one direction")
+        first = self.readers[0]
+        if self.network == "live" and (len(self.readers) > 1 or first.bidirectional or first.reads == "words"):
+            raise ValueError("a live network has one reader, of tokens, in one direction")
         return self
 
-    def make(self, grams: Tensor, labels: int) -> TextNetwork:
+    def make(self, grams: Tensor, index: WordIndex, labels: int) -> TextNetwork:
         """Return an untrained network. Shapes: grams [vocabulary, longest], as `grams_of` makes them."""
         readers = [
             Reader(
-                Tokens(grams, each.width, self.token_dropout, self.unknown),
+                Words(index, each.width, self.token_dropout, self.unknown)
+                if each.reads == "words"
+                else Tokens(grams, each.width, self.token_dropout, self.unknown),
                 Recurrent(
                     each.cell,
                     each.width,
@@ -104,7 +112,8 @@ class TextModule(SeededModule):
         self.settings, self.tokenizer, self.labels = settings, tokenizer, labels
         self.train_texts, self.dev_texts = train, dev
         self.parts = parts_of(tokenizer)
-        self.network = settings.make(grams_of(tokenizer, settings.grams), len(labels))
+        index = WordIndex.of(tokenizer, train.ids, settings.words)
+        self.network = settings.make(grams_of(tokenizer, settings.grams), index, len(labels))
         self._read: list[tuple[Tensor, Tensor]] = []
 
     def configure_callbacks(self) -> list[Callback]:

@@ -58,7 +58,7 @@ def test_an_unknown_key_of_a_list_s_entry_is_named_with_those_that_are_known(tmp
     file = tmp_path / "mine.toml"
     file.write_text((catalogue.FOLDER / "sentiment.toml").read_text() + "residual = true\n")
     with pytest.raises(
-        RecipeError, match=r"settings\.readers\[\d\]\.residual: is not known; known are cell, bidirectional"
+        RecipeError, match=r"settings\.readers\[\d\]\.residual: is not known; known are reads, cell, bidirectional"
     ):
         read_recipe(file)
 

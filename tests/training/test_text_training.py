@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from training import parity
 from training.export import export
-from training.text import Texts, train_review_pieces
-from training.text_network import LiveTextNetwork, TextNetwork, Tokens
+from training.text import BEGIN, KEY_PRIMES, KEYS, UNKNOWN_ID, Texts, WordIndex, train_review_pieces
+from training.text_network import LiveTextNetwork, TextNetwork, Tokens, Words
 from training.text_training import Settings, TextModule, best_temperature, finish, servable
 
 LABELS = ("no", "maybe", "yes")
@@ -26,19 +26,23 @@ SETTINGS: dict[str, Any] = {
     "token_dropout": 0.3,
     "unknown": 0.1,
     "grams": 20,
+    "words": 20,
     "opened": 0.1,
     "rows": 4,
     "learning_rate": 1e-3,
     "weight_decay": 0.1,
     "averaging": 0.9,
     "readers": [
-        {"cell": "lstm", "bidirectional": True, "width": 4, "hidden": 5, "layers": 2},
-        {"cell": "gru", "bidirectional": False, "width": 3, "hidden": 4, "layers": 1},
+        {"reads": "tokens", "cell": "lstm", "bidirectional": True, "width": 4, "hidden": 5, "layers": 2},
+        {"reads": "words", "cell": "gru", "bidirectional": False, "width": 3, "hidden": 4, "layers": 1},
     ],
 }
 # Runs of characters that tokens share, by id: two for every second token.
 GRAMS = torch.tensor([[0, 0], [1, 2]]).repeat(VOCABULARY // 2, 1)
-LIVE = {**SETTINGS, "network": "live", "readers": SETTINGS["readers"][1:]}
+ONE = torch.tensor([1])
+# Every third token begins a word, and a word's key says one of seven numbers.
+INDEX = WordIndex(torch.arange(VOCABULARY) % 3 == 0, (torch.arange(KEYS) % 7 + 1).int())
+LIVE = {**SETTINGS, "network": "live", "readers": [{**SETTINGS["readers"][1], "reads": "tokens"}]}
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def module() -> TextModule:
 @pytest.mark.parametrize("grams", [GRAMS, torch.zeros_like(GRAMS)], ids=["spelt", "plain"])
 def test_text_networks_export_within_parity(network: str, grams: torch.Tensor) -> None:
     """Both networks give the same scores under ONNX, in any batch, any padding and chunks, with shared runs or not."""
-    made = Settings(**(LIVE if network == "live" else SETTINGS)).make(grams, len(LABELS))
+    made = Settings(**(LIVE if network == "live" else SETTINGS)).make(grams, INDEX, len(LABELS))
     for reader in made.readers:
         reader.tokens.settle()
     graph = servable(made, VOCABULARY, LABELS)
@@ -68,8 +72,10 @@ def test_text_networks_export_within_parity(network: str, grams: torch.Tensor) -
 def test_settled_tables_hold_two_bytes_a_number() -> None:
     """A table of 16 bits is what the graph holds, not one that was widened, nor one of shared runs beside it."""
     sizes = []
+    readers = [{**reader, "reads": "tokens"} for reader in SETTINGS["readers"]]
     for vocabulary in (VOCABULARY, 10_000):
-        made = Settings(**SETTINGS).make(GRAMS.repeat(vocabulary // VOCABULARY, 1), len(LABELS))
+        grams = GRAMS.repeat(vocabulary // VOCABULARY, 1)
+        made = Settings(**{**SETTINGS, "readers": readers}).make(grams, INDEX, len(LABELS))
         for reader in made.readers:
             reader.tokens.settle()
         sizes.append(len(export(servable(made, vocabulary, LABELS))))
@@ -80,24 +86,55 @@ def test_settling_changes_no_vector() -> None:
     """What a token's own vector and its shared runs add up to is what the settled table holds."""
     torch.manual_seed(0)
     tokens = Tokens(GRAMS, 4, dropout=0.3, unknown=0.1).eval()
-    ids = torch.arange(VOCABULARY)[None]
+    ids, lengths = torch.arange(VOCABULARY)[None], torch.tensor([VOCABULARY])
     with torch.no_grad():
-        before = tokens(ids)
+        before = tokens(ids, lengths)
         assert not torch.allclose(before, tokens.table(ids), atol=1e-2)
         tokens.settle()
-        torch.testing.assert_close(tokens(ids), before, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(tokens(ids, lengths), before, atol=1e-3, rtol=1e-3)
 
 
 def test_spelling_is_learned_by_all_that_share_it() -> None:
     """The gradient of one token reaches the others with the same runs, and no token without them."""
     tokens = Tokens(GRAMS, 4, dropout=0.0, unknown=0.0)
-    tokens(torch.tensor([[3]])).sum().backward()
+    tokens(torch.tensor([[3]]), ONE).sum().backward()
     assert tokens.runs is not None
     assert tokens.runs.weight.grad is not None
     assert tokens.runs.weight.grad[1:].abs().min() > 0
     tokens.runs.weight.grad = None
-    tokens(torch.tensor([[2]])).sum().backward()
+    tokens(torch.tensor([[2]]), ONE).sum().backward()
     assert not tokens.runs.weight.grad.any()
+
+
+def test_words_are_found_by_their_pieces() -> None:
+    """Each word has its number where it ends and none before; what was not counted is unknown; padding is nothing."""
+    tokenizer = train_review_pieces(["stunning films", "stunned film", "a stun"], 24)
+    counted = ["a stunning film"] * 3 + ["stunning stunning a"]
+    index = WordIndex.of(tokenizer, [encoding.ids for encoding in tokenizer.encode_batch(counted)], 2)
+    words = Words(index, 4, dropout=0.0, unknown=0.0)
+    texts = [encoding.ids for encoding in tokenizer.encode_batch(["a stunning film", "stunned a", "a"])]
+    lengths = torch.tensor([len(ids) for ids in texts])
+    junk = torch.full((3, int(lengths.max()) + 2), 5)
+    for row, ids in zip(junk, texts, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    found = words.words(junk, lengths)
+    numbers = [
+        [number for number in row[:length] if number] for row, length in zip(found.tolist(), lengths, strict=True)
+    ]
+    assert numbers == [[3, 2, UNKNOWN_ID], [UNKNOWN_ID, 3], [3]]  # stunning was counted five times, a four times
+    assert len(texts[0]) > 3
+    for row, length, ids in zip(found, lengths, texts, strict=True):
+        ends = [place + 1 == len(ids) or tokenizer.id_to_token(ids[place + 1])[0] == BEGIN for place in range(len(ids))]
+        assert (row[:length] > 0).tolist() == ends
+
+
+def test_words_of_too_many_pieces_are_unknown() -> None:
+    """Five pieces have no key of their own: the last four would be taken for another word."""
+    tokenizer = train_review_pieces(["a b c d e"], 12)
+    long, short = (tokenizer.encode(text).ids for text in ("abcde", "bcde"))
+    words = Words(WordIndex.of(tokenizer, [short, long, long], 9), 4, dropout=0.0, unknown=0.0)
+    assert len(long) > len(KEY_PRIMES)
+    assert words.words(torch.tensor([long]), torch.tensor([len(long)]))[0, -1] == UNKNOWN_ID
 
 
 def test_best_temperature_is_that_worked_by_hand() -> None:
@@ -151,5 +188,5 @@ def test_each_reader_learns_alone(module: TextModule) -> None:
 
 def test_a_live_network_reads_forward_alone() -> None:
     """What reads back from the end cannot be carried on, and is refused where the settings are read."""
-    with pytest.raises(ValidationError, match="one reader, in one direction"):
+    with pytest.raises(ValidationError, match="one reader, of tokens, in one direction"):
         Settings(**{**SETTINGS, "network": "live"})
