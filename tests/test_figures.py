@@ -60,11 +60,13 @@ def within_three_points_of(percent: int) -> Callable[[Metric], bool]:
 
 AUTO_ETS = 2.548  # statsforecast's, on the same 359 series: docs/models.md has it from the same run as the model's
 TARGETS: dict[str, dict[str, Callable[[Metric], bool]]] = {
-    "sentiment": {"sst2_test_accuracy": at_least(0.85)},
+    "sentiment": {"sst2_test_accuracy": at_least(0.845)},
     "sentiment-live": {"sst2_test_accuracy": at_least(0.83)},
     "spam": {"spam_test_f1": at_least(0.95), "spam_test_fpr_at_95_recall": at_most(0.005)},
     "forecast": {
         "m4_weekly_test_mase": lambda metric: at_most_of_the_floor(0.9)(metric) and metric.value < AUTO_ETS,
+        "m4_weekly_test_coverage_80": within_three_points_of(80),
+        "m4_weekly_test_coverage_95": within_three_points_of(95),
         "etth1_ot_zero_shot_mase_48": at_most_of_the_floor(1),
         "etth1_all_zero_shot_coverage_80": within_three_points_of(80),
         "etth1_all_zero_shot_coverage_95": within_three_points_of(95),
