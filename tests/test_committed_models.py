@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT, Server
 
@@ -45,6 +46,13 @@ def test_every_recipe_s_model_is_there_once() -> None:
     found = [directory.parent.name for directory in VERSIONS]
     assert {*found} >= {*names()}
     assert len({*found}) == len(found)
+
+
+@pytest.mark.parametrize("directory", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(directory: Path) -> None:
+    """The exporter notes file and line for each node: a machine's paths, and other bytes for the same weights."""
+    graph = onnx.load(directory / "model.onnx").graph
+    assert not [part.name for part in (*graph.node, *graph.value_info) if part.metadata_props or part.doc_string]
 
 
 @pytest.mark.parametrize("directory", VERSIONS, ids=lambda path: f"{path.parent.name}-{path.name}")

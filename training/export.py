@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,8 +118,17 @@ def export(servable: Servable) -> bytes:
         )
     assert program is not None
     graph = program.model_proto
+    forget_sources(graph)
     check_graph(graph, layers=sum(len(stack.layers) for stack in stacks))
     return bytes(graph.SerializeToString())
+
+
+def forget_sources(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of each node's origin: lines of code, and paths of the machine it ran on."""
+    parts: Sequence[Any] = (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer)
+    for part in (model, model.graph, *model.graph.node, *model.functions, *parts):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 class _Flat(nn.Module):

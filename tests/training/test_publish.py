@@ -8,6 +8,7 @@ from typing import Any
 
 import echo
 import pytest
+from conftest import ROOT
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -50,6 +51,7 @@ def test_train_publishes_a_version_that_is_complete(tmp_path: Path, monkeypatch:
     card = (models / "echo/1/card.md").read_text()
     assert f"| echo_error | {metric.value:.4g} | 0.5 | always zero |" in card
     assert provenance.command in card
+    assert str(ROOT).encode() not in (models / "echo/1/model.onnx").read_bytes()
 
 
 def test_published_versions_are_never_overwritten(tmp_path: Path, module: echo.Echo) -> None:
