@@ -174,6 +174,7 @@ def held_out_futures(rows: list[tuple[Values, Values]]) -> TensorDataset:
     values, lengths = pad([history[-MAX_HISTORY:] for history, _ in rows])
     future, known = torch.zeros(len(rows), HORIZON), torch.zeros(len(rows), HORIZON)
     for place, (_, after) in enumerate(rows):
-        future[place, : len(after)] = torch.from_numpy(np.nan_to_num(after))
-        known[place, : len(after)] = torch.from_numpy(np.isfinite(after))
+        missing = np.isnan(after)
+        future[place, : len(after)] = torch.from_numpy(np.where(missing, 0.0, after))
+        known[place, : len(after)] = torch.from_numpy(~missing)
     return TensorDataset(values, lengths, future, known)

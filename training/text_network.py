@@ -1,7 +1,7 @@
 """The text networks: readers side by side score a whole text, or one reads on and scores it after each token.
 
-They know ids and lengths, not text, data or training. Invariant: what stands beyond a row's length, and which rows
-share the batch, changes nothing.
+They know ids, lengths, and how words are found in ids, not text, data or training. Invariant: what stands beyond a
+row's length, and which rows share the batch, changes nothing.
 """
 
 from __future__ import annotations
