@@ -60,7 +60,7 @@ def within_three_points_of(percent: int) -> Callable[[Metric], bool]:
 
 AUTO_ETS = 2.548  # statsforecast's, on the same 359 series: docs/models.md has it from the same run as the model's
 TARGETS: dict[str, dict[str, Callable[[Metric], bool]]] = {
-    "sentiment": {"sst2_test_accuracy": at_least(0.845)},
+    "sentiment": {"sst2_test_accuracy": at_least(0.855)},
     "sentiment-live": {"sst2_test_accuracy": at_least(0.83)},
     "spam": {"spam_test_f1": at_least(0.95), "spam_test_fpr_at_95_recall": at_most(0.005)},
     "forecast": {

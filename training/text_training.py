@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from pydantic import Field, model_validator
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -26,6 +26,7 @@ from training.seeded import SeededModule
 from training.text import Batch, Texts, WordIndex, grams_of, parts_of
 from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens, Words
 
+READER_STRIDE = 999_999_937  # a prime, so that the batches of readers, seeds and epochs seldom meet
 WARM_UP = 0.3  # of the run, to the highest learning rate
 AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
 TEMPERATURES = torch.logspace(-1, 1, 201)
@@ -101,7 +102,7 @@ class Settings(Table):
 class TextModule(SeededModule):
     """Train a text network by cross entropy, AdamW and a one-cycle rate; what is kept is a running mean of weights.
 
-    Each reader learns from a loss of its own, so that they differ. The validation figures are `dev_accuracy`, and
+    Each reader learns from batches and a loss of its own, so that they differ. The validation figures are `dev_accuracy`, and
     `dev_loss` at the temperature that suits the validation part best, since that is how the model will be published.
     """
 
@@ -121,20 +122,32 @@ class TextModule(SeededModule):
         return [EMAWeightAveraging(decay=decay, update_every_n_steps=AVERAGE_EVERY, use_buffers=False)]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        texts = self.train_texts.opened(self.parts, self.settings.opened, self.epoch_seed)
-        batches = texts.batches(self.settings.rows, torch.Generator().manual_seed(self.epoch_seed))
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        each = [self._batches(self.epoch_seed + READER_STRIDE * index) for index in range(len(self.settings.readers))]
+        return DataLoader(list(zip(*each, strict=False)), batch_size=None)  # type: ignore[arg-type]
+
+    def _batches(self, seed: int) -> list[Batch]:
+        texts = self.train_texts.opened(self.parts, self.settings.opened, seed)
+        return texts.batches(self.settings.rows, torch.Generator().manual_seed(seed))
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.dev_texts.batches(self.settings.rows), batch_size=None)  # type: ignore[arg-type]
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        ids, lengths, targets, weights = batch
-        votes = self.network.votes(ids, lengths).float()
-        losses = torch.stack([functional.cross_entropy(vote, targets, reduction="none") for vote in votes])
-        loss = (losses * weights).mean(1).sum()
-        self.log("train_loss", loss / len(votes), prog_bar=True, batch_size=len(ids))
+    def training_step(self, batches: tuple[Batch, ...], index: int) -> Tensor:
+        """Add up the readers' losses, each on a batch of its own: on the same ones they would err alike."""
+        losses = [
+            (functional.cross_entropy(reader(ids, lengths).float(), targets, reduction="none") * weights).mean()
+            for reader, (ids, lengths, targets, weights) in zip(self.network.readers, batches, strict=True)
+        ]
+        loss = torch.stack(losses).sum()
+        self.log("train_loss", loss / len(losses), prog_bar=True, batch_size=len(batches[0][0]))
         return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip each reader's gradient by itself, as if it were trained alone."""
+        for reader in self.network.readers:
+            nn.utils.clip_grad_norm_(reader.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         ids, lengths, targets, _ = batch

@@ -168,22 +168,44 @@ def test_a_finished_module_has_temperature_one(module: TextModule) -> None:
 
 
 def test_each_reader_learns_alone(module: TextModule) -> None:
-    """The gradient of one reader does not depend on another's weights."""
+    """The clipped gradient of one reader does not depend on another's weights, nor on how large the other's is."""
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.network.eval()
-    batch = next(iter(module.val_dataloader()))
+    batches = next(iter(module.val_dataloader())), next(iter(module.val_dataloader()))
 
     def gradient() -> torch.Tensor:
         module.zero_grad()
-        module.training_step(batch, 0).backward()
+        module.training_step(batches, 0).backward()
+        module.configure_gradient_clipping(None, gradient_clip_val=1e-3)
         found = module.network.readers[0].head.weight.grad
         assert found is not None
         return found.clone()
 
     before = gradient()
+    norms = [
+        torch.stack([weight.grad.norm() for weight in reader.parameters() if weight.grad is not None]).norm()
+        for reader in module.network.readers
+    ]
+    assert torch.stack(norms).tolist() == pytest.approx([1e-3, 1e-3], rel=1e-2)
     with torch.no_grad():
         module.network.readers[1].head.weight.add_(5)
     assert torch.equal(gradient(), before)
+
+
+def test_each_reader_has_batches_of_its_own(module: TextModule) -> None:
+    """Every epoch gives both readers the same texts in another order; the first reads as it would alone."""
+    both = list(module.train_dataloader())
+    order = [[ids.tolist() for ids, *_ in batches] for batches in zip(*both, strict=True)]
+    assert order[0] != order[1]
+    alone = TextModule(
+        Settings(**{**SETTINGS, "readers": SETTINGS["readers"][:1]}),
+        module.tokenizer,
+        LABELS,
+        module.train_texts,
+        module.dev_texts,
+        seed=0,
+    )
+    assert [batches[0][0].tolist() for batches in alone.train_dataloader()] == order[0]
 
 
 def test_a_live_network_reads_forward_alone() -> None:
