@@ -102,8 +102,9 @@ class Settings(Table):
 class TextModule(SeededModule):
     """Train a text network by cross entropy, AdamW and a one-cycle rate; what is kept is a running mean of weights.
 
-    Each reader learns from batches and a loss of its own, so that they differ. The validation figures are `dev_accuracy`, and
-    `dev_loss` at the temperature that suits the validation part best, since that is how the model will be published.
+    Each reader learns from batches and a loss of its own, so that they differ. The validation figures are
+    `dev_accuracy`, and `dev_loss` at the temperature that suits the validation part best, since that is how the model
+    will be published.
     """
 
     def __init__(
