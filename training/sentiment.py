@@ -126,7 +126,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
     uses = {
         "train": "trained on",
         "dev": "chose the checkpoint, calibrated the scores",
-        "test": "measured once, at the end",
+        "test": "measured on, chose nothing",
     }
     live = settings.network == "live"
     vocabulary = module.tokenizer.get_vocab_size()
