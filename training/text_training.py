@@ -123,7 +123,7 @@ class TextModule(SeededModule):
         return [EMAWeightAveraging(decay=decay, update_every_n_steps=AVERAGE_EVERY, use_buffers=False)]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        # Pieces that are taken apart make other lengths, and so a batch more or less: the longer ones' last are left out.
+        # Pieces that are taken apart make other lengths, and a batch more or less: what a reader has over is left out.
         each = [self._batches(self.epoch_seed + READER_STRIDE * index) for index in range(len(self.settings.readers))]
         return DataLoader(list(zip(*each, strict=False)), batch_size=None)  # type: ignore[arg-type]
 
