@@ -6,6 +6,7 @@ It knows recipes by name or file, runs and publishing, not tasks.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from training.card import value_and_spread
 from training.catalogue import find_recipe, names
 from training.curve import learning_curve
 from training.narrow import publish_narrow
+from training.old_cpu import interpreter
 from training.publish import publish
 from training.runs import LOG, best_of, fit_seeds
 
@@ -98,7 +100,9 @@ def train(
     directory = publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned)
     _show(directory)
     for arithmetic in narrow:
-        _show(publish_narrow(release, directory, arithmetic, models_dir, command=command))
+        with interpreter() if arithmetic == "int8" else nullcontext() as old_cpu:
+            made = publish_narrow(release, directory, arithmetic, models_dir, command=command, old_cpu=old_cpu)
+        _show(made)
 
 
 @app.command()

@@ -22,9 +22,9 @@ import httpx
 from service import contract
 from service.errors import StartupError
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 600.0  # an emulated processor takes minutes
 POLL_S = 0.1
-REQUEST_LIMIT_S = 120.0
+REQUEST_LIMIT_S = 600.0
 ITEMS_PER_REQUEST = 256
 
 
@@ -33,7 +33,7 @@ class EvaluationError(StartupError):
 
 
 @contextmanager
-def serving(models_dir: Path) -> Iterator[str]:
+def serving(models_dir: Path, python: Path = Path(sys.executable)) -> Iterator[str]:
     """Run `python -m service serve` on `models_dir`; yield its base URL once it is ready, and stop it afterwards.
 
     Settings of the surrounding environment (`BATON_*`) do not reach it.
@@ -43,7 +43,7 @@ def serving(models_dir: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         log_file = Path(folder, "log")
         port = _free_port()
-        command = [sys.executable, "-m", "service", "serve", "--models-dir", str(models_dir.resolve())]
+        command = [str(python), "-m", "service", "serve", "--models-dir", str(models_dir.resolve())]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
         with log_file.open("w") as log:
             process = subprocess.Popen(

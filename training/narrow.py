@@ -24,6 +24,7 @@ from training.recipe import Release
 
 SUFFIXES: dict[Narrow, str] = {"int8": "-int8", "float16": "-fp16"}
 FLOAT32 = "the float32 model"
+ON_AVX2 = "_on_avx2"  # ends the names of figures that were measured on a processor without AVX-512 and VNNI
 # Half a percent of the figure: of an accuracy less than half a point. It holds in both directions and for every figure,
 # because which way a figure should go is nowhere declared, and a model whose answers are nearly the same has nearly the
 # same figures.
@@ -34,10 +35,19 @@ MOST_MOVED = 0.005
 FLOAT16_BOUND = 2e-3
 
 
-def publish_narrow(release: Release, float32: Path, arithmetic: Narrow, models_dir: Path, *, command: str) -> Path:
+def publish_narrow(
+    release: Release,
+    float32: Path,
+    arithmetic: Narrow,
+    models_dir: Path,
+    *,
+    command: str,
+    old_cpu: Path | None = None,
+) -> Path:
     """Make the published `float32` directory's graph narrower, measure it, and publish it; return its directory.
 
-    `release` is what that directory was published from.
+    `release` is what that directory was published from. `old_cpu` is an interpreter of `training.old_cpu`, by which the
+    figures are measured as well; without it they are of this processor alone.
 
     Raises: ExportError when the network cannot be had in that arithmetic; PublishError when the float32 model is none,
     or when an answer or a figure is too far from it; EvaluationError. Nothing is then published.
@@ -69,6 +79,9 @@ def publish_narrow(release: Release, float32: Path, arithmetic: Narrow, models_d
             write_manifest(directory, declared)
         with serving(Path(staging)) as url:
             figures = compared(release.measure(url), provenance.metrics, of=name)
+        if old_cpu is not None:
+            with serving(Path(staging), old_cpu) as url:
+                figures += _renamed(compared(release.measure(url), provenance.metrics, of=f"{name} on AVX2 alone"))
         figures += _own_figures(moved, arithmetic, bytes_now=len(narrow), bytes_before=len(graph))
         today = datetime.now(UTC).date()
         told = provenance.model_copy(update={"metrics": figures, "command": command, "created": today, "seeds": None})
@@ -102,6 +115,10 @@ def compared(measured: tuple[Metric, ...], wide: tuple[Metric, ...], *, of: str)
         Metric(name=metric.name, value=metric.value, floor=before[metric.name], floor_method=FLOAT32)
         for metric in measured
     )
+
+
+def _renamed(figures: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    return tuple(figure.model_copy(update={"name": figure.name + ON_AVX2}) for figure in figures)
 
 
 def _float32_provenance(wide: Manifest) -> Provenance:

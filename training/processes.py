@@ -20,6 +20,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from training.precision import Device
+
 HARMLESS_WARNINGS = (
     "does not have many workers",  # the data is in memory; worker processes would only copy it
     "Checkpoint directory .* exists and is not empty",  # a resumed run finds its own checkpoints
@@ -88,6 +90,6 @@ def share(tensor: Tensor, rank: int, processes: int) -> Tensor:
     return tensor if tensor.ndim == 0 or len(tensor) < processes else tensor[rank::processes]
 
 
-def accelerator(processes: int) -> str:
-    """Return Lightning's name for what to train on: one GPU a process where there are as many, else the processor."""
-    return "auto" if processes <= max(1, torch.cuda.device_count()) else "cpu"
+def accelerator(processes: int) -> Device:
+    """Return what to train on: one GPU a process where there are as many, else the processor."""
+    return "cuda" if processes <= torch.cuda.device_count() else "cpu"

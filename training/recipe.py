@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import DataSource, Forecast, Metric, Network, Task
 from training.export import Servable
+from training.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Run(Table):
     """How a training run goes, whatever the task.
 
     `monitor` is the validation figure, logged by the module, that chooses the checkpoint and, after `patience` epochs
-    without a better one, ends the run. Gradients are clipped to the norm `gradient_norm`.
+    without a better one, ends the run. Gradients are clipped to the norm `gradient_norm`. `precision` is what to train
+    in where the machine can.
     """
 
     epochs: int = Field(ge=1)
@@ -66,7 +68,7 @@ class Run(Table):
     mode: Literal["min", "max"]
     patience: int = Field(ge=1)
     gradient_norm: float = Field(gt=0)
-    precision: Literal["32-true", "bf16-mixed"]
+    precision: Precision
 
 
 S = TypeVar("S", bound=Table)

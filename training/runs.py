@@ -11,7 +11,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from service.errors import StartupError
+from training.precision import settle
 from training.processes import IgnoreHarmlessWarnings, SeedEveryStep, SharedData, accelerator
 from training.recipe import Recipe, Run
 
@@ -75,8 +76,12 @@ def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, processes: i
     Checkpoints, CSV and TensorBoard logs go to `runs_dir/<name>/seed-<seed>/`; without `resume` an earlier run there is
     replaced. A run that is finished is not trained again.
 
-    Raises: ResumeError when `resume` finds no checkpoint, or one of another recipe.
+    The run trains in the recipe's precision where this machine can, else in float32, and the log says so.
+
+    Raises: ResumeError when `resume` finds no checkpoint, or one of another recipe or precision.
     """
+    precision = settle(recipe.run.precision, accelerator(processes))
+    recipe = replace(recipe, run=recipe.run.model_copy(update={"precision": precision}))
     folder = run_folder(runs_dir, recipe.name, seed)
     if resume:
         _check_begun(recipe, processes, folder)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training import parity
 from training.export import ExportError, check_graph, export
+from training.precision import settle
 from training.recurrent import Recurrent
 
 CELLS = ["rnn", "lstm", "gru"]
@@ -93,6 +94,8 @@ def test_full_rows_equal_the_same_rows_in_a_ragged_batch(options: dict[str, Any]
 @pytest.mark.parametrize("options", OPTIONS)
 def test_stack_runs_under_bfloat16_autocast(options: dict[str, Any], lengths: list[int]) -> None:
     """Mixed precision gives float32 outputs and states near those of full precision, and gradients."""
+    if options == {"cell": "lstm"} and settle("bf16-mixed", "cpu") == "32-true":
+        pytest.skip("this processor has no bfloat16 LSTM, and so no run trains with it")
     torch.manual_seed(0)
     stack = Recurrent(**options, input_size=FEATURES, hidden_size=HIDDEN, layers=2, bidirectional=True)
     x, steps = torch.randn(4, 6, FEATURES), torch.tensor(lengths, dtype=torch.int32)
