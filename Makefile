@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix bench soak report loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu check fix bench soak report loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -27,7 +27,11 @@ test: $(VENV)/.development  ## run the tests
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
 	  echo "installing nginx, behind which replicas are tested"; $(APT_INSTALL) nginx; }
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
+
+test-old-cpu: $(VENV)/.development  ## run the tests that depend on the processor on one with AVX2 alone, emulated (slow)
+	@command -v qemu-x86_64 >/dev/null || { echo "installing qemu-user, which emulates it"; $(APT_INSTALL) qemu-user; }
+	$(BIN)/python -m training.old_cpu -m pytest -m old_cpu
 
 check: $(VENV)/.development  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from conftest import ROOT, Server
 
 from training.catalogue import names
 
+pytestmark = pytest.mark.old_cpu
+
 MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
 PARITY = 1e-5  # max abs, the bound that a model is published under

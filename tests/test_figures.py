@@ -111,6 +111,19 @@ def test_a_model_s_figures_are_those_of_its_manifest_and_reach_their_target(
         assert is_reached(found[figure]), found[figure]
 
 
+@pytest.mark.old_cpu
+def test_int8_loses_next_to_nothing(served: Server, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any processor: `charlm-int8` finds a text of Shakespeare's as likely as `charlm` does, within 0.2 %."""
+    monkeypatch.setenv(VARIABLE, str(data_dir))
+    corpus = charlm.read_corpus()
+    text = corpus.validation[: 8 * charlm.CHARACTERS_PER_CALL + 1]
+    narrow, wide = (
+        charlm.nats(charlm.ask_probabilities(served.url or "", model, text, corpus.characters))
+        for model in ("charlm-int8", "charlm")
+    )
+    assert narrow == pytest.approx(wide, rel=0.002)
+
+
 # SegRNN's own figures on ETTh1, and how near the served model's must be. Source: Lin et al., arXiv 2308.11200, table 2.
 SEGRNN_MSE = {96: (0.351, 1.02), 192: (0.392, 1.05), 336: (0.423, 1.02), 720: (0.466, 1.05)}
 SOME_WINDOWS = 23  # of which one is asked: every hour of the day comes, and the test takes seconds

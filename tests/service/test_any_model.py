@@ -23,6 +23,8 @@ from service.graph import check_graph
 from service.repository import load_model
 from service.runtime import Session
 
+pytestmark = pytest.mark.old_cpu
+
 CLOSE = 1e-5
 RNG = np.random.default_rng(12)
 PAIRS = RNG.normal(size=(12, 2)).astype(np.float32).tolist()

@@ -15,6 +15,8 @@ from streams import Stream
 
 from service.client import Client
 
+pytestmark = pytest.mark.old_cpu
+
 CLOSE = 1e-5
 TEXT = "ab\n\n A?\tbB  a\n"
 NUMBERS = np.random.default_rng(8).normal(size=12).astype(np.float32)

@@ -27,6 +27,8 @@ from training.publish import PublishError, publish
 from training.recipe import Release
 from training.recurrent import Recurrent
 
+pytestmark = pytest.mark.old_cpu
+
 FEATURES = 4
 STEPS = np.random.default_rng(3).normal(size=(9, FEATURES)).round(3).tolist()
 NAMES = {"int8": "echo-int8", "float16": "echo-fp16"}
