@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,19 +16,9 @@ from typing import Any, Self, TypeVar
 import numpy.typing as npt
 
 from service.client.asynchronous import AsyncClient, Returns
-from service.client.results import (
-    NEW,
-    Array,
-    Batch,
-    ForecastResult,
-    Inputs,
-    New,
-    SentimentResult,
-    StepItem,
-    StepOutput,
-    StepResult,
-)
-from service.client.streaming import MOST_OUTSTANDING, AsyncStream
+from service.client.inputs import NEW, Array, Inputs, New, StepItem, listed, steps
+from service.client.results import Batch, ForecastResult, SentimentResult, StepOutput, StepResult
+from service.client.streaming import MAPPED, MOST_OUTSTANDING, AsyncStream
 
 T = TypeVar("T")
 
@@ -65,7 +55,7 @@ async def _live(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 class Client:
     """A client of one service; see AsyncClient, whose methods these are. Close it, or use it as a context manager."""
 
-    def __init__(self, urls: str | Sequence[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(self, urls: str | Iterable[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
         self._client = AsyncClient(urls, api_key=api_key, timeout=timeout)
         self._loop = _Loop()
 
@@ -170,7 +160,7 @@ class Stream:
 
     def send(self, inputs: Inputs) -> None:
         """Send the next steps; `recv` has what they give. It waits while 32 outputs were not received."""
-        self._loop.run(self._stream.send(inputs))
+        self._loop.run(self._stream.send(steps(inputs)))
 
     def recv(self) -> StepOutput:
         """Return the outputs of the next input that was sent."""
@@ -178,11 +168,12 @@ class Stream:
 
     def step(self, inputs: Inputs) -> StepOutput:
         """Send the next steps and return their outputs: one round trip."""
-        return self._loop.run(self._stream.step(inputs))
+        return self._loop.run(self._stream.step(steps(inputs)))
 
     def map(self, inputs: Iterable[Inputs]) -> Iterator[StepOutput]:
         """Yield the outputs of each input, in order, with up to 32 inputs under way: for inputs that are at hand."""
-        for one in inputs:  # in this thread: what they are made from may be slow, or use this client
+        # In this thread: what they are made from may be slow, or use this client.
+        for one in listed(inputs, "inputs", MAPPED):
             self.send(one)
             if self.outstanding == MOST_OUTSTANDING:
                 yield self.recv()

@@ -17,12 +17,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
+from service.client.inputs import Array, Inputs, listed
 from service.client.journal import Journal
-from service.client.results import Array, Inputs, StepOutput
+from service.client.results import StepOutput
 from service.client.retries import CONNECT_S, Limits, retrying
 
 MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
 CLOSE_S = 1.0
+MAPPED = "inputs, each of them k rows of features, k numbers or a text"
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
 
 
@@ -273,5 +275,5 @@ async def _each(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterat
         async for one in inputs:
             yield one
     else:
-        for one in inputs:
+        for one in listed(inputs, "inputs", MAPPED):
             yield one
