@@ -45,7 +45,7 @@ LAYERS = (
     {"service.__main__"},
     {"service.client.errors"},  # from here on what runs at the clients'; a test holds that it loads none of the above
     {"service.client.inputs", "service.client.retries"},
-    {"service.client.results"},
+    {"service.client.results", "service.client.routes"},
     {"service.client.journal"},
     {"service.client.streaming"},
     {"service.client.asynchronous"},

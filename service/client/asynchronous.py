@@ -28,6 +28,7 @@ from service.client.results import (
     read_step,
 )
 from service.client.retries import CONNECT_S, Limits, retrying
+from service.client.routes import distrust, find_routes
 from service.client.streaming import AsyncStream
 
 T = TypeVar("T")
@@ -49,13 +50,16 @@ class AsyncClient:
     """
 
     def __init__(self, urls: str | Iterable[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
-        self._urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else listed(urls, "urls", "URLs"))]
-        if not self._urls or not all(url.startswith(("http://", "https://")) for url in self._urls):
-            raise ValueError(f"{urls!r}: give one URL or several that begin with http:// or https://")
+        self._routes = find_routes(urls)
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._limits = Limits(timeout, timeout / (len(self._urls) + 1))
-        http_timeout = httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None)
-        self._http = httpx.AsyncClient(headers=self._headers, timeout=http_timeout)
+        self._limits = Limits(timeout, timeout / (len(self._routes) + 1))
+        self._http = httpx.AsyncClient(
+            headers=self._headers,
+            timeout=httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None),
+            trust_env=False,  # the routes have what the environment says
+            verify=distrust(),
+            mounts={route.url: route.transport() for route in self._routes},
+        )
         self._at = self._streams = 0
 
     async def __aenter__(self) -> Self:
@@ -120,9 +124,9 @@ class AsyncClient:
         """
         opening = {"model": model, **state_member(state), "return": returns, "checkpoint_every": checkpoint_every}
         journal = Journal(json.loads(encoded(opening | options)), binary=binary)
-        first = self._streams % len(self._urls)
+        first = self._streams % len(self._routes)
         self._streams += 1
-        return AsyncStream(cycle(self._urls[first:] + self._urls[:first]), self._headers, self._limits, journal)
+        return AsyncStream(cycle(self._routes[first:] + self._routes[:first]), self._headers, self._limits, journal)
 
     async def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
@@ -146,12 +150,12 @@ class AsyncClient:
                     with attempt:
                         return await self._attempt(method, path, body)
         except TimeoutError:
-            raise Unreachable(f"{self._urls[self._at]}{path}: no answer in {self._limits.call_s:g} s") from None
+            raise Unreachable(f"{self._routes[self._at].url}{path}: no answer in {self._limits.call_s:g} s") from None
         raise AssertionError("an attempt returns or raises")
 
     async def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
         used = self._at
-        url = self._urls[used] + path
+        url = self._routes[used].url + path
         try:
             answer = await self._http.request(method, url, content=body, headers={"content-type": "application/json"})
         except httpx.TransportError as failure:
@@ -172,7 +176,7 @@ class AsyncClient:
     def _leave(self, used: int) -> None:
         """Go on to the next URL, unless another call has."""
         if self._at == used:
-            self._at = (used + 1) % len(self._urls)
+            self._at = (used + 1) % len(self._routes)
 
 
 def _steps(model: str, items: Iterable[StepItem], returns: Returns, options: Mapping[str, Any]) -> bytes:

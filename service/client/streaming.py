@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
 
 from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
 from service.client.inputs import Array, Inputs, listed
 from service.client.journal import Journal
 from service.client.results import StepOutput
 from service.client.retries import CONNECT_S, Limits, retrying
+from service.client.routes import Route
 
 MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
 CLOSE_S = 1.0
@@ -40,8 +41,8 @@ class AsyncStream:
     was no progress for the client's timeout, or when the service failed at an input and failed again.
     """
 
-    def __init__(self, urls: Iterator[str], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
-        self._urls, self._headers, self._limits, self._journal = urls, headers, limits, journal
+    def __init__(self, routes: Iterator[Route], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
+        self._routes, self._headers, self._limits, self._journal = routes, headers, limits, journal
         self._connection: ClientConnection | None = None
         self._answers: deque[StepOutput | ApiError] = deque()
         self.outstanding = 0
@@ -215,29 +216,30 @@ class AsyncStream:
         """Have a connection that goes on from the last token; all inputs after it are sent while answers are read."""
         if self._connection is not None:
             return
-        url = next(self._urls)
+        route = next(self._routes)
         try:
-            self._connection = await self._open(url)
-        except InvalidStatus as refused:
+            self._connection = await self._open(route)
+        except (InvalidStatus, InvalidProxyStatus) as refused:
             answer = refused.response
             raise read_refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from refused
         except (OSError, InvalidHandshake, ConnectionClosed) as failure:
             if isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.code == MESSAGE_TOO_BIG:
                 raise self._journal.opening_too_large() from failure
             silence = f"silent for {self._limits.silence_s:g} s" if isinstance(failure, TimeoutError) else ""
-            raise Unreachable(f"{url}: {silence or failure or type(failure).__name__}") from failure
+            raise Unreachable(f"{route.url}: {silence or failure or type(failure).__name__}") from failure
         self._flushing = asyncio.create_task(self._flush())  # a replay may be more than fits on the way
 
-    async def _open(self, url: str) -> ClientConnection:
+    async def _open(self, route: Route) -> ClientConnection:
         opening = self._journal.opening()
         connection = await connect(
-            re.sub("^http", "ws", url) + "/v1/stream",
+            re.sub("^http", "ws", route.url) + "/v1/stream",
             additional_headers=self._headers,
             compression=None,  # tokens and floats do not compress
             max_size=None,
             max_queue=None,  # bounded by what was sent; a paused reader could not answer pings
             open_timeout=min(CONNECT_S, self._limits.silence_s),
             close_timeout=CLOSE_S,
+            **route.stream_options(),
         )
         try:
             async with asyncio.timeout(self._limits.silence_s):
