@@ -18,6 +18,7 @@ import numpy.typing as npt
 from service.client.errors import ProtocolError, Unreachable, read_refusal
 from service.client.inputs import NEW, Inputs, New, StepItem, encoded, listed, series_item, state_member, step_item
 from service.client.journal import Journal
+from service.client.lifetime import Lifetime
 from service.client.results import (
     Batch,
     ForecastResult,
@@ -46,7 +47,8 @@ class AsyncClient:
     progress.
 
     Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer; ValueError before
-    anything is sent, for what has no form in a request.
+    anything is sent, for what has no form in a request; RuntimeError once it is closed, and in another event loop than
+    that of its first use.
     """
 
     def __init__(self, urls: str | Iterable[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
@@ -60,6 +62,7 @@ class AsyncClient:
             verify=distrust(),
             mounts={route.url: route.transport() for route in self._routes},
         )
+        self._lifetime = Lifetime("client", "make a new one")
         self._at = self._streams = 0
 
     async def __aenter__(self) -> Self:
@@ -72,7 +75,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections. Streams are closed on their own."""
-        await self._http.aclose()
+        if self._lifetime.end():
+            await self._http.aclose()
 
     def sentiment(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[SentimentResult]]:
         """Label texts, given as such or as {"id", "text"}."""
@@ -122,6 +126,7 @@ class AsyncClient:
         `binary` sends raw float32, for models that take and give nothing else; it is the fast way. Units:
         checkpoint_every in steps; it bounds what is kept and sent again when a replica is lost.
         """
+        self._lifetime.check()
         opening = {"model": model, **state_member(state), "return": returns, "checkpoint_every": checkpoint_every}
         journal = Journal(json.loads(encoded(opening | options)), binary=binary)
         first = self._streams % len(self._routes)
@@ -154,6 +159,7 @@ class AsyncClient:
         raise AssertionError("an attempt returns or raises")
 
     async def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        self._lifetime.use()
         used = self._at
         url = self._routes[used].url + path
         try:

@@ -96,8 +96,7 @@ class Journal:
 
     def add(self, inputs: Inputs) -> None:
         """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""
-        if self._step is None:
-            raise RuntimeError("the stream was not entered; use it as a context manager")
+        self._check_entered()
         kept = steps(inputs)
         if not isinstance(kept, str):
             kept = np.array(kept, BINARY if self._binary else None)
@@ -114,8 +113,13 @@ class Journal:
             wanted = f"(k, {width}): k rows of {width} features" if width > 1 else "(k,) or (k, 1): k numbers"
             raise ValueError(f"inputs have shape {shape}; this model takes {wanted}")
 
+    def _check_entered(self) -> None:
+        if self._step is None:
+            raise RuntimeError("the stream was not entered; use it as a context manager")
+
     def ask_checkpoint(self) -> Entry:
         """Ask for a checkpoint after the inputs so far; its `answer` will be set."""
+        self._check_entered()
         self._entries.append(Entry(None))
         return self._entries[-1]
 

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidPro
 from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
 from service.client.inputs import Array, Inputs, listed
 from service.client.journal import Journal
+from service.client.lifetime import Lifetime
 from service.client.results import StepOutput
 from service.client.retries import CONNECT_S, Limits, retrying
 from service.client.routes import Route
@@ -43,6 +44,7 @@ class AsyncStream:
 
     def __init__(self, routes: Iterator[Route], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
         self._routes, self._headers, self._limits, self._journal = routes, headers, limits, journal
+        self._lifetime = Lifetime("stream", "open another, from its `state`,")
         self._connection: ClientConnection | None = None
         self._answers: deque[StepOutput | ApiError] = deque()
         self.outstanding = 0
@@ -54,6 +56,7 @@ class AsyncStream:
         self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
     async def __aenter__(self) -> Self:
+        self._lifetime.use()
         await self._patiently(self._connected)
         return self
 
@@ -64,6 +67,8 @@ class AsyncStream:
 
     async def close(self) -> None:
         """Close the connection. What no checkpoint covers stays in `unacknowledged`."""
+        if not self._lifetime.end():
+            return
         if self._advancing is not None:
             self._advancing.cancel()
             await asyncio.gather(self._advancing, return_exceptions=True)
@@ -93,12 +98,14 @@ class AsyncStream:
 
         Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
         """
+        self._lifetime.use()
         try:
             async with asyncio.timeout(self._limits.call_s):
                 await self._room.acquire()
         except TimeoutError:
             raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
         try:
+            self._lifetime.check()
             self._journal.add(inputs)
         except (ValueError, RuntimeError):
             self._room.release()
@@ -111,6 +118,7 @@ class AsyncStream:
 
         Raises: ApiError when this input was refused; it was not part of the session, and the stream goes on.
         """
+        self._lifetime.use()
         if not self.outstanding:
             raise RuntimeError("nothing to receive: the output of every input that was sent has been received")
         await self._until(lambda: bool(self._answers))
@@ -123,6 +131,7 @@ class AsyncStream:
 
     async def step(self, inputs: Inputs) -> StepOutput:
         """Send the next steps and return their outputs: one round trip."""
+        self._lifetime.use()
         if self.outstanding:
             raise RuntimeError(f"{self.outstanding} outputs wait to be received first")
         await self.send(inputs)
@@ -142,6 +151,7 @@ class AsyncStream:
 
     async def checkpoint(self) -> str:
         """Return a token of the point after all inputs so far; their outputs can still be received."""
+        self._lifetime.use()
         asked = self._journal.ask_checkpoint()
         await self._flush()
         await self._until(lambda: asked.answer is not None)
@@ -159,6 +169,7 @@ class AsyncStream:
             await asyncio.wait([task])
             if self._advancing is task:
                 self._advancing = None
+            self._lifetime.check()
             task.result()
 
     async def _patiently(self, attempt_to: Callable[[], Awaitable[None]]) -> None:
