@@ -77,20 +77,19 @@ class _Worker:
             if self._closed:
                 raise RuntimeError(CLOSED)
             if self._thread is None:
-                started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-                thread = threading.Thread(
-                    target=asyncio.run, args=(self._live(started),), name="baton-client", daemon=True
-                )
+                self._loop, self._end = asyncio.new_event_loop(), asyncio.Event()
+                thread = threading.Thread(target=self._work, name="baton-client", daemon=True)
                 thread.start()
-                self._loop, self._end = started.result()
                 self._thread = thread
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _live(self, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
-        end = asyncio.Event()
-        started.set_result((asyncio.get_running_loop(), end))
+    def _work(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live())
+
+    async def _live(self) -> None:
         async with self.client:
-            await end.wait()
+            await self._end.wait()
             await asyncio.gather(*(stream.close() for stream in self._streams))
 
     def close(self) -> None:

@@ -39,7 +39,8 @@ class AsyncStream:
 
     Raises: ApiError from entering and from `recv` when a state cannot be used (never a new session in its place), and
     from `recv` in the place of an input that was refused, after which the stream goes on; StreamInterrupted when there
-    was no progress for the client's timeout, or when the service failed at an input and failed again.
+    was no progress for the client's timeout, or when the service failed at an input and failed again; RuntimeError once
+    it is closed, and in another event loop than the one that it was entered in.
     """
 
     def __init__(self, routes: Iterator[Route], headers: dict[str, str], limits: Limits, journal: Journal) -> None:

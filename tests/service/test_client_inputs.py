@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Server, free_port
 
-from service.client import AsyncClient, Client, StepItem
+from service.client import ApiError, AsyncClient, Client, StepItem
 
 ROWS = np.random.default_rng(11).normal(size=(12, 2)).astype(np.float32)
 WEEKS = [120.0, 124.0, 131.0, 128.0]
@@ -220,6 +220,19 @@ def test_a_member_that_has_no_form_in_a_request_is_named(alone: Client, member: 
         alone.forecast([WEEKS], 2, **{member: value})
     with pytest.raises(ValueError, match=f"^{member}: "):
         alone.stream(**{"model": "stepper", member: value})
+
+
+@pytest.mark.parametrize(
+    ("member", "value"), [("levels", "80"), ("levels", 80), ("quantiles", {0.1: 0.9}), ("missing", ["linear"])]
+)
+def test_a_member_of_another_kind_is_for_the_service_to_refuse(client: Client, member: str, value: object) -> None:
+    with pytest.raises(ApiError, match=member):
+        client.forecast([WEEKS], 2, **{member: value})
+
+
+def test_a_start_that_is_no_time_is_for_the_service_to_refuse(client: Client) -> None:
+    batch = client.forecast([{"values": WEEKS, "start": start, "freq": "D"} for start in (5, np.datetime64("NaT"))], 2)
+    assert [error.field for error in batch.errors.values()] == ["series[0].start", "series[1].start"]
 
 
 def test_a_text_that_is_no_text_is_refused(alone: Client) -> None:
