@@ -44,7 +44,8 @@ LAYERS = (
     {"service.cli"},
     {"service.__main__"},
     {"service.client.errors"},  # from here on what runs at the clients'; a test holds that it loads none of the above
-    {"service.client.results", "service.client.retries"},
+    {"service.client.inputs", "service.client.lifetime", "service.client.retries"},
+    {"service.client.results", "service.client.routes"},
     {"service.client.journal"},
     {"service.client.streaming"},
     {"service.client.asynchronous"},

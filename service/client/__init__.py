@@ -6,7 +6,8 @@ It needs the extra `client` (httpx, websockets, tenacity) and loads no part of t
 from service.client.asynchronous import AsyncClient
 from service.client.blocking import Client, Stream
 from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable
-from service.client.results import NEW, Batch, ForecastResult, SentimentResult, StepItem, StepOutput, StepResult
+from service.client.inputs import NEW, StepItem
+from service.client.results import Batch, ForecastResult, SentimentResult, StepOutput, StepResult
 from service.client.streaming import AsyncStream
 
 __all__ = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import cycle
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -16,26 +16,24 @@ import httpx
 import numpy.typing as npt
 
 from service.client.errors import ProtocolError, Unreachable, read_refusal
+from service.client.inputs import NEW, Inputs, New, StepItem, encoded, listed, series_item, state_member, step_item
 from service.client.journal import Journal
+from service.client.lifetime import Lifetime
 from service.client.results import (
-    NEW,
     Batch,
     ForecastResult,
-    Inputs,
-    New,
     SentimentResult,
-    StepItem,
     StepResult,
     read_forecast,
     read_sentiment,
     read_step,
-    series_item,
-    state_member,
 )
 from service.client.retries import CONNECT_S, Limits, retrying
+from service.client.routes import distrust, find_routes
 from service.client.streaming import AsyncStream
 
 T = TypeVar("T")
+Answer = Coroutine[Any, Any, T]  # what is given is read at the call already, in the thread that makes it
 Returns = Literal["last", "all"]
 
 
@@ -48,17 +46,23 @@ class AsyncClient:
     request as docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without
     progress.
 
-    Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer.
+    Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer; ValueError before
+    anything is sent, for what has no form in a request; RuntimeError once it is closed, and in another event loop than
+    that of its first use.
     """
 
-    def __init__(self, urls: str | Sequence[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
-        self._urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
-        if not self._urls or not all(url.startswith(("http://", "https://")) for url in self._urls):
-            raise ValueError(f"{urls!r}: give one URL or several that begin with http:// or https://")
+    def __init__(self, urls: str | Iterable[str], *, api_key: str | None = None, timeout: float = 60.0) -> None:
+        self._routes = find_routes(urls)
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._limits = Limits(timeout, timeout / (len(self._urls) + 1))
-        http_timeout = httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None)
-        self._http = httpx.AsyncClient(headers=self._headers, timeout=http_timeout)
+        self._limits = Limits(timeout, timeout / (len(self._routes) + 1))
+        self._http = httpx.AsyncClient(
+            headers=self._headers,
+            timeout=httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None),
+            trust_env=False,  # the routes have what the environment says
+            verify=distrust(),
+            mounts={route.url: route.transport() for route in self._routes},
+        )
+        self._lifetime = Lifetime("client", "make a new one")
         self._at = self._streams = 0
 
     async def __aenter__(self) -> Self:
@@ -71,38 +75,41 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections. Streams are closed on their own."""
-        await self._http.aclose()
+        if self._lifetime.end():
+            await self._http.aclose()
 
-    async def sentiment(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Batch[SentimentResult]:
+    def sentiment(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[SentimentResult]]:
         """Label texts, given as such or as {"id", "text"}."""
-        return await self._batch("/v1/sentiment", {"inputs": list(texts), **options}, read_sentiment)
+        inputs = list(listed(texts, "texts", "texts"))
+        return self._batch("/v1/sentiment", encoded({"inputs": inputs, **options}), read_sentiment)
 
-    async def forecast(
+    def forecast(
         self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], horizon: int, **options: Any
-    ) -> Batch[ForecastResult]:
+    ) -> Answer[Batch[ForecastResult]]:
         """Forecast the next `horizon` values of series, given as values or as {"values", "id", "start", "freq"}; the
         values are numbers, or rows for a model of several channels.
 
         NaN is a missing value; say with `missing=` what to do with it.
         """
-        body = {"series": [series_item(one) for one in series], "horizon": horizon, **options}
-        return await self._batch("/v1/forecast", body, read_forecast)
+        given = enumerate(listed(series, "series", "series"))
+        items = [series_item(one, f"series[{index}]") for index, one in given]
+        body = encoded({"series": items, "horizon": horizon, **options})
+        return self._batch("/v1/forecast", body, read_forecast)
 
-    async def step(
+    def step(
         self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any
-    ) -> StepResult:
+    ) -> Answer[StepResult]:
         """Take the next steps of one session: from a token, or as a new one. Raises: the item's ApiError as well.
 
         Shapes: inputs are k rows of features, k numbers for a one-number model, or a text.
         """
-        return (await self.step_many(model, [StepItem(inputs, state)], returns=returns, **options))[0]
+        return self._single("/v1/step", _steps(model, [StepItem(inputs, state)], returns, options), read_step)
 
-    async def step_many(
+    def step_many(
         self, model: str, items: Iterable[StepItem], *, returns: Returns = "last", **options: Any
-    ) -> Batch[StepResult]:
+    ) -> Answer[Batch[StepResult]]:
         """Take the next steps of many sessions in one request."""
-        body = {"model": model, "items": [item.body() for item in items], "return": returns, **options}
-        return await self._batch("/v1/step", body, read_step)
+        return self._batch("/v1/step", _steps(model, items, returns, options), read_step)
 
     def stream(
         self,
@@ -119,11 +126,12 @@ class AsyncClient:
         `binary` sends raw float32, for models that take and give nothing else; it is the fast way. Units:
         checkpoint_every in steps; it bounds what is kept and sent again when a replica is lost.
         """
+        self._lifetime.check()
         opening = {"model": model, **state_member(state), "return": returns, "checkpoint_every": checkpoint_every}
-        first = self._streams % len(self._urls)
+        journal = Journal(json.loads(encoded(opening | options)), binary=binary)
+        first = self._streams % len(self._routes)
         self._streams += 1
-        urls = cycle(self._urls[first:] + self._urls[:first])
-        return AsyncStream(urls, self._headers, self._limits, Journal(opening | options, binary=binary))
+        return AsyncStream(cycle(self._routes[first:] + self._routes[:first]), self._headers, self._limits, journal)
 
     async def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
@@ -134,8 +142,11 @@ class AsyncClient:
         """Return every limit, device and version."""
         return await self._call("GET", "/v1/info")
 
-    async def _batch(self, path: str, body: dict[str, Any], read: Callable[[Mapping[str, Any]], T]) -> Batch[T]:
-        return Batch(await self._call("POST", path, json.dumps(body).encode()), read)
+    async def _batch(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> Batch[T]:
+        return Batch(await self._call("POST", path, body), read)
+
+    async def _single(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
+        return (await self._batch(path, body, read))[0]
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         try:
@@ -144,12 +155,13 @@ class AsyncClient:
                     with attempt:
                         return await self._attempt(method, path, body)
         except TimeoutError:
-            raise Unreachable(f"{self._urls[self._at]}{path}: no answer in {self._limits.call_s:g} s") from None
+            raise Unreachable(f"{self._routes[self._at].url}{path}: no answer in {self._limits.call_s:g} s") from None
         raise AssertionError("an attempt returns or raises")
 
     async def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        self._lifetime.use()
         used = self._at
-        url = self._urls[used] + path
+        url = self._routes[used].url + path
         try:
             answer = await self._http.request(method, url, content=body, headers={"content-type": "application/json"})
         except httpx.TransportError as failure:
@@ -170,4 +182,10 @@ class AsyncClient:
     def _leave(self, used: int) -> None:
         """Go on to the next URL, unless another call has."""
         if self._at == used:
-            self._at = (used + 1) % len(self._urls)
+            self._at = (used + 1) % len(self._routes)
+
+
+def _steps(model: str, items: Iterable[StepItem], returns: Returns, options: Mapping[str, Any]) -> bytes:
+    given = enumerate(listed(items, "items", "StepItem"))
+    members = [step_item(one, f"items[{index}]") for index, one in given]
+    return encoded({"model": model, "items": members, "return": returns, **options})

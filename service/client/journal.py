@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable
-from service.client.results import Array, Inputs, StepOutput, members
+from service.client.inputs import Array, Inputs, members, steps
+from service.client.results import StepOutput
 from service.errors import ItemTooLarge
 
 BINARY = np.dtype("<f4")
@@ -95,17 +96,15 @@ class Journal:
 
     def add(self, inputs: Inputs) -> None:
         """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""
-        if self._step is None:
-            raise RuntimeError("the stream was not entered; use it as a context manager")
-        if not isinstance(inputs, str):
-            inputs = np.array(inputs, BINARY if self._binary else None)
-            if inputs.ndim not in (1, 2):
-                raise ValueError(f"inputs have shape {inputs.shape}; give k rows of features, k numbers or a text")
+        self._check_entered()
+        kept = steps(inputs)
+        if not isinstance(kept, str):
+            kept = np.array(kept, BINARY if self._binary else None)
             if self._binary:
-                self._check_width(inputs.shape)
+                self._check_width(kept.shape)
         elif self._binary:
             raise ValueError("a binary stream takes numbers, not text")
-        self._entries.append(Entry(inputs))
+        self._entries.append(Entry(kept))
 
     def _check_width(self, shape: tuple[int, ...]) -> None:
         """Raises: ValueError unless the inputs are whole steps: their bytes alone do not say so."""
@@ -114,8 +113,13 @@ class Journal:
             wanted = f"(k, {width}): k rows of {width} features" if width > 1 else "(k,) or (k, 1): k numbers"
             raise ValueError(f"inputs have shape {shape}; this model takes {wanted}")
 
+    def _check_entered(self) -> None:
+        if self._step is None:
+            raise RuntimeError("the stream was not entered; use it as a context manager")
+
     def ask_checkpoint(self) -> Entry:
         """Ask for a checkpoint after the inputs so far; its `answer` will be set."""
+        self._check_entered()
         self._entries.append(Entry(None))
         return self._entries[-1]
 

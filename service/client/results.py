@@ -1,4 +1,4 @@
-"""What goes into requests and comes out of answers: inputs as members, results as dataclasses with numpy arrays.
+"""What comes out of answers: results as dataclasses with numpy arrays.
 
 It knows the API's JSON, not how it travels. Invariant: a failed item is never left out; reading it raises its error.
 """
@@ -8,42 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from enum import Enum
 from typing import Any, TypeVar, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from service.client.errors import ApiError
-
-Array = npt.NDArray[Any]
-Inputs = npt.ArrayLike | str  # k rows of features, k numbers for a one-number model, or a text
-
-
-class New(Enum):
-    """The type of NEW."""
-
-    NEW = "new"
-
-    def __repr__(self) -> str:
-        return "NEW"
-
-
-NEW = New.NEW
-"""In place of a state: begin a new session. None is refused, so that a lost token is noticed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepItem:
-    """The next steps of one session, among others of one request."""
-
-    inputs: Inputs
-    state: str | New = NEW
-    id: str | None = None
-
-    def body(self) -> dict[str, Any]:
-        """Return the item as /v1/step takes it."""
-        return {**({"id": self.id} if self.id is not None else {}), **state_member(self.state), **members(self.inputs)}
+from service.client.inputs import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,35 +95,6 @@ class Batch(Sequence[T]):
         if isinstance(item, ApiError):
             raise item
         return item
-
-
-def state_member(state: str | New) -> dict[str, str]:
-    """Return the member of a request that says where the session is. Raises: ValueError for None."""
-    if isinstance(state, New):
-        return {}
-    if not isinstance(state, str):
-        raise ValueError(f"state is {state!r}; give a token, or NEW to begin a session")
-    return {"state": state}
-
-
-def members(inputs: Inputs) -> dict[str, Any]:
-    """Return the member of a request that holds the steps: a text, numbers (1-D) or rows of features (2-D)."""
-    if isinstance(inputs, str):
-        return {"text": inputs}
-    array = np.asarray(inputs)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"inputs have shape {array.shape}; give k rows of features, k numbers or a text")
-    return {"values" if array.ndim == 1 else "inputs": array.tolist()}
-
-
-def series_item(series: Mapping[str, Any] | npt.ArrayLike) -> dict[str, Any]:
-    """Return a series, numbers (1-D) or rows of channels (2-D), as /v1/forecast takes it: NaN, a gap, as null."""
-    given = dict(series) if isinstance(series, Mapping) else {"values": series}
-    values = np.asarray(given["values"], float)
-    if values.ndim not in (1, 2):
-        raise ValueError(f"values have shape {values.shape}; give numbers, or rows of channels")
-    cells: Array = np.where(np.isnan(values), np.array(None), values)
-    return given | {"values": cells.tolist()}
 
 
 def read_sentiment(item: Mapping[str, Any]) -> SentimentResult:

@@ -14,15 +14,19 @@ from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
 
 from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
+from service.client.inputs import Array, Inputs, listed
 from service.client.journal import Journal
-from service.client.results import Array, Inputs, StepOutput
+from service.client.lifetime import Lifetime
+from service.client.results import StepOutput
 from service.client.retries import CONNECT_S, Limits, retrying
+from service.client.routes import Route
 
 MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
 CLOSE_S = 1.0
+MAPPED = "inputs, each of them k rows of features, k numbers or a text"
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
 
 
@@ -35,11 +39,13 @@ class AsyncStream:
 
     Raises: ApiError from entering and from `recv` when a state cannot be used (never a new session in its place), and
     from `recv` in the place of an input that was refused, after which the stream goes on; StreamInterrupted when there
-    was no progress for the client's timeout, or when the service failed at an input and failed again.
+    was no progress for the client's timeout, or when the service failed at an input and failed again; RuntimeError once
+    it is closed, and in another event loop than the one that it was entered in.
     """
 
-    def __init__(self, urls: Iterator[str], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
-        self._urls, self._headers, self._limits, self._journal = urls, headers, limits, journal
+    def __init__(self, routes: Iterator[Route], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
+        self._routes, self._headers, self._limits, self._journal = routes, headers, limits, journal
+        self._lifetime = Lifetime("stream", "open another, from its `state`,")
         self._connection: ClientConnection | None = None
         self._answers: deque[StepOutput | ApiError] = deque()
         self.outstanding = 0
@@ -51,6 +57,7 @@ class AsyncStream:
         self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
     async def __aenter__(self) -> Self:
+        self._lifetime.use()
         await self._patiently(self._connected)
         return self
 
@@ -61,6 +68,8 @@ class AsyncStream:
 
     async def close(self) -> None:
         """Close the connection. What no checkpoint covers stays in `unacknowledged`."""
+        if not self._lifetime.end():
+            return
         if self._advancing is not None:
             self._advancing.cancel()
             await asyncio.gather(self._advancing, return_exceptions=True)
@@ -90,12 +99,14 @@ class AsyncStream:
 
         Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
         """
+        self._lifetime.use()
         try:
             async with asyncio.timeout(self._limits.call_s):
                 await self._room.acquire()
         except TimeoutError:
             raise TimeoutError(f"{self.outstanding} outputs wait to be received; call recv() or use map()") from None
         try:
+            self._lifetime.check()
             self._journal.add(inputs)
         except (ValueError, RuntimeError):
             self._room.release()
@@ -108,6 +119,7 @@ class AsyncStream:
 
         Raises: ApiError when this input was refused; it was not part of the session, and the stream goes on.
         """
+        self._lifetime.use()
         if not self.outstanding:
             raise RuntimeError("nothing to receive: the output of every input that was sent has been received")
         await self._until(lambda: bool(self._answers))
@@ -120,6 +132,7 @@ class AsyncStream:
 
     async def step(self, inputs: Inputs) -> StepOutput:
         """Send the next steps and return their outputs: one round trip."""
+        self._lifetime.use()
         if self.outstanding:
             raise RuntimeError(f"{self.outstanding} outputs wait to be received first")
         await self.send(inputs)
@@ -139,6 +152,7 @@ class AsyncStream:
 
     async def checkpoint(self) -> str:
         """Return a token of the point after all inputs so far; their outputs can still be received."""
+        self._lifetime.use()
         asked = self._journal.ask_checkpoint()
         await self._flush()
         await self._until(lambda: asked.answer is not None)
@@ -156,6 +170,7 @@ class AsyncStream:
             await asyncio.wait([task])
             if self._advancing is task:
                 self._advancing = None
+            self._lifetime.check()
             task.result()
 
     async def _patiently(self, attempt_to: Callable[[], Awaitable[None]]) -> None:
@@ -213,29 +228,30 @@ class AsyncStream:
         """Have a connection that goes on from the last token; all inputs after it are sent while answers are read."""
         if self._connection is not None:
             return
-        url = next(self._urls)
+        route = next(self._routes)
         try:
-            self._connection = await self._open(url)
-        except InvalidStatus as refused:
+            self._connection = await self._open(route)
+        except (InvalidStatus, InvalidProxyStatus) as refused:
             answer = refused.response
             raise read_refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from refused
         except (OSError, InvalidHandshake, ConnectionClosed) as failure:
             if isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.code == MESSAGE_TOO_BIG:
                 raise self._journal.opening_too_large() from failure
             silence = f"silent for {self._limits.silence_s:g} s" if isinstance(failure, TimeoutError) else ""
-            raise Unreachable(f"{url}: {silence or failure or type(failure).__name__}") from failure
+            raise Unreachable(f"{route.url}: {silence or failure or type(failure).__name__}") from failure
         self._flushing = asyncio.create_task(self._flush())  # a replay may be more than fits on the way
 
-    async def _open(self, url: str) -> ClientConnection:
+    async def _open(self, route: Route) -> ClientConnection:
         opening = self._journal.opening()
         connection = await connect(
-            re.sub("^http", "ws", url) + "/v1/stream",
+            re.sub("^http", "ws", route.url) + "/v1/stream",
             additional_headers=self._headers,
             compression=None,  # tokens and floats do not compress
             max_size=None,
             max_queue=None,  # bounded by what was sent; a paused reader could not answer pings
             open_timeout=min(CONNECT_S, self._limits.silence_s),
             close_timeout=CLOSE_S,
+            **route.stream_options(),
         )
         try:
             async with asyncio.timeout(self._limits.silence_s):
@@ -273,5 +289,5 @@ async def _each(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterat
         async for one in inputs:
             yield one
     else:
-        for one in inputs:
+        for one in listed(inputs, "inputs", MAPPED):
             yield one

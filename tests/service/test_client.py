@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import stopped_clock
 from conftest import ROOT, Server, ServerFactory, free_port
 
 from service.client import NEW, ApiError, AsyncClient, Client, ProtocolError, StepItem, Unreachable
@@ -245,15 +246,25 @@ def test_the_next_replica_is_taken_and_kept() -> None:
     assert len(script.times) == 3
 
 
-def test_a_replica_that_is_silent_is_left() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, Script(GOOD) as script:
-        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}", script.url]
-        with Client(urls, timeout=3) as client:
-            assert client.models() == MODELS["models"]
+@pytest.mark.anyio
+async def test_a_replica_that_is_silent_is_left() -> None:
+    with stopped_clock() as clock, Script(GOOD) as script:
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            while not reader.at_eof():  # until it is left
+                clock.go_on(0.01)
+                await asyncio.sleep(0)
+            writer.close()
+
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+            urls = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", script.url]
+            async with AsyncClient(urls, timeout=3) as client:
+                assert await client.models() == MODELS["models"]
 
 
 def test_it_gives_up_when_the_time_is_over_with_the_last_error() -> None:
-    with Script(refusal(429, "overloaded", retry_after_ms=60_000)) as script, Client(script.url, timeout=5) as client:
+    with Script(refusal(429, "overloaded", retry_after_ms=60_000)) as script, Client(script.url) as client:
         with pytest.raises(ApiError) as refused:
             client.models()
         assert (refused.value.code, refused.value.retry_after) == ("overloaded", 60)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from clocks import Clock, stopped_clock
 from sums import REFUSED, Sum
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -16,23 +17,27 @@ from service.client import ApiError, AsyncClient, ProtocolError, StepOutput, Str
 pytestmark = pytest.mark.anyio
 INPUTS = 40
 TOTALS = [n * (n + 1) / 2 for n in range(1, INPUTS + 1)]
+TURNS = 10  # of the event loop; an answer is written in one, read in the next and heard in the third
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(*handlers: Handler) -> AsyncIterator[str]:
-    """Give each connection to the next handler, and all those after it to the last."""
+async def serving(*handlers: Handler, max_queue: int = 16) -> AsyncIterator[str]:
+    """Give each connection to the next handler, and all those after it to the last.
+
+    So many frames are read before a handler wants them.
+    """
     left = list(handlers)
 
     async def handle(connection: ServerConnection) -> None:
         await (left.pop(0) if len(left) > 1 else left[0])(connection)
 
-    async with serve(handle, "127.0.0.1", 0) as server:
+    async with serve(handle, "127.0.0.1", 0, max_queue=max_queue) as server:
         yield f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
 
 
-def summing(frames: int | None = None, *, pause_s: float = 0.0, fail_at: float | None = None) -> Handler:
-    """Sum the inputs, for so many frames, each after a pause; at one of the inputs, fail."""
+def summing(frames: int | None = None, *, clock: Clock | None = None, fail_at: float | None = None) -> Handler:
+    """Sum the inputs, for so many frames; by a clock each takes 0.1 s. At one of the inputs, fail."""
 
     async def handle(connection: ServerConnection) -> None:
         opening = await connection.recv()
@@ -54,15 +59,25 @@ def summing(frames: int | None = None, *, pause_s: float = 0.0, fail_at: float |
                     await connection.send(service.said.popleft())
                 await connection.close(1011)
                 return
-            await asyncio.sleep(pause_s)
+            if clock is not None:
+                for _ in range(TURNS):  # so that the answer before was heard at its own time
+                    await asyncio.sleep(0)
+                clock.go_on(0.1)
             service.heard.append(frame)
             service.serve()
 
     return handle
 
 
-async def silent(connection: ServerConnection) -> None:
-    await connection.wait_closed()
+def silent(clock: Clock, seconds: float) -> Handler:
+    """Say nothing for so long."""
+
+    async def handle(connection: ServerConnection) -> None:
+        await connection.recv()
+        clock.go_on(seconds)
+        await connection.wait_closed()
+
+    return handle
 
 
 def totals(outputs: list[StepOutput]) -> list[float]:
@@ -72,56 +87,61 @@ def totals(outputs: list[StepOutput]) -> list[float]:
 @pytest.mark.parametrize("lost_at", [None, 10, INPUTS - 1], ids=["at once", "early", "late"])
 async def test_a_replay_that_takes_longer_than_the_timeout_gets_through(lost_at: int | None) -> None:
     """And a second one does that goes over what the first had done already."""
-    slow = summing(pause_s=0.05)  # 40 inputs take twice the timeout
-    lost = [] if lost_at is None else [summing(lost_at, pause_s=0.05)]
-    async with (
-        serving(summing(INPUTS - 1), *lost, slow) as url,
-        AsyncClient(url, timeout=1) as client,
-        client.stream("sum", checkpoint_every=10**6) as stream,
-    ):
-        made = [await stream.step([float(n)]) for n in range(1, INPUTS + 1)]
+    with stopped_clock() as clock:
+        slow = summing(clock=clock)  # 40 inputs take four times the timeout
+        lost = [] if lost_at is None else [summing(lost_at, clock=clock)]
+        async with (
+            serving(summing(INPUTS - 1), *lost, slow) as url,
+            AsyncClient(url, timeout=1) as client,
+            client.stream("sum", checkpoint_every=10**6) as stream,
+        ):
+            made = [await stream.step([float(n)]) for n in range(1, INPUTS + 1)]
     assert totals(made) == TOTALS
 
 
 async def test_connections_that_always_break_at_the_same_place_are_given_up() -> None:
-    async with (
-        serving(summing(5), summing(3)) as url,
-        AsyncClient(url, timeout=1) as client,
-        client.stream("sum") as stream,
-    ):
-        for n in range(1, 6):
-            await stream.step([float(n)])
-        with pytest.raises(StreamInterrupted) as interrupted:
-            await stream.step([6.0])
+    with stopped_clock():
+        async with (
+            serving(summing(5), summing(3)) as url,
+            AsyncClient(url, timeout=0.2) as client,
+            client.stream("sum") as stream,
+        ):
+            for n in range(1, 6):
+                await stream.step([float(n)])
+            with pytest.raises(StreamInterrupted) as interrupted:
+                await stream.step([6.0])
     assert (len(interrupted.value.unacknowledged), interrupted.value.answered) == (6, 5)
 
 
 async def test_a_replay_larger_than_all_buffers_is_sent_while_answers_are_read() -> None:
-    """To send it takes twice the timeout, as the service reads no faster than it sums."""
-    rest = [0.0] * 200_000  # of which only the first is summed
-    async with (
-        serving(summing(INPUTS - 1), summing(pause_s=0.05)) as url,
-        AsyncClient(url, timeout=1) as client,
-        client.stream("sum", checkpoint_every=10**6) as stream,
-    ):
-        made = [await stream.step([float(n), *rest]) for n in range(1, INPUTS + 1)]
+    """To send it takes longer than the timeout, as the service reads no faster than it sums."""
+    rest = [1 / 3] * 25_000  # half a megabyte, of which only the first number is summed
+    with stopped_clock() as clock:
+        async with (
+            serving(summing(INPUTS - 1), summing(clock=clock), max_queue=1) as url,
+            AsyncClient(url, timeout=1) as client,
+            client.stream("sum", checkpoint_every=10**6) as stream,
+        ):
+            made = [await stream.step([float(n), *rest]) for n in range(1, INPUTS + 1)]
     assert totals(made) == TOTALS
 
 
 async def test_entering_leaves_a_replica_that_is_silent_after_the_handshake() -> None:
-    async with (
-        serving(silent) as deaf,
-        serving(summing()) as url,
-        AsyncClient([deaf, url], timeout=6) as client,
-        client.stream("sum") as stream,
-    ):
-        assert (await stream.step([1.0])).step == 1
+    with stopped_clock() as clock:
+        async with (
+            serving(silent(clock, 2)) as deaf,
+            serving(summing()) as url,
+            AsyncClient([deaf, url], timeout=6) as client,
+            client.stream("sum") as stream,
+        ):
+            assert (await stream.step([1.0])).step == 1
 
 
 async def test_entering_where_all_are_silent_is_given_up() -> None:
-    async with serving(silent) as deaf, AsyncClient(deaf, timeout=0.5) as client:
-        with pytest.raises(StreamInterrupted, match=r"silent|nothing for"):
-            await client.stream("sum").__aenter__()
+    with stopped_clock() as clock:
+        async with serving(silent(clock, 30)) as deaf, AsyncClient(deaf) as client:
+            with pytest.raises(StreamInterrupted, match=r"silent|nothing for"):
+                await client.stream("sum").__aenter__()
 
 
 async def test_a_state_too_large_for_the_next_replica_is_refused_at_once_and_nothing_is_lost() -> None:

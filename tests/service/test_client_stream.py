@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import stopped_clock
 from conftest import Server, ServerFactory
 
 from service.client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
@@ -129,14 +130,20 @@ def test_a_checkpoint_before_the_first_step_is_refused(server: Server) -> None:
         assert stream.step(ROWS[:1]).step == 1
 
 
-def test_a_stream_waits_for_room(server: Server) -> None:
+@pytest.mark.anyio
+async def test_a_stream_waits_for_room(server: Server) -> None:
     """With nobody to receive, it says so in the end."""
-    with Client(urls(server), timeout=0.3) as client, client.stream("stepper") as stream:
-        for row in ROWS[:32]:
-            stream.send(row[None])
-        with pytest.raises(TimeoutError, match="32 outputs wait"):
-            stream.send(ROWS[:1])
-        assert_each_once([stream.recv() for _ in range(32)], whole(server, ROWS[:32]))
+    expected = await asyncio.to_thread(whole, server, ROWS[:32])
+    with stopped_clock() as clock:
+        async with AsyncClient(urls(server), timeout=60) as client, client.stream("stepper") as stream:
+            for row in ROWS[:32]:
+                await stream.send(row[None])
+            sending = asyncio.create_task(stream.send(ROWS[:1]))
+            await asyncio.sleep(0)
+            clock.go_on(60)
+            with pytest.raises(TimeoutError, match="32 outputs wait"):
+                await sending
+            assert_each_once([await stream.recv() for _ in range(32)], expected)
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -164,25 +171,27 @@ def test_outputs_come_once_though_replicas_are_killed_and_drained(
         assert_each_once(list(stream.map(inputs())), expected)
 
 
-def test_a_stream_that_can_go_on_nowhere_keeps_what_it_has(replicas: tuple[Server, Server]) -> None:
+@pytest.mark.anyio
+async def test_a_stream_that_can_go_on_nowhere_keeps_what_it_has(replicas: tuple[Server, Server]) -> None:
     one, other = replicas
-    expected = whole(one, ROWS[:20])
-    with Client(urls(one), timeout=0.5) as client, client.stream("stepper") as stream:
-        outputs = [stream.step(row[None]) for row in ROWS[:5]]
-        stream.checkpoint()
-        outputs += [stream.step(row[None]) for row in ROWS[5:8]]
-        one.kill()
-        for row in ROWS[8:10]:
-            stream.send(row[None])
-        with pytest.raises(StreamInterrupted) as interrupted:
-            stream.recv()
-        lost = interrupted.value
-        assert (lost.step_count, lost.answered) == (5, 3)
-        np.testing.assert_array_equal(np.concatenate(lost.unacknowledged), ROWS[5:10])
-        one.start()
-        assert_each_once([*outputs, stream.recv(), stream.recv()], expected[:10])
-    with Client(urls(other)) as client, client.stream("stepper", state=lost.state) as stream:
-        again = list(stream.map(lost.unacknowledged))
+    expected = await asyncio.to_thread(whole, one, ROWS[:20])
+    with stopped_clock():
+        async with AsyncClient(urls(one), timeout=0.5) as client, client.stream("stepper") as stream:
+            outputs = [await stream.step(row[None]) for row in ROWS[:5]]
+            await stream.checkpoint()
+            outputs += [await stream.step(row[None]) for row in ROWS[5:8]]
+            one.kill()
+            for row in ROWS[8:10]:
+                await stream.send(row[None])
+            with pytest.raises(StreamInterrupted) as interrupted:
+                await stream.recv()
+            lost = interrupted.value
+            assert (lost.step_count, lost.answered) == (5, 3)
+            np.testing.assert_array_equal(np.concatenate(lost.unacknowledged), ROWS[5:10])
+            one.start()
+            assert_each_once([*outputs, await stream.recv(), await stream.recv()], expected[:10])
+    async with AsyncClient(urls(other)) as client, client.stream("stepper", state=lost.state) as stream:
+        again = [output async for output in stream.map(lost.unacknowledged)]
     assert_each_once([*outputs, *again[lost.answered :]], expected[:10])
 
 

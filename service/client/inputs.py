@@ -1,0 +1,174 @@
+"""What callers give, made what requests carry: lists, numbers, texts, times, from whatever library they come.
+
+It knows the API's members, not how they travel. Invariant: one thing is never taken for a list of its parts (a text for
+its characters, a mapping for its keys, a table for its headings); what has no exact form in a request is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Inputs = npt.ArrayLike | str  # k rows of features, k numbers for a one-number model, or a text
+T = TypeVar("T")
+
+BYTES = (bytes, bytearray, memoryview)
+NO_LISTS = (str, *BYTES, Mapping, set, frozenset)  # what Python goes through, though it is one thing or has no order
+REAL = "iuf"  # numpy's kinds of numbers
+STEPS = "give k rows of features, k numbers or a text"
+SERIES = "give numbers, or rows of channels, for each series"
+
+
+class New(Enum):
+    """The type of NEW."""
+
+    NEW = "new"
+
+    def __repr__(self) -> str:
+        return "NEW"
+
+
+NEW = New.NEW
+"""In place of a state: begin a new session. None is refused, so that a lost token is noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepItem:
+    """The next steps of one session, among others of one request."""
+
+    inputs: Inputs
+    state: str | New = NEW
+    id: str | None = None
+
+
+def listed(given: Iterable[T], name: str, wanted: str) -> Iterable[T]:
+    """Return `given` as it is, where it holds one thing after another: a list, an array, a column, a generator.
+
+    Raises: ValueError for one thing alone, even if Python can go through its parts, and for what has no order.
+    """
+    if not _is_list(given):
+        raise ValueError(f"{name} is of type {type(given).__name__}; give a list of {wanted}, if only of one")
+    return given
+
+
+def _is_list(given: Any) -> bool:
+    if isinstance(given, NO_LISTS) or hasattr(given, "columns"):  # of a table Python goes through the headings
+        return False
+    try:
+        iter(given)
+    except TypeError:  # an array without an axis has the method, too
+        return False
+    return True
+
+
+def numbers(given: npt.ArrayLike, name: str, wanted: str) -> Array:
+    """Return numbers (1-D) or rows of them (2-D); None and what is masked are NaN.
+
+    Raises: ValueError for other shapes, and for what only looks like numbers: texts, truth values, times.
+    """
+    if isinstance(given, NO_LISTS):
+        raise ValueError(f"{name} is of type {type(given).__name__}; {wanted}")
+    try:
+        array = _array(given)
+    except (TypeError, ValueError) as failure:
+        raise ValueError(f"{name} cannot be read as numbers ({failure}); {wanted}") from failure
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} {f'has shape {array.shape}' if array.ndim else f'is {given!r}'}; {wanted}")
+    if array.dtype.kind not in REAL:
+        held = {type(cell).__name__ for cell in array.flat} if array.dtype == object else {array.dtype.name}
+        raise ValueError(f"{name} holds {', '.join(sorted(held))}; {wanted}")
+    return array
+
+
+def _array(given: Any) -> Array:
+    if isinstance(given, np.ma.MaskedArray):
+        given = given.tolist()  # numpy itself would take what is under the mask
+    array = np.asarray(list(given) if isinstance(given, Iterator) else given)
+    mixed = array.dtype == object and array.ndim > 0
+    if mixed and any(isinstance(cell, str | bytes | bool) for cell in array.flat):
+        return array  # which numpy would convert
+    return array.astype(float) if mixed or array.dtype == np.longdouble else array
+
+
+def steps(inputs: Inputs, name: str = "inputs") -> Array | str:
+    """Return the inputs of some steps: a text, numbers (1-D) or rows of features (2-D). Raises: ValueError."""
+    return inputs if isinstance(inputs, str) else numbers(inputs, name, STEPS)
+
+
+def members(inputs: Array | str) -> dict[str, Any]:
+    """Return the member of a request that holds the steps."""
+    if isinstance(inputs, str):
+        return {"text": inputs}
+    return {"values" if inputs.ndim == 1 else "inputs": inputs.tolist()}
+
+
+def state_member(state: str | New) -> dict[str, str]:
+    """Return the member of a request that says where the session is. Raises: ValueError for None."""
+    if isinstance(state, New):
+        return {}
+    if not isinstance(state, str):
+        raise ValueError(f"state is {state!r}; give a token, or NEW to begin a session")
+    return {"state": state}
+
+
+def step_item(item: StepItem, name: str) -> dict[str, Any]:
+    """Return an item as /v1/step takes it. Raises: ValueError."""
+    if not isinstance(item, StepItem):
+        raise ValueError(f"{name} is of type {type(item).__name__}; give a StepItem")
+    identity = {"id": item.id} if item.id is not None else {}
+    return {**identity, **state_member(item.state), **members(steps(item.inputs, f"{name}.inputs"))}
+
+
+def series_item(series: Mapping[str, Any] | npt.ArrayLike, name: str) -> dict[str, Any]:
+    """Return a series, numbers (1-D) or rows of channels (2-D), as /v1/forecast takes it: NaN, a gap, as null.
+
+    Raises: ValueError.
+    """
+    if not isinstance(series, Mapping):
+        return {"values": _with_gaps(numbers(series, name, SERIES))}
+    if "values" not in series:
+        raise ValueError(f"{name} has no member 'values'; {SERIES} there")
+    return {**series, "values": _with_gaps(numbers(series["values"], f"{name}.values", SERIES))}
+
+
+def _with_gaps(values: Array) -> list[Any]:
+    floats = values.astype(float)
+    cells: list[Any] = np.where(np.isnan(floats), np.array(None), floats).tolist()
+    return cells
+
+
+def encoded(request: Mapping[str, Any]) -> bytes:
+    """Return a request as JSON, in which dates, arrays and numbers of numpy, generators and the like have their form.
+
+    Raises: ValueError with the member that has none.
+    """
+    members = (f"{json.dumps(name)}: {_encoded(name, value)}" for name, value in request.items())
+    return f"{{{', '.join(members)}}}".encode()
+
+
+def _encoded(name: str, value: object) -> str:
+    try:
+        return json.dumps(value, default=_plain)
+    except (TypeError, ValueError) as failure:
+        raise ValueError(f"{name}: {failure}") from failure
+
+
+def _plain(value: Any) -> Any:
+    """Return what json has no form for, as something that it has one for."""
+    if isinstance(value, np.datetime64):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    for form in ("isoformat", "tolist"):  # dates and times; arrays, columns and numbers, whatever library they are of
+        if hasattr(value, form):
+            return getattr(value, form)()
+    if not _is_list(value):
+        raise ValueError(f"{value!r} is of type {type(value).__name__}, which a request has no form for")
+    return list(value)
