@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors", "service.tensors"},
     {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs", "service.websocket"},
-    {"service.submission", "service.waiting"},
+    {"service.submission", "service.waiting", "service.frequency"},
     {
         "service.runtime",
         "service.batching",
