@@ -53,6 +53,8 @@ class BatchRequest(Strict):
     task: ClassVar[Task]
     items_field: ClassVar[str]
 
+    model: str | None = Field(None, description="by default the only one of the task, or the one called like the task")
+
 
 class RunRequest(BatchRequest):
     """A request whose items are run."""

@@ -58,7 +58,6 @@ class ForecastRequest(RunRequest):
         "error",
         description="what to do with null: refuse the series, repeat the value before, or interpolate",
     )
-    model: str = Field("forecast", description="a model whose task is forecast")
 
 
 class Forecast(Result):
@@ -72,7 +71,8 @@ class Forecast(Result):
 @router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
 async def forecast(call: Call, body: ForecastRequest) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    engine = call.service.engines.for_task(body.model, body.task)
+    engines = call.service.engines
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
     spec = engine.manifest.forecast
     assert spec is not None
     if body.horizon > spec.horizon:
