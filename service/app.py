@@ -129,4 +129,4 @@ def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:
                 "no token key is configured: made one in %s; replicas must share it, or set BATON_TOKEN_KEYS",
                 settings.state_dir,
             )
-    return Sealer(KeyRing(keys), ttl_s=settings.state_ttl_s, clock=clock)
+    return Sealer(KeyRing(keys), ttl_s=settings.state_ttl_s, skew_s=settings.clock_skew_s, clock=clock)

@@ -33,6 +33,7 @@ LIMITS = (
     "max_state_bytes",
     "max_session_steps",
     "state_ttl_s",
+    "clock_skew_s",
 )
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -93,6 +94,12 @@ class Settings(BaseSettings):
         ge=1,
         le=315_360_000,
         description="How long a state token can be used after it was issued; ten years at most.",
+    )
+    clock_skew_s: int = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="How far the clocks of replicas may be apart: a state token from further ahead must wait (503).",
     )
     store: str = Field(
         MEMORY,

@@ -28,6 +28,7 @@ from service.errors import (
     PrecisionTooLow,
     RequestError,
     StateError,
+    StateFromFuture,
     Unavailable,
 )
 from service.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
@@ -314,6 +315,6 @@ class _Stream:
 
 
 def _close_code(error: RequestError) -> int:
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | StateFromFuture):
         return INTERNAL if isinstance(error, InternalError) else TRY_AGAIN
     return POLICY

@@ -20,6 +20,9 @@ from conftest import LOG_LIMIT_S, Server, ServerFactory
 from streams import CLOSE, Floats, Stream, connect, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
+from service.client import ApiError, Client
+from service.state.token import KeyRing, Sealer
+
 ROWS = random_rows(21, 40)
 KEYS = json.dumps([base64.urlsafe_b64encode(bytes(range(32))).decode()])
 MIB = 2**20
@@ -40,6 +43,18 @@ def refused(server: Server, path: str = "/v1/stream", **options: str) -> tuple[i
     error = json.loads(response.body)["error"]
     assert error["request_id"] == response.headers["x-request-id"]
     return response.status_code, error, dict(response.headers)
+
+
+def made_ahead(token: str, ahead_s: int) -> str:
+    """Return the token as a replica whose clock is ahead would have made it."""
+    sealer = Sealer(KeyRing(json.loads(KEYS)), ttl_s=3600, skew_s=0, clock=lambda: time.time() + ahead_s)
+    raw = base64.urlsafe_b64decode(token)
+    fingerprint = sealer.maker(raw, longest_payload_bytes=len(raw))
+    session = sealer.open(raw, tenant="")
+    resealed, _ = sealer.seal(
+        session.payload, session_id=session.id, step=session.step, fingerprint=fingerprint, tenant=""
+    )
+    return base64.urlsafe_b64encode(resealed).decode()
 
 
 def finish(server: Server, state: str, rows: Floats) -> Floats:
@@ -90,6 +105,26 @@ def test_an_opening_that_does_not_come_ends_the_stream(
     with connecting as connection:
         refusal = json.loads(connection.recv(timeout=30))
         assert (refusal["type"], refusal["error"]["code"]) == ("error", "body_timeout")
+
+
+def test_a_state_from_the_future_is_to_be_tried_again(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """The session goes on later, or at another replica: so says the close code, and so understands the client."""
+    server = start_server(tiny_models, tmp_path, BATON_TOKEN_KEYS=KEYS)
+    item = {"inputs": ROWS[:1].tolist()}
+    begun = server.post("/v1/step", {"model": "stepper", "items": [item]}).json()["results"][0]["state"]
+    early = made_ahead(begun, ahead_s=3600)
+    opening = json.dumps({"model": "stepper", "state": early})
+    with Stream(server, first=opening) as stream:
+        (refusal,), code = stream.end()
+    assert (refusal["error"]["code"], code) == ("state_from_future", 1013)
+    assert server.url is not None
+    with Client(server.url, timeout=1) as client, pytest.raises(ApiError) as refused:
+        client.step("stepper", ROWS[:1], state=early)
+    assert (refused.value.code, refused.value.transient) == ("state_from_future", True)
+    assert refused.value.retry_after is not None
+    assert 0 < refused.value.retry_after <= 3540
 
 
 def test_an_idle_stream_ends_with_a_last_token(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
