@@ -7,7 +7,7 @@
     │   └── DeviceUnavailable           the device that was asked for is not there
     └── RequestError                    answered to the client as {"error": {...}}
         ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
-        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask
+        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
         │                               HorizonTooLong · QuantileUnavailable · NotFinite · PrecisionTooLow ·
@@ -129,6 +129,10 @@ class InvalidRequest(RequestError):
 
 class WrongTask(RequestError):
     code, status = "wrong_task", 422
+
+
+class UpgradeRequired(RequestError):
+    code, status = "upgrade_required", 426
 
 
 class TooLarge(RequestError):

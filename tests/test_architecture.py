@@ -38,6 +38,7 @@ LAYERS = (
         "service.endpoints.stream",
         "service.endpoints.models",
         "service.endpoints.health",
+        "service.endpoints.upgrade",
     },
     {"service.app"},
     {"service.workers"},
