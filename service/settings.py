@@ -46,7 +46,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", description="Address to listen on; :: is all of them, IPv4 too.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models_dir: Path = Field(Path("models"), description="Directory of models, <name>/<version>/ each.")
     device: Literal["auto", "cpu", "cuda"] = Field(
