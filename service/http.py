@@ -2,7 +2,8 @@
 
 It knows ASGI and FastAPI, not models. Invariants: every answer carries `X-Request-Id`; every error has the same shape;
 every request leaves one line in the log and one count in the metrics; an exception that nobody expected becomes a 500
-with its cause in the log. What is no HTTP request at all never comes here: uvicorn answers it with a bare 400.
+with its cause in the log. What is no whole HTTP request never comes here: uvicorn answers it with a bare
+400, and `service.heads` with 408 or 431.
 """
 
 from __future__ import annotations

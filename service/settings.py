@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     timeout_ms: int = Field(
         10_000,
         ge=1,
-        description="Time a body may take to arrive (past it, 408), and a request may wait for its run (504).",
+        description="Time a head, then a body may take to arrive (past it, 408), and a request wait for its run (504).",
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")

@@ -31,6 +31,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.errors import SettingsError, StartupError
+from service.heads import HttpProtocol
 from service.logs import configure_logging
 from service.settings import Settings
 from service.state.token import token_chars
@@ -58,6 +59,7 @@ def run_service(settings: Settings) -> None:
         "access_log": False,  # baton.access writes the one line of a request
         "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
+        "http": partial(HttpProtocol, head_ms=settings.timeout_ms),
         "ws": partial(StreamProtocol, most_token_bytes=token_chars(settings.max_state_bytes)),
         "ws_max_size": settings.max_frame_bytes,
         "ws_per_message_deflate": False,  # neither states nor floats get smaller

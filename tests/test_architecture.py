@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors", "service.tensors"},
-    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs", "service.websocket"},
+    {
+        "service.contract",
+        "service.settings",
+        "service.metrics",
+        "service.auth",
+        "service.logs",
+        "service.heads",
+        "service.websocket",
+    },
     {"service.submission", "service.waiting", "service.frequency"},
     {
         "service.runtime",

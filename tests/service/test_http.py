@@ -22,13 +22,6 @@ from service.settings import Settings
 JSON = {"content-type": "application/json"}
 
 
-def address_of(server: Server) -> tuple[str, int]:
-    assert server.url is not None
-    url = httpx.URL(server.url)
-    assert url.port is not None
-    return url.host, url.port
-
-
 @pytest.mark.parametrize(
     ("method", "path", "content", "headers", "status", "code"),
     [
@@ -107,7 +100,7 @@ def test_a_stream_that_comes_as_plain_http_is_told_what_its_proxy_left_out(
     server: Server, headers: dict[str, str], missing: str
 ) -> None:
     lines = ["GET /v1/stream HTTP/1.1", "host: x", *(f"{name}: {given}" for name, given in headers.items())]
-    with socket.create_connection(address_of(server), timeout=30) as connection:
+    with socket.create_connection(server.address, timeout=30) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = HTTPResponse(connection)
         answer.begin()
@@ -193,7 +186,7 @@ def test_a_body_that_never_ends_is_refused_and_does_not_hold_up_the_end(
 ) -> None:
     server = start_server(tiny_models, tmp_path, BATON_TIMEOUT_MS="500")
     head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
-    with socket.create_connection(address_of(server), timeout=30) as client:
+    with socket.create_connection(server.address, timeout=30) as client:
         client.sendall(head.encode())
         server.stop()
         answer = client.makefile("rb").read()
@@ -202,10 +195,40 @@ def test_a_body_that_never_ends_is_refused_and_does_not_hold_up_the_end(
     assert not [line for line in server.lines if "Traceback" in line]
 
 
+def test_a_head_that_never_ends_is_cut_and_holds_up_no_answer(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """First on its connection, behind requests that are still being answered, empty lines after an answer."""
+    server = start_server(tiny_models, tmp_path, BATON_TIMEOUT_MS="300")
+    whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    slow = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+    for sent, statuses in (
+        ((whole[:9],), [408]),
+        ((whole + whole[:9],), [200, 408]),
+        ((slow + b"{}       " + whole[:9],), [422, 408]),
+        ((whole, b"\r\n"), [200, 408]),
+    ):
+        with socket.create_connection(server.address, timeout=30) as client:
+            received = b""
+            for part in sent:
+                client.sendall(part)
+                received += client.recv(65_536)
+            received += client.makefile("rb").read()
+        assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", received)] == statuses, sent
+        assert received.endswith(b"a request's head did not arrive within 300 ms")
+    assert server.client.get("/healthz").status_code == 200
+
+
+def test_a_head_without_bounds_is_refused(server: Server) -> None:
+    with socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 12_000)
+        assert client.makefile("rb").readline() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_log(server: Server) -> None:
     head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     start = server.mark()
-    with socket.create_connection(address_of(server)) as client:
+    with socket.create_connection(server.address) as client:
         client.sendall(f'{head}x-request-id: leaver\r\ncontent-length: 1000\r\n\r\n{{"inputs": ['.encode())
     (line,) = server.lines_since(start, until="leaver")
     assert " 499 " in line
