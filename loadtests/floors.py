@@ -166,7 +166,7 @@ class Tokens:
     """The service's own tokens; the only place here that knows how they are made."""
 
     def __init__(self) -> None:
-        self._sealer = Sealer(KeyRing([TOKEN_KEY]), ttl_s=86_400)
+        self._sealer = Sealer(KeyRing([TOKEN_KEY]), ttl_s=86_400, skew_s=0)
         self._id, self._fingerprint = new_session_id(), bytes(16)
 
     def seal(self, state: bytes) -> bytes:

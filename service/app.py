@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from service import __version__
 from service.auth import Authenticator
 from service.call import Service
-from service.endpoints import forecast, health, models, sentiment, state, step
+from service.endpoints import forecast, health, models, sentiment, state, step, upgrade
 from service.endpoints.stream import Streams
 from service.http import BodyRoute, RequestScope, install_error_handlers
 from service.loading import Loader
@@ -73,6 +73,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     for endpoint in (*BODY_ENDPOINTS, models):
         app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
     app.include_router(health.router)
+    app.include_router(upgrade.router)
     return app
 
 
@@ -129,4 +130,4 @@ def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:
                 "no token key is configured: made one in %s; replicas must share it, or set BATON_TOKEN_KEYS",
                 settings.state_dir,
             )
-    return Sealer(KeyRing(keys), ttl_s=settings.state_ttl_s, clock=clock)
+    return Sealer(KeyRing(keys), ttl_s=settings.state_ttl_s, skew_s=settings.clock_skew_s, clock=clock)

@@ -70,7 +70,10 @@ def serve(
 
 @app.command()
 def models(
-    source: Annotated[str, typer.Argument(help="A models directory, or the URL of a running service.")] = "models",
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A models directory, or the URL of a running service [BATON_MODELS_DIR, models]."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     api_key: Annotated[str | None, typer.Option(help="API key, where the service asks for one.")] = None,
 ) -> None:
@@ -78,7 +81,10 @@ def models(
 
     A directory's manifests and file hashes are verified on the way; nothing is loaded into a runtime.
     """
-    lines = _from_service(source, api_key) if source.startswith(("http://", "https://")) else _from_directory(source)
+    if source is not None and source.startswith(("http://", "https://")):
+        lines = _from_service(source, api_key)
+    else:
+        lines = _from_directory(load_settings().models_dir if source is None else Path(source))
     if as_json:
         typer.echo(json.dumps({"models": lines}, indent=2))
         return
@@ -152,8 +158,8 @@ def list_keys() -> None:
     Console().print(table)
 
 
-def _from_directory(path: str) -> list[dict[str, Any]]:
-    manifests = (read_verified(directory) for directory in find_versions(Path(path)))
+def _from_directory(models_dir: Path) -> list[dict[str, Any]]:
+    manifests = (read_verified(directory) for directory in find_versions(models_dir))
     newest = {manifest.name: manifest for manifest in manifests}
     return [manifest.model_dump(include=set(SHOWN)) for manifest in newest.values()]
 

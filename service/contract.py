@@ -299,7 +299,12 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             raise ManifestError(directory / MANIFEST_FILE, field, f"{name} is missing from {directory}")
-        found = sha256_of(path)
+        try:
+            found = sha256_of(path)
+        except OSError as failure:
+            raise ManifestError(
+                directory / MANIFEST_FILE, field, f"{name} cannot be read: {failure.strerror}"
+            ) from None
         if found != declared:
             raise ManifestError(directory / MANIFEST_FILE, hash_field, f"is {declared}, but {name} hashes to {found}")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from service.contract import Task
 from service.engine import Engine
-from service.errors import Unavailable, UnknownModel, WrongTask
+from service.errors import InvalidRequest, Unavailable, UnknownModel, WrongTask
 
 
 class Engines:
@@ -77,6 +77,24 @@ class Engines:
             raise UnknownModel(f"no model is called {name!r}; this service has {served}", field="model")
         return self._foremost[name]
 
+    def name(self, given: str | None, task: Task) -> str:
+        """Return the name that was given or, where none was, that of the one model of `task` that is meant: the only
+        one, or the one that is called like the task.
+
+        Raises: UnknownModel when there is none; InvalidRequest with their names when there are several.
+        """
+        if given is not None:
+            return given
+        able = self._able(task)
+        names = [engine.manifest.name for engine in able if engine.ends_ms is None or len(able) == 1]
+        if task in names:
+            return task
+        if not names:
+            raise UnknownModel(f"this service has no model for task {task!r}", field="model")
+        if len(names) > 1:
+            raise InvalidRequest(f"name the model: for task {task!r} there are {', '.join(names)}", field="model")
+        return names[0]
+
     def for_task(self, name: str, task: Task) -> Engine:
         """Return the foremost engine of a model. Only one for steps may be retiring: it begins no new session.
 
@@ -84,10 +102,13 @@ class Engines:
         """
         engine = self.get(name)
         if engine.manifest.task != task:
-            able = ", ".join(other.manifest.name for other in self.foremost if other.manifest.task == task)
+            able = ", ".join(other.manifest.name for other in self._able(task))
             message = f"{name!r} is for task {engine.manifest.task!r}; for {task!r} there is {able or 'no model'}"
             raise WrongTask(message, field="model")
         return engine
+
+    def _able(self, task: Task) -> list[Engine]:
+        return [engine for engine in self.foremost if engine.manifest.task == task]
 
     def admit(self, task: Task, *, rows: int = 1) -> None:
         """Check that some model of `task` works, and has room for so many rows.

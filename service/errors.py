@@ -7,12 +7,13 @@
     │   └── DeviceUnavailable           the device that was asked for is not there
     └── RequestError                    answered to the client as {"error": {...}}
         ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
-        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask
+        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
         │                               HorizonTooLong · QuantileUnavailable · NotFinite · PrecisionTooLow ·
         │                               SessionTooLong · ModelFailed
-        ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone
+        ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone ·
+        │                               StateFromFuture
         └── Unavailable                 Overloaded · NotReady · Draining · StoreUnavailable · DeadlineExceeded ·
                                         InternalError
 
@@ -130,6 +131,10 @@ class WrongTask(RequestError):
     code, status = "wrong_task", 422
 
 
+class UpgradeRequired(RequestError):
+    code, status = "upgrade_required", 426
+
+
 class TooLarge(RequestError):
     status = 413
 
@@ -198,8 +203,16 @@ class StateError(RequestError):
     `reason` is for the log and the metric label, `detail` for the log alone, and neither for the client.
     """
 
-    def __init__(self, message: str, *, reason: str, detail: str = "", field: str | None = "state") -> None:
-        super().__init__(message, field=field)
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        detail: str = "",
+        field: str | None = "state",
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message, field=field, retry_after_ms=retry_after_ms)
         self.reason, self.detail = reason, detail
 
     @property
@@ -225,6 +238,12 @@ class StateModelGone(StateError):
 
 class StateGone(StateError):
     code, status = "state_gone", 410
+
+
+class StateFromFuture(StateError):
+    """A genuine token that will do: a little later, or where the clock is not behind."""
+
+    code, status = "state_from_future", 503
 
 
 class Unavailable(RequestError):

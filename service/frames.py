@@ -25,7 +25,7 @@ FLOAT = np.dtype("<f4")
 class Opening(Strict):
     """The first frame of a stream."""
 
-    model: str
+    model: str | None = None
     state: bytes | None = None
     returned: Annotated[Literal["last", "all"], Field(alias="return")] = "last"
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None

@@ -56,21 +56,18 @@ def read_history(values: Values, manifest: Manifest, missing: Missing) -> tuple[
 
 def _as_array(values: Values, manifest: Manifest) -> Array:
     """Return float64 values; None becomes NaN, and nothing else can: NaN was refused."""
-    width, in_rows = manifest.features, bool(values) and isinstance(values[0], tuple)
-    if width is None and in_rows:
-        message = f"rows given; model {manifest.name!r} takes a list of numbers: send each channel as a series"
+    width = manifest.features or 1
+    names = f" ({', '.join(manifest.sequence.labels)})" if manifest.sequence.labels else ""
+    in_rows = bool(values) and isinstance(values[0], tuple)
+    if values and not in_rows and width > 1:
+        message = f"a list of numbers given; model {manifest.name!r} takes rows of {width} numbers{names}"
         raise InvalidRequest(message, field="values")
-    if width is not None and values:
-        names = f" ({', '.join(manifest.sequence.labels)})" if manifest.sequence.labels else ""
-        if not in_rows:
-            message = f"a list of numbers given; model {manifest.name!r} takes rows of {width} numbers{names}"
-            raise InvalidRequest(message, field="values")
-        for index, row in enumerate(values):
-            if len(row) != width:  # type: ignore[arg-type]
-                message = f"{len(row)} values, {width} needed in every row{names}"  # type: ignore[arg-type]
-                raise RaggedInputs(message, field=f"values[{index}]")
-    array = np.array(values, np.float64)
-    return array if width is None else array.reshape(-1, width)
+    for index, row in enumerate(values if in_rows else ()):
+        if len(row) != width:  # type: ignore[arg-type]
+            message = f"{len(row)} values, {width} needed in every row{names}"  # type: ignore[arg-type]
+            hint = f"; model {manifest.name!r} takes one series: send each channel as one" if width == 1 else ""
+            raise RaggedInputs(message + hint, field=f"values[{index}]")
+    return np.array(values, np.float64).reshape(-1, *([] if manifest.features is None else [width]))
 
 
 def _refusal(gaps: Array, manifest: Manifest) -> MissingValues:

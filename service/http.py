@@ -2,7 +2,8 @@
 
 It knows ASGI and FastAPI, not models. Invariants: every answer carries `X-Request-Id`; every error has the same shape;
 every request leaves one line in the log and one count in the metrics; an exception that nobody expected becomes a 500
-with its cause in the log. What is no HTTP request at all never comes here: uvicorn answers it with a bare 400.
+with its cause in the log. What is no whole HTTP request never comes here: uvicorn answers it with a bare
+400, and `service.heads` with 408 or 431.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from service.errors import (
     RequestError,
     Unauthorized,
     UnsupportedMediaType,
+    UpgradeRequired,
 )
 from service.logs import ACCESS
 from service.settings import Settings
@@ -47,6 +49,10 @@ access_log = logging.getLogger(ACCESS)
 
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
 LATE = "the body is late"  # why a task is cancelled
+DUE_HEADERS: dict[type[RequestError], dict[str, str]] = {
+    Unauthorized: {"www_authenticate": "Bearer"},
+    UpgradeRequired: {"upgrade": "websocket", "connection": "upgrade"},
+}
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 
 
@@ -172,9 +178,7 @@ def error_response(call: Caller, error: RequestError) -> JsonAnswer:
     call.service.metrics.refused(error.code)
     call.log = f"code={error.code} message={str(error)!r}"
     content = {"error": {**error.body(), "request_id": call.request_id}}
-    headers = _retry_after(content["error"])
-    if isinstance(error, Unauthorized):
-        headers["www_authenticate"] = "Bearer"
+    headers = _retry_after(content["error"]) | DUE_HEADERS.get(type(error), {})
     if call.field(b"upgrade"):
         headers["connection"] = "close"  # the body that was lost on the way in may still come, as another request
     return JsonAnswer(to_json(content), error.status, **headers)

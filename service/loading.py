@@ -119,12 +119,13 @@ class Loader:
     def _load(self, loaded: Iterable[Engine]) -> list[Engine]:
         """Return an engine for every version on disk, those of `loaded` where they are the same.
 
-        Raises: ManifestError or DeviceUnavailable when one will not do; OSError when the directory cannot be read.
+        Raises: ManifestError or DeviceUnavailable when one will not do.
         """
-        known = {(engine.manifest.name, engine.manifest.version): engine for engine in loaded}
+        root = self._settings.models_dir
+        known = {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
         engines = []
-        for directory in find_versions(self._settings.models_dir):
-            engine = known.get((directory.parent.name, directory.name))
+        for directory in find_versions(root, loaded=[at for at, engine in known.items() if engine.ends_ms is None]):
+            engine = known.get(directory)
             if engine is None:
                 engine = self._load_version(directory)
             else:

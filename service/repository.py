@@ -6,7 +6,9 @@ as files and graph can show; how it behaves is for `service.probe` to try.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from service.contract import MANIFEST_FILE, Manifest, Text, read_manifest, verif
 from service.errors import ManifestError
 from service.graph import check_graph
 from service.runtime import Session
+
+log = logging.getLogger("baton.repository")
 
 
 @dataclass(frozen=True)
@@ -43,23 +47,47 @@ class Model:
     vocabulary: Vocabulary | None
 
 
-def find_versions(models_dir: Path) -> list[Path]:
-    """Return every version directory, by name and rising version; dot-directories are drafts and passed over.
+def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Path]:
+    """Return every version directory, by name and rising version.
 
-    Raises: ManifestError when there is no such directory or it holds no model.
+    What bears a version's number or holds a manifest is one, broken or not. What else lies about is passed over with a
+    line in the log, such as `lost+found` or a folder that cannot be read; files and dot-directories without one. But a
+    folder that cannot be read and has one of the versions that are `loaded` is not taken for gone.
+
+    Raises: ManifestError when there is no such directory, it holds no model, or such a folder cannot be read.
     """
-    if not models_dir.is_dir():
+    if not os.path.isdir(models_dir):
         raise ManifestError(models_dir, "models_dir", "is no directory; BATON_MODELS_DIR must name one")
-    found = [
-        version
-        for model in sorted(models_dir.iterdir())
-        if model.is_dir() and not model.name.startswith(".")
-        for version in sorted(model.iterdir(), key=lambda path: (len(path.name), path.name))
-        if version.is_dir() and not version.name.startswith(".")
-    ]
+    found = []
+    for model in sorted(_list(models_dir)):
+        try:
+            entries = _list(model)
+        except ManifestError as failure:
+            if any(version.is_relative_to(model) for version in loaded):
+                raise
+            log.warning("passed over: %s", failure)
+            continue
+        versions = [entry for entry in entries if entry.name.isdecimal() or os.path.isfile(entry / MANIFEST_FILE)]
+        others = [entry for entry in entries if entry not in versions] if versions else [model]
+        for other in filter(os.path.isdir, others):
+            log.warning("passed over: %s holds no model; one is <name>/<version>/%s", other, MANIFEST_FILE)
+        found += sorted(versions, key=lambda path: (len(path.name), path.name))
     if not found:
         raise ManifestError(models_dir, "models_dir", f"holds no <name>/<version>/{MANIFEST_FILE}")
     return found
+
+
+def _list(directory: Path) -> list[Path]:
+    """Return what is in a directory but for dot-files; nothing where it is a file.
+
+    Raises: ManifestError when it cannot be read.
+    """
+    try:
+        return [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except NotADirectoryError:
+        return []
+    except OSError as failure:
+        raise ManifestError(directory, "models_dir", f"cannot be read: {failure.strerror}") from failure
 
 
 def read_verified(directory: Path) -> Manifest:

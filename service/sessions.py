@@ -100,8 +100,8 @@ class Sessions:
             await self._store.close()
 
     async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | RequestError]:
-        """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateModelGone or
-        StateWrongModel, authenticity first; StateGone or StoreUnavailable for a state that was held.
+        """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateFromFuture,
+        StateModelGone or StateWrongModel, authenticity first; StateGone or StoreUnavailable for a state that was held.
 
         A token of a version that is not loaded waits for a reload that is under way, for another worker may be ahead.
 

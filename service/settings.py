@@ -33,6 +33,7 @@ LIMITS = (
     "max_state_bytes",
     "max_session_steps",
     "state_ttl_s",
+    "clock_skew_s",
 )
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", description="Address to listen on; :: is all of them, IPv4 too.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models_dir: Path = Field(Path("models"), description="Directory of models, <name>/<version>/ each.")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -67,7 +68,7 @@ class Settings(BaseSettings):
     timeout_ms: int = Field(
         10_000,
         ge=1,
-        description="Time a body may take to arrive (past it, 408), and a request may wait for its run (504).",
+        description="Time a head, then a body may take to arrive (past it, 408), and a request wait for its run (504).",
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
@@ -93,6 +94,12 @@ class Settings(BaseSettings):
         ge=1,
         le=315_360_000,
         description="How long a state token can be used after it was issued; ten years at most.",
+    )
+    clock_skew_s: int = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="How far the clocks of replicas may be apart: a state token from further ahead must wait (503).",
     )
     store: str = Field(
         MEMORY,

@@ -29,7 +29,7 @@ class StepInput(Strict):
         None, description="k rows of features"
     )
     values: Annotated[list[float], Field(fail_fast=True)] | None = Field(
-        None, description="k numbers, for a one-number model"
+        None, description="k numbers, for a model without features or with one"
     )
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
@@ -58,7 +58,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
     manifest, most = start.engine.manifest, settings.max_steps
     left = steps_left(start, settings)
     wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
-    allowed = {wanted, "values"} if manifest.features == 1 else {wanted}
+    allowed = {"inputs", "values"} if wanted != "text" and manifest.features in (None, 1) else {wanted}
     if len(given) != 1 or given[0] not in allowed:
         have = f"{' and '.join(given)} given" if given else "nothing to step on given"
         raise InvalidRequest(f"{have}; model {manifest.name!r} takes {' or '.join(sorted(allowed))}", field=wanted)
@@ -72,7 +72,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
         steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
     else:
         steps = _read_numbers(item.values, manifest.sequence.dtype, "values")
-        steps = steps.reshape(-1, *([] if manifest.features is None else [1]))
+    steps = steps.reshape(-1, *([] if manifest.features is None else [manifest.features]))
     if not len(steps):
         raise EmptyInput("no steps; give at least one", field=given[0])
     if len(steps) > most:
@@ -85,7 +85,7 @@ def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
         if len(row) != features:
             message = f"{len(row)} values, {features} needed in every row"
             raise RaggedInputs(message, field=f"inputs[{index}]")
-    return _read_numbers(rows, dtype, "inputs").reshape(-1, features)
+    return _read_numbers(rows, dtype, "inputs")
 
 
 def _read_numbers(numbers: object, dtype: str, field: str) -> Array:

@@ -123,7 +123,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         if self._unparsed or len(data) > PIECE or not self._may_read():
             self._unparsed += data
-            self._parse()
+            self._read_or_pause()
         else:
             super().data_received(data)
 
@@ -146,6 +146,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._unparsed = b"" if self._failure else came[start:]
 
     def _may_read(self) -> bool:
+        if self.handshake_initiated and not self.handshake_complete:
+            return False  # what a client sends before it was answered waits for the answer
         return (self._inbox.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent
 
     def _read_or_pause(self) -> None:

@@ -6,6 +6,7 @@ item that is wrong is refused alone, with its place in the request, and its neig
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Generic, TypeVar
 
@@ -53,6 +54,8 @@ class BatchRequest(Strict):
     task: ClassVar[Task]
     items_field: ClassVar[str]
 
+    model: str | None = Field(None, description="by default the only one of the task, or the one called like the task")
+
 
 class RunRequest(BatchRequest):
     """A request whose items are run."""
@@ -72,7 +75,7 @@ def read_whole(kind: type[S], text: str) -> S:
     Raises: MalformedJson when it is not JSON; InvalidRequest and its kin for the first of its mistakes.
     """
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text.removeprefix("\ufeff"))
     except ValidationError as failure:
         raise _explain(failure.errors(include_url=False)[0]) from None
 
@@ -83,7 +86,9 @@ def parse(kind: type[B], body: bytes, *, most_items: int) -> tuple[B, dict[int, 
     Raises: MalformedJson when it is not JSON; EmptyInput for no items and BatchTooLarge for more than `most_items`;
     InvalidRequest and its kin when the request is wrong as a whole in other ways.
     """
-    read, rejected = _read(kind, body)
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise MalformedJson("the body is UTF-16, by its byte order mark; send JSON in UTF-8")
+    read, rejected = _read(kind, body.removeprefix(codecs.BOM_UTF8))
     count, field = len(getattr(read, kind.items_field)) + len(rejected), kind.items_field
     if not count:
         raise EmptyInput(f"{field} is empty; give at least one item", field=field)

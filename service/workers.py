@@ -17,9 +17,11 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,12 +31,14 @@ from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.errors import SettingsError, StartupError
+from service.heads import HttpProtocol
 from service.logs import configure_logging
 from service.settings import Settings
 from service.state.token import token_chars
 from service.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
+S = TypeVar("S", bound=socket.socket)
 
 DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 SWITCH_S = 0.0005  # a run that has ended waits no longer than this for the interpreter; Python's default is 5 ms
@@ -55,21 +59,31 @@ def run_service(settings: Settings) -> None:
         "access_log": False,  # baton.access writes the one line of a request
         "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
+        "http": partial(HttpProtocol, head_ms=settings.timeout_ms),
         "ws": partial(StreamProtocol, most_token_bytes=token_chars(settings.max_state_bytes)),
         "ws_max_size": settings.max_frame_bytes,
         "ws_per_message_deflate": False,  # neither states nor floats get smaller
         "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
-    if settings.workers == 1:
-        uvicorn.run(_load_app(settings), **options)
-    else:
-        _supervise(settings, options)
+    with _Port.reserve(settings.host, settings.port) as port:
+        if settings.workers == 1:
+            _serve(settings, options, port)
+        else:
+            _supervise(settings, options, port)
 
 
-def _supervise(settings: Settings, options: dict[str, Any]) -> None:
+def _serve(settings: Settings, options: dict[str, Any], port: _Port) -> None:
+    server = _Server(uvicorn.Config(_load_app(settings), **options))
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
+        server.run(sockets=[port])
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _supervise(settings: Settings, options: dict[str, Any], port: _Port) -> None:
     reasons, tell = multiprocessing.Pipe(duplex=False)
-    with _metrics_directory() as metrics, _Port.reserve(settings.host, settings.port) as port:
+    with _metrics_directory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read by prometheus_client when a worker imports it
         config = uvicorn.Config(
             partial(_create_worker, settings, tell),
@@ -103,13 +117,14 @@ class _Port(socket.socket):
 
     @classmethod
     def reserve(cls, host: str, port: int) -> Self:
-        """Raises: SettingsError when the address is taken or is none of this machine's."""
-        reserved = cls(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        """Return the first address of that name; `::` is that of IPv4 as well.
+
+        Raises: SettingsError when it is taken or is none of this machine's.
+        """
         try:
-            reserved.bind((host, port))
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            reserved = _bound(cls(family), address)
         except OSError as failure:
-            reserved.close()
             raise SettingsError(f"cannot listen on BATON_HOST {host}, BATON_PORT {port}: {failure}") from failure
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # not before: another service's port is taken
         return reserved
@@ -120,10 +135,34 @@ class _Port(socket.socket):
 
 def _join(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
     own = socket.socket(family)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    own.bind(address)
+    return _bound(own, address)
+
+
+def _bound(own: S, address: tuple[Any, ...]) -> S:
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if own.family is socket.AF_INET6:
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        own.bind(address)
+    except OSError:
+        own.close()
+        raise
     return own
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's for one process, which also says where it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets is not None
+        _say_running(self.config, sockets)
+
+
+def _say_running(config: uvicorn.Config, sockets: Sequence[socket.socket]) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    log.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", host, sockets[0].getsockname()[1])
 
 
 class _Supervisor(Multiprocess):
@@ -147,8 +186,7 @@ class _Supervisor(Multiprocess):
         self._pass_on_hangups()
         if not self._announced and all(process.is_ready() for process in self.processes):
             self._announced = True
-            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-            log.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", host, self.sockets[0].getsockname()[1])
+            _say_running(self.config, self.sockets)
 
     def handle_hup(self) -> None:
         self._to_reload = frozenset(process.pid for process in self.processes)

@@ -75,6 +75,13 @@ class Server:
                 listening.set()
         listening.set()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, for tests that speak to a socket."""
+        assert self.url is not None
+        host, port = self.url.removeprefix("http://").rsplit(":", 1)
+        return host, int(port)
+
     def lines_since(self, start: int, until: str) -> list[str]:
         """Return the log from line `start` to the first line that holds `until`, once it is there."""
         deadline = time.monotonic() + LOG_LIMIT_S

@@ -10,8 +10,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"service", "service.errors", "service.tensors"},
-    {"service.contract", "service.settings", "service.metrics", "service.auth", "service.logs", "service.websocket"},
-    {"service.submission", "service.waiting"},
+    {
+        "service.contract",
+        "service.settings",
+        "service.metrics",
+        "service.auth",
+        "service.logs",
+        "service.heads",
+        "service.websocket",
+    },
+    {"service.submission", "service.waiting", "service.frequency"},
     {
         "service.runtime",
         "service.batching",
@@ -38,6 +46,7 @@ LAYERS = (
         "service.endpoints.stream",
         "service.endpoints.models",
         "service.endpoints.health",
+        "service.endpoints.upgrade",
     },
     {"service.app"},
     {"service.workers"},

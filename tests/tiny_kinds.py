@@ -17,16 +17,16 @@ CHANNELS = ("temperature", "wind", "rain")
 CHARACTERS = "\t\n abAB?"
 
 
-def weather(root: Path, **changes: Any) -> Path:
-    """A GRU over rows of three channels; horizon 4, two quantiles of which none is the median.
+def weather(root: Path, *, channels: int = 3, **changes: Any) -> Path:
+    """A GRU over rows of three channels, or fewer; horizon 4, two quantiles of which none is the median.
 
     A constant called offsets, one number for each quantile, is added to them.
     """
     build = GraphBuilder(6, lengths=changes.get("lengths", "lengths") or "")
-    _, h = build.recurrent("GRU", "values", 3, 4, [], linear_before_reset=1)
+    _, h = build.recurrent("GRU", "values", channels, 4, [], linear_before_reset=1)
     (last,) = build.add("Squeeze", [h, build.constant(np.array([0], np.int64))])
     made = {}
-    for name, shape in (("mean", [0, 4, 3]), ("quantiles", [0, 4, 3, 2])):
+    for name, shape in (("mean", [0, 4, channels]), ("quantiles", [0, 4, channels, 2])):
         flat = build.dense(last, 4, int(np.prod(shape[1:])))
         (made[name],) = build.add("Reshape", [flat, build.constant(np.array(shape, np.int64))])
     if "constants" in changes:
@@ -34,8 +34,11 @@ def weather(root: Path, **changes: Any) -> Path:
     manifest = {
         "name": "weather",
         "task": "forecast",
-        "inputs": [tensor("values", "float32", "batch", "time", 3, labels=CHANNELS)],
-        "outputs": [tensor("mean", "float32", "batch", 4, 3), tensor("quantiles", "float32", "batch", 4, 3, 2)],
+        "inputs": [tensor("values", "float32", "batch", "time", channels, labels=CHANNELS[:channels])],
+        "outputs": [
+            tensor("mean", "float32", "batch", 4, channels),
+            tensor("quantiles", "float32", "batch", 4, channels, 2),
+        ],
         "forecast": {"min_history": 3, "max_history": 16, "horizon": 4, "quantiles": [0.1, 0.9]},
     }
     return write_model(root, build, made, **{**manifest, **changes})
@@ -74,10 +77,10 @@ def writer(root: Path, **changes: Any) -> Path:
     return write_model(root, build, made, tokenizer=characters(), **{**manifest, **changes})
 
 
-def watcher(root: Path, **changes: Any) -> Path:
-    """A GRU over single numbers; three quantiles, moved by a constant vector, and an anomaly for each."""
+def watcher(root: Path, *, in_rows: bool = False, **changes: Any) -> Path:
+    """A GRU over numbers, or rows of one; three quantiles, moved by a constant vector, and an anomaly for each."""
     build = GraphBuilder(8)
-    (column,) = build.add("Unsqueeze", ["values", build.constant(np.array([2], np.int64))])
+    column = "values" if in_rows else build.add("Unsqueeze", ["values", build.constant(np.array([2], np.int64))])[0]
     y, h = build.recurrent("GRU", column, 1, 4, ["h"], linear_before_reset=1)
     (quantiles,) = build.add("Add", [build.dense(y, 4, 3), "offsets"])
     (anomaly,) = build.add("Squeeze", [build.dense(y, 4, 1), build.constant(np.array([2], np.int64))])
@@ -86,7 +89,7 @@ def watcher(root: Path, **changes: Any) -> Path:
         "task": "step",
         "streamable": True,
         "constants": {"offsets": [-0.5, 0, 2]},
-        "inputs": [tensor("values", "float32", "batch", "time")],
+        "inputs": [tensor("values", "float32", "batch", "time", *([1] if in_rows else []))],
         "outputs": [tensor("quantiles", "float32", "batch", "time", 3), tensor("anomaly", "float32", "batch", "time")],
         "states": [state("h", 1, "batch", 4)],
     }

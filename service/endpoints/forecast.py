@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-from dateutil.relativedelta import relativedelta
 from fastapi import APIRouter
 from pydantic import Field
 
@@ -16,6 +13,7 @@ from service.contract import Forecast as ForecastSpec
 from service.contract import Task
 from service.engine import Answer, Row
 from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable
+from service.frequency import list_times
 from service.history import Missing, Values, read_history
 from service.http import BODY_ERRORS, BodyRoute, Reply
 from service.items import Job, answer_items
@@ -23,17 +21,6 @@ from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequ
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
-FREQUENCY = re.compile(r"([1-9][0-9]{0,4})?(s|min|h|D|W|M|Q|Y)")
-UNITS = {
-    "s": {"seconds": 1},
-    "min": {"minutes": 1},
-    "h": {"hours": 1},
-    "D": {"days": 1},
-    "W": {"weeks": 1},
-    "M": {"months": 1},
-    "Q": {"months": 3},
-    "Y": {"years": 1},
-}
 MOST_LEVELS = 100
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Percent = Annotated[float, Field(gt=0, lt=100)]
@@ -47,7 +34,9 @@ class Series(Strict):
         examples=[[5.8, 5.7, None, 5.1], [[5.8, 2.0], [5.7, 2.1], [5.2, None], [5.1, 1.9]]],
     )
     start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
-    freq: str | None = Field(None, description="distance of the values: s, min, h, D, W, M, Q or Y, or 15min and so on")
+    freq: str | None = Field(
+        None, max_length=32, description="distance of the values, as pandas has it: 15min, h, D, B, W-MON, ME, QS..."
+    )
 
 
 class ForecastRequest(RunRequest):
@@ -69,7 +58,6 @@ class ForecastRequest(RunRequest):
         "error",
         description="what to do with null: refuse the series, repeat the value before, or interpolate",
     )
-    model: str = Field("forecast", description="a model whose task is forecast")
 
 
 class Forecast(Result):
@@ -83,7 +71,8 @@ class Forecast(Result):
 @router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
 async def forecast(call: Call, body: ForecastRequest) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    engine = call.service.engines.for_task(body.model, body.task)
+    engines = call.service.engines
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
     spec = engine.manifest.forecast
     assert spec is not None
     if body.horizon > spec.horizon:
@@ -93,8 +82,9 @@ async def forecast(call: Call, body: ForecastRequest) -> Reply:
 
     def prepare(series: Series) -> Job:
         history, warnings = read_history(series.values, engine.manifest, body.missing)
-        more = {"timestamps": _timestamps(series, body.horizon), "channels": engine.manifest.sequence.labels}
-        told = {"warnings": warnings, **{name: value for name, value in more.items() if value is not None}}
+        timestamps, readings = _timestamps(series, body.horizon)
+        more = {"timestamps": timestamps, "channels": engine.manifest.sequence.labels}
+        told = {"warnings": warnings + readings, **{name: value for name, value in more.items() if value is not None}}
         return Job(engine, Row(history), partial(_shown, body.horizon, columns, told), "values")
 
     return await answer_items(call, body, engine, prepare)
@@ -117,26 +107,16 @@ def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
     return columns
 
 
-def _timestamps(series: Series, horizon: int) -> list[str] | None:
+def _timestamps(series: Series, horizon: int) -> tuple[list[str] | None, list[str]]:
+    """Return the times of the forecast, None where the series has none, and warnings of how they were understood."""
     if series.start is None and series.freq is None:
-        return None
-    if series.start is None or series.freq is None:
-        missing = "start" if series.start is None else "freq"
-        raise InvalidRequest("start and freq go together: give both or neither", field=missing)
-    match = FREQUENCY.fullmatch(series.freq)
-    if match is None:
-        raise InvalidRequest(
-            f"{series.freq!r} is no frequency; use {', '.join(UNITS)}, or 15min and so on", field="freq"
-        )
-    try:
-        start = datetime.fromisoformat(series.start)
-    except ValueError:
-        raise InvalidRequest(f"{series.start!r} is no ISO 8601 time, such as 2026-01-31T12:00", field="start") from None
-    step = relativedelta(**UNITS[match[2]]) * int(match[1] or 1)  # type: ignore[arg-type]
-    try:
-        return [(start + step * (len(series.values) + ahead)).isoformat() for ahead in range(horizon)]
-    except (OverflowError, ValueError):
-        raise InvalidRequest("the forecast would pass the year 9999", field="start") from None
+        return None, []
+    if series.freq is None:
+        message = "start is given and freq is not, which says how far apart the values are: 15min, D, ME..."
+        raise InvalidRequest(message, field="freq")
+    if series.start is None:
+        raise InvalidRequest("freq is given and start is not, which says when the first value was", field="start")
+    return list_times(series.start, series.freq, range(len(series.values), len(series.values) + horizon))
 
 
 def _shown(horizon: int, columns: dict[str, int], told: dict[str, Any], answer: Answer) -> dict[str, Any]:

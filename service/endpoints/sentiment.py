@@ -45,7 +45,6 @@ class SentimentRequest(RunRequest):
     inputs: list[TextOrItem] = Field(
         max_length=MOST_ITEMS, json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]]
     )
-    model: str = Field("sentiment", description="a model whose task is sentiment")
     scores: Literal["top", "all"] = Field("top", description="all adds the score of every label")
     truncate: Literal["end", "error"] = Field("end", description="what to do with a text over the model's length")
 
@@ -64,7 +63,7 @@ class Sentiment(Result):
 async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
     service = call.service
-    engine = service.engines.for_task(body.model, body.task)
+    engine = service.engines.for_task(service.engines.name(body.model, body.task), body.task)
     spec = engine.manifest.text
     assert spec is not None
     most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"

@@ -28,7 +28,6 @@ class StateRequest(BatchRequest):
     task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
-    model: str = Field(description="a model whose task is step")
     items: list[StateItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
     hold: Hold = Field(description="who is to keep the state: the client in a token, or the server")
     precision: Precision = Field("f32", description="of states in tokens; f16 halves them, at some cost in accuracy")
@@ -38,8 +37,9 @@ class StateRequest(BatchRequest):
 async def state(call: Call, body: StateRequest) -> Reply:
     """Return each state anew, kept as asked, without a step; the one that came stays good until it expires."""
     sessions, tenant = call.service.sessions, call.tenant
-    engine = call.service.engines.for_task(body.model, body.task)
-    resumed = await sessions.resume([item.state for item in body.items], model=body.model, tenant=tenant)
+    model = call.service.engines.name(body.model, body.task)
+    engine = call.service.engines.for_task(model, body.task)
+    resumed = await sessions.resume([item.state for item in body.items], model=model, tenant=tenant)
     points = [point for point in resumed if isinstance(point, Point)]
     carried = await sessions.hand_out(points, tenant=tenant, hold=body.hold, precision=body.precision)
     shown = iter(

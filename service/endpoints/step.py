@@ -38,7 +38,6 @@ class StepRequest(RunRequest):
     task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
-    model: str = Field(description="a model whose task is step")
     items: list[StepItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
     returned: Literal["last", "all"] = Field("last", alias="return", description="outputs of the last step, or of each")
     hold: Hold | None = Field(
@@ -64,8 +63,9 @@ async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     service, tenant = call.service, call.tenant
     tokens = [item.state for item in body.items if item.state is not None]
-    resumed = iter(await service.sessions.resume(tokens, model=body.model, tenant=tenant))
-    newest = service.engines.for_task(body.model, body.task)  # not before: models may be reloaded meanwhile
+    model = service.engines.name(body.model, body.task)
+    resumed = iter(await service.sessions.resume(tokens, model=model, tenant=tenant))
+    newest = service.engines.for_task(model, body.task)  # not before: models may be reloaded meanwhile
 
     def prepare(item: StepItem) -> Job:
         start = _start(item, newest, resumed, service)

@@ -28,6 +28,7 @@ from service.errors import (
     PrecisionTooLow,
     RequestError,
     StateError,
+    StateFromFuture,
     Unavailable,
 )
 from service.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
@@ -176,7 +177,7 @@ class _Stream:
         start = await self._start(wanted)
         self._service.sessions.holds(start, wanted.hold, wanted.precision)  # refuse at once what cannot be handed out
         self._hold, self._precision = wanted.hold, wanted.precision
-        self._caller.log = f" model={wanted.model}"
+        self._caller.log = f" model={start.engine.manifest.name}"
         self._point, self._carried = start, start.step
         self._last_only = wanted.returned == "last"
         self._checkpoint_every = wanted.checkpoint_every or math.inf
@@ -186,8 +187,9 @@ class _Stream:
     async def _start(self, wanted: Opening) -> Point:
         sessions, tenant = self._service.sessions, self._caller.tenant
         tokens = [] if wanted.state is None else [wanted.state]
-        resumed = await sessions.resume(tokens, model=wanted.model, tenant=tenant)
-        newest = self._service.engines.for_task(wanted.model, "step")  # not before: models may be reloaded meanwhile
+        model = self._service.engines.name(wanted.model, "step")
+        resumed = await sessions.resume(tokens, model=model, tenant=tenant)
+        newest = self._service.engines.for_task(model, "step")  # not before: models may be reloaded meanwhile
         if "state" not in wanted.model_fields_set:
             return sessions.begin(newest)
         (start,) = resumed or [null_state()]
@@ -313,6 +315,6 @@ class _Stream:
 
 
 def _close_code(error: RequestError) -> int:
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | StateFromFuture):
         return INTERNAL if isinstance(error, InternalError) else TRY_AGAIN
     return POLICY

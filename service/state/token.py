@@ -39,10 +39,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.errors import SettingsError, StateExpired, StateInvalid
+from service.errors import SettingsError, StateExpired, StateFromFuture, StateInvalid
 
 VERSION = 3
-MOST_SKEW_MS = 60_000  # how far the clocks of replicas may be apart
 KEY_BYTES = 32
 KEY_FILE = "token.key"
 HEADER = struct.Struct("<B4s16s")
@@ -100,10 +99,10 @@ class KeyRing:
 
 
 class Sealer:
-    """Seals sessions into tokens and opens them again."""
+    """Seals sessions into tokens, and opens those whose makers' clocks are ahead by `skew_s` at most."""
 
-    def __init__(self, keys: KeyRing, *, ttl_s: int, clock: Callable[[], float] = time.time) -> None:
-        self._keys, self._ttl_ms, self._clock = keys, 1000 * ttl_s, clock
+    def __init__(self, keys: KeyRing, *, ttl_s: int, skew_s: int, clock: Callable[[], float] = time.time) -> None:
+        self._keys, self._ttl_ms, self._skew_ms, self._clock = keys, 1000 * ttl_s, 1000 * skew_s, clock
         self._salts = _random(SALT_BYTES)
 
     def seal(
@@ -153,7 +152,8 @@ class Sealer:
     def open(self, token: bytes, *, tenant: str) -> Session:
         """Decrypt and authenticate a token that `maker` has looked at.
 
-        Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired for one that is too old.
+        Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired for one that is too old;
+        StateFromFuture for one that comes too early.
         """
         header, salt = token[: HEADER.size], token[HEADER.size : HEADER.size + SALT_BYTES]
         key = HEADER.unpack(header)[1]
@@ -170,8 +170,13 @@ class Sealer:
         now_ms = int(1000 * self._clock())
         if now_ms >= session.expires_ms:
             raise StateExpired("the state token has expired; begin a new session", reason="expired")
-        if now_ms < session.issued_ms - MOST_SKEW_MS:
-            raise StateInvalid(INVALID, reason="from_the_future")
+        early_ms = session.issued_ms - self._skew_ms - now_ms
+        if early_ms > 0:
+            message = (
+                f"the state token is dated {session.issued_ms - now_ms} ms after this server's time, and "
+                f"{self._skew_ms} ms are let pass: the replicas' clocks differ; try again, perhaps elsewhere"
+            )
+            raise StateFromFuture(message, reason="from_the_future", retry_after_ms=early_ms)
         return session
 
 

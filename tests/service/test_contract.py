@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tiny
+from conftest import baton
 
 from service.app import create_app
 from service.errors import DeviceUnavailable, ManifestError
+from service.repository import find_versions, read_verified
 from service.settings import Settings
 
+NOBODY = 65534
 Change = Callable[[dict], object]
 
 
@@ -194,6 +201,97 @@ def test_a_models_directory_that_is_empty_or_not_there_is_refused(tmp_path: Path
         load(tmp_path)
     with pytest.raises(ManifestError, match="BATON_MODELS_DIR"):
         load(tmp_path / "nowhere")
+
+
+def litter(models_dir: Path) -> list[str]:
+    """Put things that are no models among the models; return how the log tells of each."""
+    for name in ("lost+found", "notes", "notes/drafts", ".draft", "stepper/old"):
+        (models_dir / name).mkdir()
+    (models_dir / "README.md").write_text("no model")
+    (models_dir / "stepper" / "README.md").write_text("no version")
+    (models_dir / "gone").symlink_to("/nowhere")
+    (models_dir / "loop").symlink_to("loop")
+    return [
+        f"passed over: {models_dir}/gone: models_dir: cannot be read: No such file or directory",
+        f"passed over: {models_dir}/loop: models_dir: cannot be read: Too many levels of symbolic links",
+        f"passed over: {models_dir}/lost+found holds no model; one is <name>/<version>/manifest.json",
+        f"passed over: {models_dir}/notes holds no model; one is <name>/<version>/manifest.json",
+        f"passed over: {models_dir}/stepper/old holds no model; one is <name>/<version>/manifest.json",
+    ]
+
+
+def test_what_lies_among_the_models_is_passed_over_with_one_line_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.stepper(tmp_path)
+    expected = litter(tmp_path)
+    load(tmp_path)
+    told = [record.getMessage() for record in caplog.records if record.name == "baton.repository"]
+    assert sorted(told) == expected
+    listed = baton("models", "--json", BATON_MODELS_DIR=str(tmp_path))
+    assert [line["name"] for line in json.loads(listed.stdout)["models"]] == ["stepper"]
+    assert sorted(listed.stderr.splitlines()) == expected
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Let this process be one that permissions bind, should it be root's."""
+    before = os.geteuid()
+    os.seteuid(NOBODY if before == 0 else before)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_what_may_not_be_read_is_passed_over_unless_it_is_meant_as_a_version(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as root:  # pytest's own are closed to others
+        models_dir = Path(root)
+        models_dir.chmod(0o755)
+        (closed := models_dir / "closed").mkdir(mode=0)
+        version = tiny.stepper(models_dir)
+        with unprivileged():
+            assert find_versions(models_dir) == [version]
+            (told,) = caplog.messages
+            assert told == f"passed over: {closed}: models_dir: cannot be read: Permission denied"
+            with pytest.raises(ManifestError, match="closed: models_dir: cannot be read: Permission denied"):
+                find_versions(models_dir, loaded=[closed / "1"])
+        for part, message in (("model.onnx", "file: model.onnx cannot be read"), ("", "file: cannot be read")):
+            (version / part).chmod(0)
+            with unprivileged(), pytest.raises(ManifestError, match=f"{message}: Permission denied"):
+                read_verified(*find_versions(models_dir))
+        models_dir.chmod(0)
+        with unprivileged(), pytest.raises(ManifestError, match="models_dir: cannot be read: Permission denied"):
+            find_versions(models_dir)
+
+
+def empty_version(model: Path) -> str:
+    (model / "2").mkdir()
+    return "stepper/2/manifest.json: file: is missing"
+
+
+def version_that_is_a_file(model: Path) -> str:
+    (model / "2").write_text("")
+    return "stepper/2/manifest.json: file: cannot be read: Not a directory"
+
+
+def version_that_leads_nowhere(model: Path) -> str:
+    (model / "2").symlink_to("/nowhere")
+    return "stepper/2/manifest.json: file: is missing"
+
+
+def version_by_another_name(model: Path) -> str:
+    shutil.copytree(model / "1", model / "second")
+    return "stepper/second/manifest.json: version: is '1', but the directory is named 'second'"
+
+
+@pytest.mark.parametrize(
+    "spoil", [empty_version, version_that_is_a_file, version_that_leads_nowhere, version_by_another_name]
+)
+def test_what_is_meant_as_a_version_is_never_passed_over(spoil: Callable[[Path], str], tmp_path: Path) -> None:
+    message = spoil(tiny.stepper(tmp_path).parent)
+    with pytest.raises(ManifestError, match=message):
+        load(tmp_path)
 
 
 def test_cuda_where_there_is_none_ends_start_up_and_names_the_providers_that_exist(tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def test_of_many_wrong_cells_the_first_is_told(served: Server) -> None:
 def test_rows_are_refused_by_a_model_of_one_series(served: Server) -> None:
     """They are not forecast channel by channel in silence: that would be another model than the client asked for."""
     good, bad = ask(served, [1, 2, 3], ROWS, model="forecast")
-    assert (bad["error"]["code"], bad["error"]["field"]) == ("invalid_request", "series[1].values")
-    assert "model 'forecast' takes a list of numbers: send each channel as a series" in bad["error"]["message"]
+    assert (bad["error"]["code"], bad["error"]["field"]) == ("ragged_inputs", "series[1].values[0]")
+    assert "3 values, 1 needed in every row; model 'forecast' takes one series" in bad["error"]["message"]
     assert "mean" in good
 
 

@@ -71,19 +71,82 @@ def test_a_history_over_the_model_s_is_cut_and_says_so(server: Server) -> None:
     assert whole["warnings"] == ["40 values given; the last 16 are used"]
 
 
+# What pandas 3.1.1's date_range(start, freq=freq, periods=5) ends with.
+AS_PANDAS = [
+    ("2026-02-28", "ME", ["2026-05-31T00:00:00", "2026-06-30T00:00:00"]),
+    ("2024-01-31T18:30", "ME", ["2024-04-30T18:30:00", "2024-05-31T18:30:00"]),
+    ("2026-01-01", "MS", ["2026-04-01T00:00:00", "2026-05-01T00:00:00"]),
+    ("2026-03-31", "QE", ["2026-12-31T00:00:00", "2027-03-31T00:00:00"]),
+    ("2026-01-31", "QE-JAN", ["2026-10-31T00:00:00", "2027-01-31T00:00:00"]),
+    ("2026-04-01", "QS", ["2027-01-01T00:00:00", "2027-04-01T00:00:00"]),
+    ("2026-02-01", "QS-FEB", ["2026-11-01T00:00:00", "2027-02-01T00:00:00"]),
+    ("2023-12-31", "YE", ["2026-12-31T00:00:00", "2027-12-31T00:00:00"]),
+    ("2024-02-29", "YE-FEB", ["2027-02-28T00:00:00", "2028-02-29T00:00:00"]),
+    ("2024-01-01", "YS", ["2027-01-01T00:00:00", "2028-01-01T00:00:00"]),
+    ("2024-04-01", "YS-APR", ["2027-04-01T00:00:00", "2028-04-01T00:00:00"]),
+    ("2026-01-02", "B", ["2026-01-07T00:00:00", "2026-01-08T00:00:00"]),
+    ("2026-01-02", "2B", ["2026-01-12T00:00:00", "2026-01-14T00:00:00"]),
+    ("2026-01-05", "W-MON", ["2026-01-26T00:00:00", "2026-02-02T00:00:00"]),
+    ("2026-01-04", "2W-SUN", ["2026-02-15T00:00:00", "2026-03-01T00:00:00"]),
+    ("2026-01-31", "2ME", ["2026-07-31T00:00:00", "2026-09-30T00:00:00"]),
+    ("2026-01-30", "BME", ["2026-04-30T00:00:00", "2026-05-29T00:00:00"]),
+    ("2026-02-02", "BMS", ["2026-05-01T00:00:00", "2026-06-01T00:00:00"]),
+    ("2026-03-31", "BQE", ["2026-12-31T00:00:00", "2027-03-31T00:00:00"]),
+    ("2023-12-29", "BYE", ["2026-12-31T00:00:00", "2027-12-31T00:00:00"]),
+    ("2026-01-01T22:00", "15min", ["2026-01-01T22:45:00", "2026-01-01T23:00:00"]),
+    ("2026-01-01", "90s", ["2026-01-01T00:04:30", "2026-01-01T00:06:00"]),
+    ("2026-01-01", "100ms", ["2026-01-01T00:00:00.300000", "2026-01-01T00:00:00.400000"]),
+    ("2024-02-28", "D", ["2024-03-02T00:00:00", "2024-03-03T00:00:00"]),
+    ("2026-01-01T22:00+02:00", "h", ["2026-01-02T01:00:00+02:00", "2026-01-02T02:00:00+02:00"]),
+]
+
+
+def test_timestamps_go_on_from_the_history_as_in_pandas(server: Server) -> None:
+    asked = [{"values": [1, 2, 3], "start": start, "freq": freq} for start, freq, _ in AS_PANDAS]
+    for (start, freq, expected), result in zip(AS_PANDAS, ask(server, *asked, horizon=2), strict=True):
+        assert (result.get("timestamps"), result.get("warnings")) == (expected, []), (start, freq, result)
+
+
 @pytest.mark.parametrize(
-    ("start", "freq", "expected"),
+    ("start", "freq", "expected", "read_as"),
     [
-        ("2024-01-01T22:00", "h", ["2024-01-02T01:00:00", "2024-01-02T02:00:00"]),
-        ("2024-01-01", "15min", ["2024-01-01T00:45:00", "2024-01-01T01:00:00"]),
-        ("2023-11-30", "M", ["2024-02-29T00:00:00", "2024-03-30T00:00:00"]),
-        ("2024-01-01T00:00:00+02:00", "W", ["2024-01-22T00:00:00+02:00", "2024-01-29T00:00:00+02:00"]),
-        ("2020-02-29", "Y", ["2023-02-28T00:00:00", "2024-02-29T00:00:00"]),
+        ("2023-11-29", "M", ["2024-02-29", "2024-03-29"], None),
+        ("2023-11-30", "M", ["2024-02-29", "2024-03-31"], "ME"),
+        ("2026-02-28", "M", ["2026-05-31", "2026-06-30"], "ME"),
+        ("2026-01-31", "M", ["2026-04-30", "2026-05-31"], None),
+        ("2026-04-30", "Q", ["2027-01-31", "2027-04-30"], "QE-APR"),
+        ("2020-02-29", "Y", ["2023-02-28", "2024-02-29"], "YE-FEB"),
+        ("2024-01-03", "W", ["2024-01-24", "2024-01-31"], None),
     ],
 )
-def test_timestamps_go_on_from_the_history(server: Server, start: str, freq: str, expected: list[str]) -> None:
+def test_a_frequency_that_leaves_the_day_open_goes_by_the_start_and_says_so_in_doubt(
+    server: Server, start: str, freq: str, expected: list[str], read_as: str | None
+) -> None:
     (result,) = ask(server, {"values": [1, 2, 3], "start": start, "freq": freq}, horizon=2)
-    assert result["timestamps"] == expected
+    assert [time.removesuffix("T00:00:00") for time in result["timestamps"]] == expected
+    assert [f"; {read_as} says so" in warning for warning in result["warnings"]] == ([True] if read_as else [])
+    if read_as is not None:
+        (same,) = ask(server, {"values": [1, 2, 3], "start": start, "freq": read_as}, horizon=2)
+        assert (same["timestamps"], same["warnings"]) == (result["timestamps"], [])
+
+
+@pytest.mark.parametrize(
+    ("start", "freq", "following"),
+    [
+        ("2026-02-27", "ME", "2026-02-28T00:00:00"),
+        ("2026-02-28", "MS", "2026-03-01T00:00:00"),
+        ("2026-01-31", "QE", "2026-03-31T00:00:00"),
+        ("2026-01-31", "BME", "2026-02-27T00:00:00"),
+        ("2026-01-03T09:00", "B", "2026-01-05T09:00:00"),
+        ("2026-01-06", "2W-MON", "2026-01-12T00:00:00"),
+    ],
+)
+def test_a_start_beside_its_frequency_is_refused_with_the_next_that_is_on_it(
+    server: Server, start: str, freq: str, following: str
+) -> None:
+    (result,) = ask(server, {"values": [1, 2, 3], "start": start, "freq": freq})
+    assert (result["error"]["code"], result["error"]["field"]) == ("invalid_request", "series[0].start")
+    assert result["error"]["message"].endswith(f"the next time that does is {following}")
 
 
 @pytest.mark.parametrize(
@@ -96,10 +159,16 @@ def test_timestamps_go_on_from_the_history(server: Server, start: str, freq: str
         ({"values": [1, [2], 3]}, "invalid_request", "values[1]", "valid number"),
         ({"values": [1, 1e300, 3]}, "not_finite", "values", "float32"),
         ({"value": [1, 2, 3]}, "invalid_request", "values", "missing"),
-        ({"values": [1, 2, 3], "start": "2024-01-01"}, "invalid_request", "freq", "go together"),
+        ({"values": [1, 2, 3], "start": "2024-01-01"}, "invalid_request", "freq", "start is given and freq is not"),
+        ({"values": [1, 2, 3], "freq": "D"}, "invalid_request", "start", "freq is given and start is not"),
         ({"values": [1, 2, 3], "start": "2024-13-01", "freq": "D"}, "invalid_request", "start", "ISO 8601"),
         ({"values": [1, 2, 3], "start": "2024-01-01", "freq": "fortnight"}, "invalid_request", "freq", "15min"),
+        ({"values": [1, 2, 3], "start": "2024-01-31", "freq": "ME-JAN"}, "invalid_request", "freq", "ME, MS"),
         ({"values": [1, 2, 3], "start": "9999-12-31", "freq": "Y"}, "invalid_request", "start", "9999"),
+        ({"values": [1, 2, 3], "start": "9999-12-30", "freq": "B"}, "invalid_request", "start", "9999"),
+        ({"values": [1, 2, 3], "start": "2024-01-01", "freq": "999999999B"}, "invalid_request", "start", "9999"),
+        ({"values": [1, 2, 3], "start": "2024-01-01", "freq": "999999999MS"}, "invalid_request", "start", "9999"),
+        ({"values": [1, 2, 3], "start": "2024-01-01", "freq": "999999999W"}, "invalid_request", "start", "9999"),
     ],
 )
 def test_a_bad_series_fails_alone(server: Server, series: dict, code: str, field: str, says: str) -> None:

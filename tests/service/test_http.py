@@ -7,12 +7,14 @@ import re
 import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import Server, ServerFactory
 from prometheus_client.parser import text_string_to_metric_families
+from streams import Stream
 
 from service.app import create_app
 from service.settings import Settings
@@ -86,6 +88,42 @@ def test_a_bad_request_gets_its_code_and_one_line_in_the_log(
     ]
 
 
+@pytest.mark.parametrize(
+    ("headers", "missing"),
+    [
+        ({}, "'Upgrade: websocket' and 'Connection: Upgrade';"),
+        ({"Upgrade": "websocket"}, "'Connection: Upgrade';"),
+        ({"Upgrade": "h2c", "Connection": "keep-alive, Upgrade"}, "'Upgrade: websocket';"),
+    ],
+)
+def test_a_stream_that_comes_as_plain_http_is_told_what_its_proxy_left_out(
+    server: Server, headers: dict[str, str], missing: str
+) -> None:
+    lines = ["GET /v1/stream HTTP/1.1", "host: x", *(f"{name}: {given}" for name, given in headers.items())]
+    with socket.create_connection(server.address, timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, error["code"], answer.headers["upgrade"]) == (426, "upgrade_required", "websocket")
+    assert f"came without {missing}" in error["message"]
+    assert "proxy_set_header Upgrade $http_upgrade" in error["message"]
+
+
+def test_a_byte_order_mark_is_skipped_or_named(server: Server) -> None:
+    """Editors and shells of Windows put one before what they write."""
+    text = '{"inputs": ["good", 5]}'
+    marked = server.client.post("/v1/sentiment", content=text.encode("utf-8-sig"), headers=JSON).json()
+    assert marked["summary"] == {"ok": 1, "failed": 1}
+    for encoding in ("utf-16", "utf-32"):
+        answer = server.client.post("/v1/sentiment", content=text.encode(encoding), headers=JSON)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "malformed_json")
+        assert error["message"].endswith("send JSON in UTF-8")
+    with Stream(server, first='\ufeff{"model": "stepper"}') as stream:
+        assert stream.frame()["type"] == "open"
+
+
 def test_a_misspelt_member_is_named(server: Server) -> None:
     error = server.post("/v1/sentiment", {"inputs": ["a"], "truncated": "end"}).json()["error"]
     assert error["field"] == "truncated"
@@ -147,9 +185,8 @@ def test_a_body_that_never_ends_is_refused_and_does_not_hold_up_the_end(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     server = start_server(tiny_models, tmp_path, BATON_TIMEOUT_MS="500")
-    address = httpx.URL(server.url)
     head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
-    with socket.create_connection((address.host, address.port), timeout=30) as client:
+    with socket.create_connection(server.address, timeout=30) as client:
         client.sendall(head.encode())
         server.stop()
         answer = client.makefile("rb").read()
@@ -158,12 +195,40 @@ def test_a_body_that_never_ends_is_refused_and_does_not_hold_up_the_end(
     assert not [line for line in server.lines if "Traceback" in line]
 
 
+def test_a_head_that_never_ends_is_cut_and_holds_up_no_answer(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """First on its connection, behind requests that are still being answered; so is a body that goes on after them."""
+    server = start_server(tiny_models, tmp_path, BATON_TIMEOUT_MS="300")
+    whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    slow = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+    for sent, statuses in (
+        ((whole[:9],), [408]),
+        ((whole + whole[:9],), [200, 408]),
+        ((slow + b"{}       " + whole[:9],), [422, 408]),
+        ((slow.replace(b"json", b"yaml"), b"{"), [415]),
+    ):
+        with socket.create_connection(server.address, timeout=30) as client:
+            received = b""
+            for part in sent:
+                client.sendall(part)
+                received += client.recv(65_536)
+            received += client.makefile("rb").read()
+        assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", received)] == statuses, sent
+        assert received.endswith(b"a request did not arrive within 300 ms") is (statuses[-1] == 408)
+    assert server.client.get("/healthz").status_code == 200
+
+
+def test_a_head_without_bounds_is_refused(server: Server) -> None:
+    with socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 12_000)
+        assert client.makefile("rb").readline() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_request_is_one_line_in_the_log(server: Server) -> None:
-    assert server.url is not None
-    address = httpx.URL(server.url)
     head = "POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     start = server.mark()
-    with socket.create_connection((address.host, address.port)) as client:
+    with socket.create_connection(server.address) as client:
         client.sendall(f'{head}x-request-id: leaver\r\ncontent-length: 1000\r\n\r\n{{"inputs": ['.encode())
     (line,) = server.lines_since(start, until="leaver")
     assert " 499 " in line

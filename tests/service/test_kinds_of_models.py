@@ -1,5 +1,6 @@
 """Models of other kinds than the first four: a second text classifier, a stepping model of characters, and one with
-two outputs beside a constant vector; each through a real server, over every way that leads to it.
+two outputs beside a constant vector; each through a real server, over every way that leads to it. And which of them a
+request means that names none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.old_cpu
 
 CLOSE = 1e-5
 TEXT = "ab\n\n A?\tbB  a\n"
+ROWS, SINGLE = [[0.5], [-1.0], [2.0], [0.25]], [0.5, -1.0, 2.0, 0.25]
 NUMBERS = np.random.default_rng(8).normal(size=12).astype(np.float32)
 
 
@@ -31,6 +33,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(models, tmp_path_factory.mktemp("state"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One model of each task, none called like it; those of numbers take rows of one."""
+    models = tmp_path_factory.mktemp("models")
+    tiny_kinds.spam(models)
+    tiny_kinds.weather(models, channels=1)
+    tiny_kinds.watcher(models, in_rows=True)
+    server = Server(models, tmp_path_factory.mktemp("state"))
+    yield server
+    server.stop()
+
+
+def assert_close(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, rows in theirs.items():
+        np.testing.assert_allclose(ours[name], rows, atol=CLOSE)
 
 
 def step(server: Server, model: str, **item: object) -> dict:
@@ -153,3 +173,68 @@ def test_the_client_s_streams_give_both_outputs_in_their_shapes(served: Server, 
         for part, expected in zip(made, due, strict=True):
             assert part[name].shape == np.shape(expected)
             np.testing.assert_allclose(part[name], expected, atol=CLOSE)
+
+
+def test_a_request_without_model_takes_the_only_one_of_its_task(alone: Server) -> None:
+    asked = {
+        "/v1/sentiment": {"inputs": ["good"]},
+        "/v1/forecast": {"series": [{"values": ROWS}], "horizon": 1},
+        "/v1/step": {"items": [{"inputs": ROWS}]},
+    }
+    answers = {path: alone.post(path, body).json() for path, body in asked.items()}
+    assert [answer["model"] for answer in answers.values()] == ["spam", "weather", "watcher"]
+    assert all(answer["summary"]["ok"] == 1 for answer in answers.values())
+    (first,) = answers["/v1/step"]["results"]
+    items = [{"state": first["state"], "values": [1]}]
+    assert alone.post("/v1/step", {"items": items}).json()["results"][0]["step"] == 5
+    moved = {"items": [{"state": first["state"]}], "hold": "server"}
+    assert alone.post("/v1/state", moved).json()["model"] == "watcher"
+    with Stream(alone, first="{}") as stream:
+        assert stream.frame()["model"] == "watcher"
+
+
+def test_of_several_models_the_one_called_like_the_task_is_taken(served: Server) -> None:
+    assert served.post("/v1/sentiment", {"inputs": ["good"]}).json()["model"] == "sentiment"
+
+
+def test_a_request_that_could_mean_several_models_is_refused_with_their_names(served: Server) -> None:
+    answer = served.post("/v1/step", {"items": [{"values": SINGLE}]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"]) == (422, "invalid_request", "model")
+    assert error["message"] == "name the model: for task 'step' there are plain-watcher, watcher, writer"
+    with Stream(served, first="{}") as stream:
+        refused = stream.frame()
+    assert (refused["final"], refused["error"]["message"]) == (True, error["message"])
+
+
+def test_a_request_for_a_task_without_model_is_refused(served: Server) -> None:
+    answer = served.post("/v1/forecast", {"series": [{"values": SINGLE}], "horizon": 1})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"]) == (404, "unknown_model", "model")
+    assert error["message"] == "this service has no model for task 'forecast'"
+
+
+@pytest.mark.parametrize("server_name", ["alone", "served"])
+def test_steps_of_one_number_are_numbers_or_rows_of_one(server_name: str, request: pytest.FixtureRequest) -> None:
+    """The model of `alone` takes rows, that of `served` numbers."""
+    server: Server = request.getfixturevalue(server_name)
+    items = [{"inputs": ROWS}, {"values": SINGLE}, {"inputs": [[1], [2, 3]]}, {"text": "good"}]
+    rows, numbers, ragged, text = server.post("/v1/step", {"model": "watcher", "items": items}).json()["results"]
+    assert_close(numbers["outputs"], rows["outputs"])
+    assert (ragged["error"]["code"], ragged["error"]["field"]) == ("ragged_inputs", "items[2].inputs[1]")
+    assert "takes inputs or values" in text["error"]["message"]
+    with Stream(server, "watcher") as stream:
+        stream.send(inputs=ROWS)
+        assert_close(stream.frame()["outputs"], rows["outputs"])
+
+
+def test_a_forecaster_of_one_channel_takes_numbers_and_one_of_numbers_rows_of_one(
+    alone: Server, server: Server
+) -> None:
+    gappy = [{"values": [*ROWS, [None]]}, {"values": [*SINGLE, None]}, {"values": [*ROWS, [1, 2]]}]
+    for one in (alone, server):
+        body = {"series": gappy, "horizon": 2, "missing": "ffill"}
+        rows, numbers, ragged = one.post("/v1/forecast", body).json()["results"]
+        assert_close({"mean": rows["mean"], **rows["quantiles"]}, {"mean": numbers["mean"], **numbers["quantiles"]})
+        assert rows["warnings"] == numbers["warnings"] == ["1 missing values filled (ffill)"]
+        assert (ragged["error"]["code"], ragged["error"]["field"]) == ("ragged_inputs", "series[2].values[4]")

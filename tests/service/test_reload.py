@@ -180,8 +180,19 @@ def remove_everything(models: Path) -> str:
     return "models_dir: is no directory"
 
 
+def lose_sight_of_a_model(models: Path) -> str:
+    """Its disk is not mounted, say: that is no wish to retire it."""
+    (models / "stepper").rename(models.parent / "away")
+    (models / "stepper").symlink_to("/nowhere")
+    return "stepper: models_dir: cannot be read: No such file or directory"
+
+
 @pytest.mark.parametrize(
-    "spoil", [replace_file, replace_version, describe_anew, add_half_a_version, add_a_liar, remove_everything]
+    "spoil",
+    [
+        *(replace_file, replace_version, describe_anew, add_half_a_version, add_a_liar, remove_everything),
+        lose_sight_of_a_model,
+    ],
 )
 def test_a_reload_that_finds_anything_wrong_changes_nothing(
     spoil: Callable[[Path], str], tmp_path: Path, start_server: ServerFactory

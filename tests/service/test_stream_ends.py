@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -20,9 +21,16 @@ from conftest import LOG_LIMIT_S, Server, ServerFactory
 from streams import CLOSE, Floats, Stream, connect, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
+from service.client import ApiError, Client
+from service.state.token import KeyRing, Sealer
+
 ROWS = random_rows(21, 40)
 KEYS = json.dumps([base64.urlsafe_b64encode(bytes(range(32))).decode()])
 MIB = 2**20
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
+)
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -40,6 +48,18 @@ def refused(server: Server, path: str = "/v1/stream", **options: str) -> tuple[i
     error = json.loads(response.body)["error"]
     assert error["request_id"] == response.headers["x-request-id"]
     return response.status_code, error, dict(response.headers)
+
+
+def made_ahead(token: str, ahead_s: int) -> str:
+    """Return the token as a replica whose clock is ahead would have made it."""
+    sealer = Sealer(KeyRing(json.loads(KEYS)), ttl_s=3600, skew_s=0, clock=lambda: time.time() + ahead_s)
+    raw = base64.urlsafe_b64decode(token)
+    fingerprint = sealer.maker(raw, longest_payload_bytes=len(raw))
+    session = sealer.open(raw, tenant="")
+    resealed, _ = sealer.seal(
+        session.payload, session_id=session.id, step=session.step, fingerprint=fingerprint, tenant=""
+    )
+    return base64.urlsafe_b64encode(resealed).decode()
 
 
 def finish(server: Server, state: str, rows: Floats) -> Floats:
@@ -90,6 +110,55 @@ def test_an_opening_that_does_not_come_ends_the_stream(
     with connecting as connection:
         refusal = json.loads(connection.recv(timeout=30))
         assert (refusal["type"], refusal["error"]["code"]) == ("error", "body_timeout")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_frames_that_come_before_the_handshake_is_answered_are_taken(server: Server, at_once: bool) -> None:
+    """A client should wait for the answer; one that does not loses nothing."""
+    frames = [b'{"model": "numbers"}', b'{"values": [1]}', b'{"values": [2]}']
+    early = HANDSHAKE + masked(b"ping", kind=0x89) + b"".join(masked(frame, kind=0x81) for frame in frames)
+    with socket.create_connection(server.address, timeout=30) as client:
+        for part in [early] if at_once else [early[: len(HANDSHAKE)], early[len(HANDSHAKE) :]]:
+            client.sendall(part)
+        incoming = client.makefile("rb")
+        assert incoming.readline() == b"HTTP/1.1 101 Switching Protocols\r\n"
+        while incoming.readline() != b"\r\n":
+            pass
+        assert read_frame(incoming) == b"ping"
+        opened, *steps = (json.loads(read_frame(incoming)) for _ in frames)
+    assert opened["type"] == "open"
+    assert [step["step"] for step in steps] == [1, 2]
+    assert [step["outputs"]["total"] for step in steps] == [[1.0], [4.0]]
+
+
+def test_a_handshake_that_is_refused_is_answered_whatever_comes_behind_it(server: Server) -> None:
+    with socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(HANDSHAKE.replace(b"/v1/stream", b"/v1/nowhere") + masked(b"{}", kind=0x81))
+        received = client.makefile("rb").read()
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert b'"code":"not_found"' in received
+    assert server.client.get("/healthz").status_code == 200
+    assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_a_state_from_the_future_is_to_be_tried_again(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """The session goes on later, or at another replica: so says the close code, and so understands the client."""
+    server = start_server(tiny_models, tmp_path, BATON_TOKEN_KEYS=KEYS)
+    item = {"inputs": ROWS[:1].tolist()}
+    begun = server.post("/v1/step", {"model": "stepper", "items": [item]}).json()["results"][0]["state"]
+    early = made_ahead(begun, ahead_s=3600)
+    opening = json.dumps({"model": "stepper", "state": early})
+    with Stream(server, first=opening) as stream:
+        (refusal,), code = stream.end()
+    assert (refusal["error"]["code"], code) == ("state_from_future", 1013)
+    assert server.url is not None
+    with Client(server.url, timeout=1) as client, pytest.raises(ApiError) as refused:
+        client.step("stepper", ROWS[:1], state=early)
+    assert (refused.value.code, refused.value.transient) == ("state_from_future", True)
+    assert refused.value.retry_after is not None
+    assert 0 < refused.value.retry_after <= 3540
 
 
 def test_an_idle_stream_ends_with_a_last_token(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
@@ -269,20 +338,22 @@ def masked(data: bytes, kind: int = 0x82) -> bytes:
     return bytes([kind]) + size + bytes(4) + data
 
 
+def read_frame(incoming: BinaryIO) -> bytes:
+    _, size = incoming.read(2)
+    if size == 126:
+        (size,) = struct.unpack("!H", incoming.read(2))
+    return incoming.read(size)
+
+
 class RawStream:
     """A stream whose frames are sent and read by hand."""
 
     def __init__(self, server: Server) -> None:
-        assert server.url is not None
-        host, port = server.url.removeprefix("http://").split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=30)
+        self.socket = socket.create_connection(server.address, timeout=30)
         self._incoming = self.socket.makefile("rb")
 
     def __enter__(self) -> RawStream:
-        self.socket.sendall(
-            b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-            b"sec-websocket-version: 13\r\nsec-websocket-key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
-        )
+        self.socket.sendall(HANDSHAKE)
         while self._incoming.readline() != b"\r\n":
             pass
         self.socket.sendall(masked(b'{"model": "stepper", "return": "all"}', kind=0x81))
@@ -304,10 +375,7 @@ class RawStream:
         return sent // len(frame)
 
     def read(self) -> bytes:
-        _, size = self._incoming.read(2)
-        if size == 126:
-            (size,) = struct.unpack("!H", self._incoming.read(2))
-        return self._incoming.read(size)
+        return read_frame(self._incoming)
 
 
 def resident_bytes(pid: int) -> int:

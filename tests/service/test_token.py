@@ -21,7 +21,7 @@ NOW = 1_700_000_000.0
 
 
 def sealer(*keys: str, now: float = NOW) -> Sealer:
-    return Sealer(KeyRing(keys or (KEY,)), ttl_s=60, clock=lambda: now)
+    return Sealer(KeyRing(keys or (KEY,)), ttl_s=60, skew_s=60, clock=lambda: now)
 
 
 def seal(with_sealer: Sealer, payload: bytes = b"state", tenant: str = "", form: Form = Form.EXACT) -> bytes:

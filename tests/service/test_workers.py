@@ -250,9 +250,21 @@ def test_threads_of_a_run_are_shared_out_among_workers(
 
 def test_a_port_where_another_service_listens_is_refused(pair: Server, tiny_models: Path, tmp_path: Path) -> None:
     port = httpx.URL(pair.url).port
-    ended = serve(port=port, models_dir=tiny_models, workers=WORKERS, state_dir=tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith(f"baton: cannot listen on BATON_HOST 127.0.0.1, BATON_PORT {port}")
+    for workers in (1, WORKERS):
+        ended = serve(port=port, models_dir=tiny_models, workers=workers, state_dir=tmp_path)
+        assert ended.returncode == 1
+        told = ended.stderr.splitlines()[-1]
+        assert told.startswith(f"baton: cannot listen on BATON_HOST 127.0.0.1, BATON_PORT {port}")
+
+
+@pytest.mark.parametrize("workers", [1, WORKERS])
+def test_the_address_of_all_is_that_of_ipv4_too(workers: int, tmp_path: Path, start_server: ServerFactory) -> None:
+    tiny.number_stepper(tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "state", BATON_HOST="::", BATON_WORKERS=str(workers))
+    port = httpx.URL(server.url).port
+    for host in ("127.0.0.1", "[::1]"):
+        assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
+    server.stop()
 
 
 @pytest.mark.parametrize(

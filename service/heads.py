@@ -1,0 +1,114 @@
+"""HTTP connections as uvicorn has them, with an end to request heads that have none.
+
+It knows uvicorn's protocol, not requests; how long a body may take is theirs to say, until it has its answer.
+Invariants: a head ends in time and within its size, or the connection does; so does what is left of a body after the
+answer, and a connection that waits; an answer under way is not cut short; nothing behind the head of a handshake is
+lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = logging.getLogger("baton.http")
+
+MOST_HEAD_BYTES = 65_536
+READ_S = 0.01  # for a loop that was held up to read what has come meanwhile
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection of uvicorn's server; a head takes `head_ms` at most from its first byte, as does a body's rest."""
+
+    def __init__(self, *arguments: Any, head_ms: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_ms, self._head_bytes = head_ms, 0
+        self._in_head = self._in_body = self._upgraded = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._came = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._came = data
+        super().data_received(data)
+        self._came = b""
+        if self._upgraded or self.transport.is_closing():
+            return
+        if self._in_head or (self._in_body and self._answered):
+            self._head_bytes += len(data) if self._in_head else 0
+            if self._head_bytes > MOST_HEAD_BYTES:
+                message = f"a request's head is larger than {MOST_HEAD_BYTES} bytes"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self._head_ms / 1000, self._look)
+        elif self._answered:
+            self._wait()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_clock()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        upgrade = sys.exc_info()[1]  # uvicorn calls this where it catches it, and forgets the rest of the data
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)
+        rest = self._came[upgrade.args[0] :]
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+        if rest and not self.transport.is_closing():
+            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
+
+    @property
+    def _answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait(self) -> None:
+        """Close the connection should no request come, as uvicorn does after an answer and nowhere else."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _stop_clock(self) -> None:
+        self._head_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = self.loop.call_later(READ_S, self._cut)
+
+    def _cut(self) -> None:
+        if self._answered:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"a request did not arrive within {self._head_ms} ms")
+        else:  # the request before it comes first
+            self._timer = self.loop.call_later(self._head_ms / 1000, self._look)
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Cut the connection; the client is told why where it waits for no other answer, and has had none to this."""
+        if self.transport.is_closing():
+            return
+        log.warning("%s: cut the connection", message)
+        if self._answered and not self._in_body:
+            head = f"HTTP/1.1 {status} {status.phrase}\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+            self.transport.write(f"{head}content-length: {len(message)}\r\n\r\n{message}".encode())
+        self.transport.close()
