@@ -30,8 +30,11 @@ from uvicorn.supervisors import Multiprocess
 from service.app import create_app
 from service.errors import SettingsError, StartupError
 from service.logs import configure_logging
+from service.preparation import Tried, try_versions
+from service.repository import find_versions
 from service.settings import Settings
 from service.state.token import token_chars
+from service.trial import Trial
 from service.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
@@ -62,7 +65,7 @@ def run_service(settings: Settings) -> None:
         "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
     }
     if settings.workers == 1:
-        uvicorn.run(_load_app(settings), **options)
+        uvicorn.run(_load_app(settings, []), **options)
     else:
         _supervise(settings, options)
 
@@ -70,9 +73,11 @@ def run_service(settings: Settings) -> None:
 def _supervise(settings: Settings, options: dict[str, Any]) -> None:
     reasons, tell = multiprocessing.Pipe(duplex=False)
     with _metrics_directory() as metrics, _Port.reserve(settings.host, settings.port) as port:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the workers will look at the models later than this
+        tried = list(try_versions(find_versions(settings.models_dir), settings, Trial(settings)))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read by prometheus_client when a worker imports it
         config = uvicorn.Config(
-            partial(_create_worker, settings, tell),
+            partial(_create_worker, settings, tried, tell),
             factory=True,
             timeout_worker_healthcheck=UNRESPONSIVE_S,
             **options,
@@ -161,12 +166,12 @@ class _Supervisor(Multiprocess):
         self._to_reload -= set(ready)
 
 
-def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
+def _create_worker(settings: Settings, tried: list[Tried], tell: Connection) -> FastAPI:
     """Return the application of this worker, or end the process after telling the supervisor why not."""
     _configure_process(settings)
     threading.Thread(target=_end_with_supervisor, name="end-with-supervisor", daemon=True).start()
     try:
-        return _load_app(settings)
+        return _load_app(settings, tried)
     except StartupError as error:
         tell.send(str(error))
     except Exception:  # it would come again at every restart
@@ -174,9 +179,9 @@ def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
     sys.exit(STARTUP_FAILURE)
 
 
-def _load_app(settings: Settings) -> FastAPI:
+def _load_app(settings: Settings, tried: list[Tried]) -> FastAPI:
     signal.signal(signal.SIGHUP, _postpone)
-    return create_app(settings)
+    return create_app(settings, tried=tried)
 
 
 def _postpone(signum: int, _: object) -> None:

@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from here import load_here
 
-from service.app import create_app
 from service.errors import DeviceUnavailable, ManifestError
-from service.settings import Settings
 
 Change = Callable[[dict], object]
-
-
-def load(models_dir: Path, **settings: object) -> None:
-    create_app(Settings(models_dir=models_dir, state_dir=models_dir / ".state", **settings))  # type: ignore[arg-type]
 
 
 def rewrite(directory: Path, change: Change) -> None:
@@ -89,7 +84,7 @@ def test_a_broken_step_model_is_refused_by_field(tmp_path: Path, change: Change,
     directory = tiny.stepper(tmp_path)
     rewrite(directory, change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
     assert refused.value.file == str(directory / "manifest.json")
@@ -102,7 +97,7 @@ def test_a_bidirectional_stream_is_refused_even_where_the_manifest_does_not_say_
     """Whatever the arithmetic: what rounding may change is far below what a reverse direction does."""
     rewrite(tiny.stepper(tmp_path, direction="bidirectional"), lambda manifest: manifest.update(arithmetic=arithmetic))
     with pytest.raises(ManifestError, match="reverse direction") as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == "streamable"
 
 
@@ -128,7 +123,7 @@ BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
 def test_a_broken_text_model_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
     rewrite(tiny.sentiment(tmp_path), change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
 
@@ -148,7 +143,7 @@ BROKEN_FORECAST: list[tuple[Change, str, str]] = [
 def test_a_broken_forecaster_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
     rewrite(tiny.forecast(tmp_path), change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
 
@@ -160,7 +155,7 @@ def test_a_vocabulary_that_is_larger_than_the_embedding_is_refused_at_load(tmp_p
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
     with pytest.raises(ManifestError, match="fails on a short probe"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -168,7 +163,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (directory / "manifest.json").unlink()
     (directory / "manifest.json").mkdir()
     with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:
@@ -176,30 +171,30 @@ def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> N
     (directory / "model.onnx").write_bytes(b"no graph")
     rewrite(directory, lambda m: m.update(sha256=tiny.sha256(directory / "model.onnx")))
     with pytest.raises(ManifestError, match="ONNX Runtime cannot load it"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "tokenizer.json").write_text("{}")
     rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
     with pytest.raises(ManifestError, match=r"text\.tokenizer"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "manifest.json").write_text("{")
     with pytest.raises(ManifestError, match="Invalid JSON"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "manifest.json").unlink()
     with pytest.raises(ManifestError, match="is missing; every model version needs one"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_a_models_directory_that_is_empty_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no"):
-        load(tmp_path)
+        load_here(tmp_path)
     with pytest.raises(ManifestError, match="BATON_MODELS_DIR"):
-        load(tmp_path / "nowhere")
+        load_here(tmp_path / "nowhere")
 
 
 def test_cuda_where_there_is_none_ends_start_up_and_names_the_providers_that_exist(tmp_path: Path) -> None:
     tiny.stepper(tmp_path)
     with pytest.raises(DeviceUnavailable, match="CPUExecutionProvider"):
-        load(tmp_path, device="cuda")
+        load_here(tmp_path, device="cuda")
 
 
 def test_a_refused_model_is_one_line_on_stderr_and_exit_status_one(tmp_path: Path) -> None:
