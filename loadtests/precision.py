@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from loadtests.report import write_between
 from loadtests.serving import ROOT
+from service.contract import read_manifest
 from service.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
 from service.repository import load_model
@@ -66,7 +67,7 @@ class Sessions:
 
 def engine_of(name: str) -> Engine:
     newest = max((ROOT / "models" / name).iterdir(), key=lambda directory: int(directory.name))
-    model = load_model(newest, device="cpu", intra_op_threads=1)
+    model = load_model(newest, read_manifest(newest), device="cpu", intra_op_threads=1, optimisation="all")
     return Engine(model, Settings(), ModelMetrics(Metrics(), name, newest.name))
 
 

@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from service.endpoints.stream import Streams
 from service.http import BodyRoute, RequestScope, install_error_handlers
 from service.loading import Loader
 from service.metrics import Metrics
+from service.preparation import Tried
 from service.sessions import Sessions
 from service.settings import Settings
 from service.state.store import open_store
@@ -39,12 +40,14 @@ DESCRIPTION = """Recurrent models with the state as a value: a step takes a seal
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
 
 
-def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) -> FastAPI:
+def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Callable[[], float] = time.time) -> FastAPI:
     """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
+
+    Versions in `tried` have had their trial; the others get it here.
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service, loader = _build_service(settings, clock)
+    service, loader = _build_service(settings, tried, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,11 +113,11 @@ class _Application(FastAPI):
         return RequestScope(super().__call__, self.state.service, bodies)
 
 
-def _build_service(settings: Settings, clock: Callable[[], float]) -> tuple[Service, Loader]:
+def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable[[], float]) -> tuple[Service, Loader]:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
-    loader = Loader(settings, metrics, clock)
+    loader = Loader(settings, metrics, clock, tried)
     store = open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, _sealer(settings, clock), store)
     return Service(settings, loader.engines, sessions, metrics, Authenticator(settings.api_keys)), loader

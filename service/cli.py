@@ -23,6 +23,7 @@ from service.inspection import draft
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
 from service.state.token import KEY_FILE, kept_key, key_id, new_key
+from service.trial import Trial
 from service.workers import run_service
 
 app = typer.Typer(
@@ -109,7 +110,9 @@ def inspect(
     is loaded and tried as `serve` would: where that fails, the reason is shown, nothing is written, and the status is
     1.
     """
-    found = draft(file, name or _name_of(file), load_settings())
+    settings, name = load_settings(), name or _name_of(file)
+    with Trial(settings) as trial:
+        found, _ = trial.run(name, file, draft, file, name, settings)
     typer.echo(found.json(), nl=False)
     typer.echo("the graph does not tell, so settle it in the manifest:", err=True)
     for number, doubt in enumerate(found.doubts, start=1):

@@ -40,8 +40,11 @@ class ManifestError(StartupError):
     """A model directory breaks the contract: names the file, the field and what would be right."""
 
     def __init__(self, file: Path | str, field: str, message: str) -> None:
-        super().__init__(f"{file}: {field}: {message}")
+        super().__init__(file, field, message)  # what pickle makes it of again, in another process
         self.file, self.field, self.message = str(file), field, message
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.field}: {self.message}"
 
 
 class SettingsError(StartupError):

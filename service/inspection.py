@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.contract import MANIFEST_FILE, Manifest, field_path, sha256_of
+from service.contract import MANIFEST_FILE, Manifest, field_path, read_manifest, sha256_of
 from service.engine import Engine
 from service.errors import ManifestError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
 from service.reading import STAND_IN, Reading, Shape, find_readings, free_axes, likeness, listed, told
 from service.repository import load_model
-from service.runtime import Node, Session
+from service.runtime import Node, Optimisation, Session
 from service.settings import Settings
 
 SPLIT = re.compile(r"\n *")
@@ -62,20 +62,21 @@ class Draft:
         return directory
 
 
-def draft(file: Path, name: str, settings: Settings) -> Draft:
-    """Return the manifest that fits the graph in `file` best, as model `name`.
+def draft(file: Path, name: str, settings: Settings, *, optimisation: Optimisation) -> Draft:
+    """Return the manifest that fits the graph in `file` best, as model `name`; for a `Trial` to run.
 
     Raises: ManifestError when the graph cannot be loaded, or no manifest could make it servable.
     """
     if not file.is_file():
         raise ManifestError(file, "file", "is missing; give an ONNX file")
-    session = Session(file, device=settings.device, intra_op_threads=settings.intra_op_threads)
+    threads = settings.intra_op_threads
+    session = Session(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
     passed: list[Reading] = []
     failed: list[tuple[Reading, ManifestError]] = []
     for reading in find_readings(file, session):
         if passed and reading.likeness < passed[0].likeness:
             break
-        problem = _try(file, _manifest(file, session, name, reading, []), settings)
+        problem = _try(file, _manifest(file, session, name, reading, []), settings, optimisation)
         if problem is None:
             passed.append(reading)
         else:
@@ -127,12 +128,15 @@ def _stand_in(node: Node) -> int | list[int]:
     return STAND_IN if size == 1 else [STAND_IN] * size
 
 
-def _try(file: Path, manifest: Manifest, settings: Settings) -> ManifestError | None:
+def _try(file: Path, manifest: Manifest, settings: Settings, optimisation: Optimisation) -> ManifestError | None:
     """Load and probe the model as the service would."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             directory = Draft(manifest, [], None).write(file, Path(folder))
-            model = load_model(directory, device=settings.device, intra_op_threads=settings.intra_op_threads)
+            read, threads = read_manifest(directory), settings.intra_op_threads
+            model = load_model(
+                directory, read, device=settings.device, intra_op_threads=threads, optimisation=optimisation
+            )
             probe(Engine(model, settings, ModelMetrics(Metrics(), manifest.name, manifest.version)))
         except ManifestError as problem:
             return problem

@@ -1,9 +1,9 @@
 """Models from disk to work: before the service opens its port, and again whenever it is asked to.
 
-The models directory is the desired state. A reload reads, checks, probes and warms what is new on a thread of its own
-while requests go on being answered; then all of it takes effect at once, or, when anything is wrong, nothing. It knows
-directories and engines, not signals and not requests. Invariant: what answers requests has passed every check, and a
-loaded version is what its directory held when it was loaded.
+The models directory is the desired state. A reload tries what is new in a process of its own, then loads, probes and
+warms it on a thread of its own while requests go on being answered; then all of it takes effect at once, or, when
+anything is wrong, nothing. It knows directories and engines, not signals and not requests. Invariant: what answers
+requests has passed every check, and a loaded version is what its directory held when it was loaded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import closing, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,12 +24,12 @@ from service.contract import MANIFEST_FILE, Task
 from service.engine import Engine
 from service.engines import Engines
 from service.errors import ManifestError, NotReady, RequestError, StartupError
-from service.metrics import Metrics, ModelMetrics
-from service.probe import probe
-from service.repository import find_versions, load_model, read_verified
+from service.metrics import Metrics
+from service.preparation import Tried, prepare, try_versions
+from service.repository import find_versions, read_verified
 from service.settings import Settings
 from service.state.token import model_ended
-from service.warmup import warm
+from service.trial import Trial
 
 log = logging.getLogger("baton.loading")
 
@@ -36,13 +37,16 @@ log = logging.getLogger("baton.loading")
 class Loader:
     """Keeps `engines` to what the models directory holds. `clock` gives seconds since 1970."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> None:
-        """Load every model.
+    def __init__(
+        self, settings: Settings, metrics: Metrics, clock: Callable[[], float], tried: Collection[Tried]
+    ) -> None:
+        """Load every model; those of `tried` need no trial.
 
         Raises: ManifestError or DeviceUnavailable when one will not do.
         """
-        self._settings, self._metrics, self._clock = settings, metrics, clock
+        self._settings, self._metrics, self._clock, self._tried = settings, metrics, clock, tried
         self._asked = asyncio.Event()
+        self._trial = Trial(settings)
         self.engines = Engines(self._load([]))
 
     def start(self) -> None:
@@ -51,7 +55,8 @@ class Loader:
             self._start(engine)
 
     async def drain(self) -> None:
-        """Answer what waits for the engines, and end their work."""
+        """Answer what waits for the engines, and end their work, and that of a reload."""
+        self._trial.stop()
         await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
 
     def ask(self) -> None:
@@ -76,6 +81,7 @@ class Loader:
             gc.collect()  # an engine and its batcher hold each other
 
     async def _reload(self) -> None:
+        self._trial = Trial(self._settings)
         try:
             wanted = await asyncio.to_thread(self._load, self.engines.all)
             self._replace(wanted)
@@ -123,31 +129,29 @@ class Loader:
         """
         root = self._settings.models_dir
         known = {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
+        staying = [directory for directory, engine in known.items() if engine.ends_ms is None]
+        directories = find_versions(root, loaded=staying)
+        new = [directory for directory in directories if directory not in known]
         engines = []
-        for directory in find_versions(root, loaded=[at for at, engine in known.items() if engine.ends_ms is None]):
-            engine = known.get(directory)
-            if engine is None:
-                engine = self._load_version(directory)
-            else:
-                _check_unchanged(directory, engine)
-            engines.append(engine)
+        with closing(try_versions(new, self._settings, self._trial, self._tried)) as tried:
+            for directory in directories:
+                engine = known.get(directory)
+                if engine is None:
+                    engine = self._load_version(next(tried))
+                else:
+                    _check_unchanged(directory, engine)
+                engines.append(engine)
         return engines
 
-    def _load_version(self, directory: Path) -> Engine:
-        started, settings = time.perf_counter(), self._settings
-        threads = settings.worker_share(settings.intra_op_threads)
-        model = load_model(directory, device=settings.device, intra_op_threads=threads)
-        manifest = model.manifest
-        most = max(settings.max_state_bytes, settings.largest_held_state)
-        if manifest.streamable and manifest.state_bytes > most:
-            message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {most}"
-            raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
-        engine = Engine(model, settings, ModelMetrics(self._metrics, manifest.name, manifest.version))
-        probe(engine)
-        warm(engine, settings)
+    def _load_version(self, tried: Tried) -> Engine:
+        started = time.perf_counter()
+        engine = prepare(
+            tried.directory, tried.manifest, self._settings, self._metrics, optimisation=tried.optimisation
+        )
+        engine.batcher.calibrate(**asdict(tried.costs))
         elapsed_ms = 1e3 * (time.perf_counter() - started)
-        where = model.session.device
-        log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), manifest.task, where, elapsed_ms)
+        where = engine.model.session.device
+        log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), engine.manifest.task, where, elapsed_ms)
         return engine
 
     def _info(self, engine: Engine) -> Gauge:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from service.contract import MANIFEST_FILE, Manifest, Text, read_manifest, verify_files
 from service.errors import ManifestError
 from service.graph import check_graph
-from service.runtime import Session
+from service.runtime import Optimisation, Session
 
 log = logging.getLogger("baton.repository")
 
@@ -100,15 +100,19 @@ def read_verified(directory: Path) -> Manifest:
     return manifest
 
 
-def load_model(directory: Path, *, device: str, intra_op_threads: int) -> Model:
-    """Load one version directory.
+def load_model(
+    directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
+) -> Model:
+    """Load one version directory, whose files must be those that `manifest` names.
 
     Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
     """
-    manifest = read_verified(directory)
+    verify_files(directory, manifest)
     file = directory / MANIFEST_FILE
     vocabulary = _load_vocabulary(directory, manifest.text) if manifest.text is not None else None
-    session = Session(directory / manifest.file, device=device, intra_op_threads=intra_op_threads)
+    session = Session(
+        directory / manifest.file, device=device, intra_op_threads=intra_op_threads, optimisation=optimisation
+    )
     check_graph(session, file, manifest)
     return Model(manifest, file, session, vocabulary)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
 VERSION: str = ort.__version__
+Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before it runs, the furthest first
+OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
+_LEVELS = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
 
 
 @cache
@@ -67,12 +70,13 @@ class Node:
 class Session:
     """One loaded graph; `run` may be called from several threads, and releases the GIL."""
 
-    def __init__(self, file: Path, *, device: str, intra_op_threads: int) -> None:
-        """Load `file`.
+    def __init__(self, file: Path, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> None:
+        """Load `file`, which may end the process: `service.trial` finds out in another one.
 
         Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
         """
         options = ort.SessionOptions()
+        options.graph_optimization_level = _LEVELS[optimisation]
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

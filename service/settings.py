@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Processes that serve, each with all models, queues and limits of its own."
     )
+    trial_s: int = Field(
+        120, ge=1, description="Time that a new version, or a draft, may take on trial in a process of its own."
+    )
+    trial_bytes: int = Field(4 * 2**30, ge=256 * 2**20, description="Most memory that this process may take.")
     intra_op_threads: int = Field(
         1, ge=1, le=256, description="Threads that one run may use, divided among workers: one each at least."
     )

@@ -33,8 +33,11 @@ from service.app import create_app
 from service.errors import SettingsError, StartupError
 from service.heads import HttpProtocol
 from service.logs import configure_logging
+from service.preparation import Tried, try_versions
+from service.repository import find_versions
 from service.settings import Settings
 from service.state.token import token_chars
+from service.trial import Trial
 from service.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
@@ -74,7 +77,7 @@ def run_service(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, options: dict[str, Any], port: _Port) -> None:
-    server = _Server(uvicorn.Config(_load_app(settings), **options))
+    server = _Server(uvicorn.Config(_load_app(settings, []), **options))
     with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
         server.run(sockets=[port])
     if not server.started:
@@ -84,9 +87,11 @@ def _serve(settings: Settings, options: dict[str, Any], port: _Port) -> None:
 def _supervise(settings: Settings, options: dict[str, Any], port: _Port) -> None:
     reasons, tell = multiprocessing.Pipe(duplex=False)
     with _metrics_directory() as metrics:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the workers will look at the models later than this
+        tried = list(try_versions(find_versions(settings.models_dir), settings, Trial(settings)))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read by prometheus_client when a worker imports it
         config = uvicorn.Config(
-            partial(_create_worker, settings, tell),
+            partial(_create_worker, settings, tried, tell),
             factory=True,
             timeout_worker_healthcheck=UNRESPONSIVE_S,
             **options,
@@ -199,12 +204,12 @@ class _Supervisor(Multiprocess):
         self._to_reload -= set(ready)
 
 
-def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
+def _create_worker(settings: Settings, tried: list[Tried], tell: Connection) -> FastAPI:
     """Return the application of this worker, or end the process after telling the supervisor why not."""
     _configure_process(settings)
     threading.Thread(target=_end_with_supervisor, name="end-with-supervisor", daemon=True).start()
     try:
-        return _load_app(settings)
+        return _load_app(settings, tried)
     except StartupError as error:
         tell.send(str(error))
     except Exception:  # it would come again at every restart
@@ -212,9 +217,9 @@ def _create_worker(settings: Settings, tell: Connection) -> FastAPI:
     sys.exit(STARTUP_FAILURE)
 
 
-def _load_app(settings: Settings) -> FastAPI:
+def _load_app(settings: Settings, tried: list[Tried]) -> FastAPI:
     signal.signal(signal.SIGHUP, _postpone)
-    return create_app(settings)
+    return create_app(settings, tried=tried)
 
 
 def _postpone(signum: int, _: object) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import tiny
 
 from loadtests.precision import Sessions
+from service.contract import read_manifest
 from service.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
 from service.repository import load_model
@@ -15,7 +16,8 @@ from service.settings import Settings
 
 
 def test_only_the_halved_sessions_leave_the_uninterrupted_run_and_not_far(tmp_path: Path) -> None:
-    model = load_model(tiny.stepper(tmp_path), device="cpu", intra_op_threads=1)
+    directory = tiny.stepper(tmp_path)
+    model = load_model(directory, read_manifest(directory), device="cpu", intra_op_threads=1, optimisation="all")
     engine = Engine(model, Settings(), ModelMetrics(Metrics(), "stepper", "1"))
     streams = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
     whole = np.stack(

@@ -18,6 +18,7 @@ import tiny_forms
 from conftest import Server, ServerFactory
 from streams import Stream
 
+from service.contract import read_manifest
 from service.forward import Forward
 from service.graph import check_graph
 from service.repository import load_model
@@ -238,7 +239,8 @@ def test_the_last_step_is_what_is_returned_where_not_all_are_asked_for(served: S
 
 
 def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
-    model = load_model(models / "cell" / "1", device="cpu", intra_op_threads=1)
+    directory = models / "cell" / "1"
+    model = load_model(directory, read_manifest(directory), device="cpu", intra_op_threads=1, optimisation="all")
 
     class Counting(Session):
         def run(self, names: Any, feeds: Any) -> Any:
@@ -246,7 +248,7 @@ def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
             return super().run(names, feeds)
 
     batches: list[int] = []
-    session = Counting(models / "cell" / "1" / "model.onnx", device="cpu", intra_op_threads=1)
+    session = Counting(directory / "model.onnx", device="cpu", intra_op_threads=1, optimisation="all")
     check_graph(session, model.file, model.manifest)
     sequences = [np.array(PAIRS[:length], np.float32) for length in (2, 5, 2, 3)]
     Forward(session, model.file, model.manifest).run(sequences, [None] * 4)

@@ -15,18 +15,13 @@ from pathlib import Path
 import pytest
 import tiny
 from conftest import baton
+from here import load_here
 
-from service.app import create_app
 from service.errors import DeviceUnavailable, ManifestError
 from service.repository import find_versions, read_verified
-from service.settings import Settings
 
 NOBODY = 65534
 Change = Callable[[dict], object]
-
-
-def load(models_dir: Path, **settings: object) -> None:
-    create_app(Settings(models_dir=models_dir, state_dir=models_dir / ".state", **settings))  # type: ignore[arg-type]
 
 
 def rewrite(directory: Path, change: Change) -> None:
@@ -96,7 +91,7 @@ def test_a_broken_step_model_is_refused_by_field(tmp_path: Path, change: Change,
     directory = tiny.stepper(tmp_path)
     rewrite(directory, change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
     assert refused.value.file == str(directory / "manifest.json")
@@ -109,7 +104,7 @@ def test_a_bidirectional_stream_is_refused_even_where_the_manifest_does_not_say_
     """Whatever the arithmetic: what rounding may change is far below what a reverse direction does."""
     rewrite(tiny.stepper(tmp_path, direction="bidirectional"), lambda manifest: manifest.update(arithmetic=arithmetic))
     with pytest.raises(ManifestError, match="reverse direction") as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == "streamable"
 
 
@@ -135,7 +130,7 @@ BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
 def test_a_broken_text_model_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
     rewrite(tiny.sentiment(tmp_path), change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
 
@@ -155,7 +150,7 @@ BROKEN_FORECAST: list[tuple[Change, str, str]] = [
 def test_a_broken_forecaster_is_refused_by_field(tmp_path: Path, change: Change, field: str, message: str) -> None:
     rewrite(tiny.forecast(tmp_path), change)
     with pytest.raises(ManifestError) as refused:
-        load(tmp_path)
+        load_here(tmp_path)
     assert refused.value.field == field
     assert message in refused.value.message
 
@@ -167,7 +162,7 @@ def test_a_vocabulary_that_is_larger_than_the_embedding_is_refused_at_load(tmp_p
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
     with pytest.raises(ManifestError, match="fails on a short probe"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -175,7 +170,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (directory / "manifest.json").unlink()
     (directory / "manifest.json").mkdir()
     with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> None:
@@ -183,24 +178,24 @@ def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path) -> N
     (directory / "model.onnx").write_bytes(b"no graph")
     rewrite(directory, lambda m: m.update(sha256=tiny.sha256(directory / "model.onnx")))
     with pytest.raises(ManifestError, match="ONNX Runtime cannot load it"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "tokenizer.json").write_text("{}")
     rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
     with pytest.raises(ManifestError, match=r"text\.tokenizer"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "manifest.json").write_text("{")
     with pytest.raises(ManifestError, match="Invalid JSON"):
-        load(tmp_path)
+        load_here(tmp_path)
     (directory / "manifest.json").unlink()
     with pytest.raises(ManifestError, match="is missing; every model version needs one"):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_a_models_directory_that_is_empty_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no"):
-        load(tmp_path)
+        load_here(tmp_path)
     with pytest.raises(ManifestError, match="BATON_MODELS_DIR"):
-        load(tmp_path / "nowhere")
+        load_here(tmp_path / "nowhere")
 
 
 def litter(models_dir: Path) -> list[str]:
@@ -225,7 +220,7 @@ def test_what_lies_among_the_models_is_passed_over_with_one_line_each(
 ) -> None:
     tiny.stepper(tmp_path)
     expected = litter(tmp_path)
-    load(tmp_path)
+    load_here(tmp_path)
     told = [record.getMessage() for record in caplog.records if record.name == "baton.repository"]
     assert sorted(told) == expected
     listed = baton("models", "--json", BATON_MODELS_DIR=str(tmp_path))
@@ -291,13 +286,13 @@ def version_by_another_name(model: Path) -> str:
 def test_what_is_meant_as_a_version_is_never_passed_over(spoil: Callable[[Path], str], tmp_path: Path) -> None:
     message = spoil(tiny.stepper(tmp_path).parent)
     with pytest.raises(ManifestError, match=message):
-        load(tmp_path)
+        load_here(tmp_path)
 
 
 def test_cuda_where_there_is_none_ends_start_up_and_names_the_providers_that_exist(tmp_path: Path) -> None:
     tiny.stepper(tmp_path)
     with pytest.raises(DeviceUnavailable, match="CPUExecutionProvider"):
-        load(tmp_path, device="cuda")
+        load_here(tmp_path, device="cuda")
 
 
 def test_a_refused_model_is_one_line_on_stderr_and_exit_status_one(tmp_path: Path) -> None:

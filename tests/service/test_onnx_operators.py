@@ -17,6 +17,7 @@ from conftest import Server
 from onnx import helper, numpy_helper, save
 from onnx.backend.test.loader import load_model_tests
 
+from service.contract import read_manifest
 from service.engine import Engine
 from service.errors import ManifestError
 from service.metrics import Metrics, ModelMetrics
@@ -41,7 +42,7 @@ STEPS = 6
 
 
 def load(file: Path) -> Session:
-    return Session(file, device="cpu", intra_op_threads=1)
+    return Session(file, device="cpu", intra_op_threads=1, optimisation="all")
 
 
 def attributes(name: str) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def test_a_served_case_carries_its_state_from_step_to_step(name: str, served: Se
 
 @pytest.mark.parametrize("name", sorted(BACKWARD))
 def test_a_backward_case_declared_streamable_is_refused_at_load_with_the_reason(name: str, tmp_path: Path) -> None:
-    model = load_model(write_served(tmp_path, name), device="cpu", intra_op_threads=1)
+    directory = write_served(tmp_path, name)
+    model = load_model(directory, read_manifest(directory), device="cpu", intra_op_threads=1, optimisation="all")
     with pytest.raises(ManifestError, match=r"streamable: chunks with carried state differ .* a reverse direction"):
         probe(Engine(model, Settings(), ModelMetrics(Metrics(), name, "1")))

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,8 +24,10 @@ import tiny
 from conftest import ROOT, Server, ServerFactory
 from here import Clock, serve_here
 
+from service.engine import Engine
 from service.engines import Engines
 from service.errors import NotReady, StateExpired
+from service.preparation import prepare
 from service.settings import Settings
 
 CLOSE = 1e-5
@@ -126,24 +129,24 @@ def test_a_version_whose_directory_is_gone_serves_its_sessions_until_its_end_and
     tmp_path: Path, start_server: ServerFactory
 ) -> None:
     models = tmp_path / "models"
-    first = tiny.stepper(models, seed=1)
+    tiny.stepper(models, seed=1)
+    second = tiny.stepper(models, version="2", seed=2)
     server = start_server(models, tmp_path / "state", BATON_STATE_TTL_S="4")
     begun = step(server, {"inputs": ROWS[:5]})
-    tiny.stepper(models, version="2", seed=2)
-    shutil.rmtree(first)
+    shutil.rmtree(second)
     start = server.mark()
     logged = reload(server, until="is retiring")
-    until = lines(server)["stepper"]["retiring"]["1"]
-    assert logged[-1].endswith(f"stepper 1 is retiring: its sessions may go on until {until.replace('Z', '+00:00')}")
+    until = lines(server)["stepper"]["retiring"]["2"]
+    assert logged[-1].endswith(f"stepper 2 is retiring: its sessions may go on until {until.replace('Z', '+00:00')}")
     going = step(server, {"state": begun["state"], "inputs": ROWS[5:6]})
-    assert (going["version"], going["expires_at"]) == ("1", until)
-    assert step(server, {"inputs": ROWS[:1]})["version"] == "2"
-    server.lines_since(start, until="unloaded stepper 1")
+    assert (going["version"], going["expires_at"]) == ("2", until)
+    assert step(server, {"inputs": ROWS[:1]})["version"] == "1"
+    server.lines_since(start, until="unloaded stepper 2")
     refused = server.post("/v1/step", items({"state": going["state"], "inputs": ROWS[:1]}))
     assert outcome(refused) == (410, "state_expired")
-    assert lines(server)["stepper"]["versions"] == ["2"]
-    assert server.metric("baton_model_info", "version", "1") == 0
-    assert server.metric("baton_model_info", "version", "2") == 1
+    assert lines(server)["stepper"]["versions"] == ["1"]
+    assert server.metric("baton_model_info", "version", "2") == 0
+    assert server.metric("baton_model_info", "version", "1") == 1
     assert server.client.get("/readyz").status_code == 200
     server.stop()
 
@@ -250,9 +253,16 @@ def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
     assert server.process.returncode == 0
 
 
-@pytest.mark.parametrize(("workers", "early"), [(1, "baton.loading loaded"), (2, "Started parent process")])
+@pytest.mark.parametrize(
+    ("workers", "early", "reloads"),
+    [
+        (1, "baton.loading loaded", 1),
+        (2, "baton.trial trying", 0),  # the workers look at the models later than this
+        (2, "Started parent process", 2),
+    ],
+)
 def test_a_sighup_that_comes_while_the_models_load_is_acted_on_afterwards(
-    workers: int, early: str, tiny_models: Path, tmp_path: Path
+    workers: int, early: str, reloads: int, tiny_models: Path, tmp_path: Path
 ) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     own = {"BATON_MODELS_DIR": str(tiny_models), "BATON_STATE_DIR": str(tmp_path), "BATON_PORT": "0"}
@@ -267,8 +277,13 @@ def test_a_sighup_that_comes_while_the_models_load_is_acted_on_afterwards(
         assert process.stderr is not None
         next(line for line in process.stderr if early in line)
         process.send_signal(signal.SIGHUP)
-        for _ in range(workers):
-            next(line for line in process.stderr if "models reloaded" in line)
+        awaited = ["Uvicorn running", *["models reloaded"] * reloads]
+        while awaited:
+            line = next(process.stderr)
+            for text in awaited:
+                if text in line:
+                    awaited.remove(text)
+                    break
         process.terminate()
 
 
@@ -445,11 +460,12 @@ async def test_a_token_of_a_version_that_another_worker_has_loaded_already_waits
         assert outcome(await running.post(token)) == (410, "state_model_gone")
         loading, go_on = threading.Event(), threading.Event()
 
-        def held(*_: object) -> None:
+        def held(*arguments: Any, **options: Any) -> Engine:
             loading.set()
             go_on.wait(10)
+            return prepare(*arguments, **options)
 
-        monkeypatch.setattr("service.loading.warm", held)
+        monkeypatch.setattr("service.loading.prepare", held)
         tiny.stepper(running.models, seed=2, version="2")
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.to_thread(loading.wait, 10)

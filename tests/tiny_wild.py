@@ -1,0 +1,103 @@
+"""Tiny step models with a graph that ends the process which loads or runs it, or would.
+
+Each is a sound stepper whose answer also takes a number from a node that ONNX Runtime's CPU kernels, or its optimiser,
+do not survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny
+from onnx import TensorProto, helper
+
+LEAST = np.iinfo(np.int32).min
+ENDLESS = 1 << 62
+PARTS, PART_NUMBERS = 64, 1 << 26  # 64 tensors of 256 MiB; each alone is small enough to be granted
+
+
+def crashing(root: Path, **changes: Any) -> Path:
+    """Divides the least int32 by -1 when its constants are folded, which x86-64 answers with SIGFPE."""
+
+    def quotient(build: tiny.GraphBuilder) -> str:
+        least, minus = (build.constant(np.array([value], np.int32)) for value in (LEAST, -1))
+        return build.add("Cast", build.add("Div", [least, minus]), to=TensorProto.FLOAT)[0]
+
+    return _stepper(root, quotient, **changes)
+
+
+def crashing_late(root: Path, **changes: Any) -> Path:
+    """The same division, by what is known only when the graph runs."""
+
+    def quotient(build: tiny.GraphBuilder) -> str:
+        least, nothing, minus = (build.constant(np.array([value], np.int32)) for value in (LEAST, 0, -1))
+        (whole,) = build.add("Cast", ["x"], to=TensorProto.INT32)
+        (divisor,) = build.add("Add", [build.add("Mul", [whole, nothing])[0], minus])
+        (quotients,) = build.add("Cast", build.add("Div", [least, divisor]), to=TensorProto.FLOAT)
+        return build.add("ReduceMax", [quotients], keepdims=0)[0]
+
+    return _stepper(root, quotient, **changes)
+
+
+def endless(root: Path, **changes: Any) -> Path:
+    """Goes through a loop 2^62 times."""
+
+    def counted(build: tiny.GraphBuilder) -> str:
+        def value(name: str, dtype: int) -> Any:
+            return helper.make_tensor_value_info(name, dtype, [])
+
+        given = [value("turn", TensorProto.INT64), value("go_on", TensorProto.BOOL), value("count", TensorProto.FLOAT)]
+        nodes = [helper.make_node("Identity", ["go_on"], ["on"]), helper.make_node("Neg", ["count"], ["counted"])]
+        made = [value("on", TensorProto.BOOL), value("counted", TensorProto.FLOAT)]
+        times, on = build.constant(np.array(ENDLESS, np.int64)), build.constant(np.array(True))
+        (first,) = build.add("ReduceMax", ["x"], keepdims=0)
+        return build.add("Loop", [times, on, first], body=helper.make_graph(nodes, "body", given, made))[0]
+
+    return _stepper(root, counted, **changes)
+
+
+def exploding(root: Path, **changes: Any) -> Path:
+    """Makes 16 GiB of tensors from a file of a few kilobytes."""
+
+    def largest(build: tiny.GraphBuilder) -> str:
+        size = build.constant(np.array([PART_NUMBERS], np.int64))
+        parts = []
+        for number in range(PARTS):
+            value = helper.make_tensor("value", TensorProto.FLOAT, [1], [float(number)])
+            parts += build.add("ConstantOfShape", [size], value=value)
+        return build.add("ReduceMax", build.add("Max", parts), keepdims=0)[0]
+
+    return _stepper(root, largest, **changes)
+
+
+def half(root: Path, **changes: Any) -> Path:
+    """A linear head in float16 over time-first values, at which ONNX Runtime 1.31 dies as it optimises all it can."""
+
+    def headed(build: tiny.GraphBuilder) -> str:
+        weights, bias = (build.constant(build.rng.normal(size=size).astype(np.float16)) for size in ((2, 3), (3,)))
+        (narrow,) = build.add("Cast", ["x"], to=TensorProto.FLOAT16)
+        (by_time,) = build.add("Transpose", [narrow], perm=[1, 0, 2])
+        (made,) = build.add("Add", [build.add("MatMul", [by_time, weights])[0], bias])
+        (wide,) = build.add("Cast", [made], to=TensorProto.FLOAT)
+        return build.add("Transpose", [wide], perm=[1, 0, 2])[0]
+
+    return _stepper(root, headed, **{"arithmetic": "float16", **changes})
+
+
+def _stepper(root: Path, add: Callable[[tiny.GraphBuilder], str], **changes: Any) -> Path:
+    build = tiny.GraphBuilder(6)
+    y, h = build.recurrent("GRU", "x", 2, 3, ["h"], linear_before_reset=1)
+    (sum_,) = build.add("Add", [y, add(build)])
+    manifest = {
+        "name": "stepper",
+        "version": "2",
+        "task": "step",
+        "streamable": True,
+        "inputs": [tiny.tensor("x", "float32", "batch", "time", 2)],
+        "outputs": [tiny.tensor("y", "float32", "batch", "time", 3)],
+        "states": [tiny.state("h", 1, "batch", 3)],
+    }
+    return tiny.write_model(root, build, {"y": sum_, "h_out": h}, **{**manifest, **changes})
