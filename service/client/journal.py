@@ -19,10 +19,9 @@ from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Un
 from service.client.results import Array, Inputs, StepOutput, members
 from service.errors import ItemTooLarge
 
-BINARY = np.dtype("<f4")
 INTERNAL = 500
 FRAMES = {  # what each type must hold
-    "open": {"step", "features", "outputs"},
+    "open": {"step", "features", "dtype", "outputs"},
     "step": {"step", "outputs"},
     "checkpoint": {"step", "state", "asked"},
     "error": {"error", "final"},
@@ -64,6 +63,7 @@ class Journal:
         self._entries: deque[Entry] = deque()
         self._sent = self._answered = self._delivered = self._replayed = 0
         self._features: int | None = None  # of one step; None where it is one number or a text
+        self._dtype: np.dtype[Any] | None = None  # of inputs in binary frames
         self._outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
         self._failed: tuple[object, ...] = ()  # what failed inside the service, how, and after which progress
 
@@ -98,7 +98,7 @@ class Journal:
         if self._step is None:
             raise RuntimeError("the stream was not entered; use it as a context manager")
         if not isinstance(inputs, str):
-            inputs = np.array(inputs, BINARY if self._binary else None)
+            inputs = np.array(inputs, self._dtype if self._binary else None)
             if inputs.ndim not in (1, 2):
                 raise ValueError(f"inputs have shape {inputs.shape}; give k rows of features, k numbers or a text")
             if self._binary:
@@ -139,7 +139,7 @@ class Journal:
             return json.dumps({"checkpoint": True})
         if self._binary:
             assert not isinstance(entry.inputs, str)
-            return entry.inputs.tobytes()
+            return entry.inputs.astype(self._dtype, copy=False).tobytes()
         return json.dumps(members(entry.inputs))
 
     # -- from the server ------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Journal:
         if self._step is not None and frame["features"] != self._features:
             raise ProtocolError(f"steps of {self._features} features are to go on as steps of {frame['features']}")
         self.step_count = self._step = frame["step"]
-        self._features = frame["features"]
+        self._features, self._dtype = frame["features"], _little_endian(frame["dtype"])
         self._outputs = [(one["name"], np.dtype(one["dtype"]), tuple(one["shape"])) for one in frame["outputs"]]
         self._sent = self._answered = 0
         return self._refused_next()
@@ -288,14 +288,20 @@ class Journal:
             raise ProtocolError("a binary answer to a text frame")
         sizes = [int(np.prod(shape)) for _, _, shape in self._outputs]
         shown = len(inputs) if self._returns_all else 1
-        if len(message) != BINARY.itemsize * sum(sizes) * shown:
+        widest = _little_endian(*(dtype for _, dtype, _ in self._outputs))
+        if len(message) != widest.itemsize * sum(sizes) * shown:
             raise ProtocolError(f"{len(message)} bytes answer {len(inputs)} steps of {sum(sizes)} values each")
-        columns = np.split(np.frombuffer(bytearray(message), BINARY).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
+        columns = np.split(np.frombuffer(bytearray(message), widest).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
         outputs = {
-            name: (rows.reshape(shown, *shape) if self._returns_all else rows.reshape(shape))
-            for (name, _, shape), rows in zip(self._outputs, columns, strict=True)
+            name: rows.astype(dtype, copy=False).reshape((shown, *shape) if self._returns_all else shape)
+            for (name, dtype, shape), rows in zip(self._outputs, columns, strict=True)
         }
         return StepOutput(outputs, step + len(inputs), None)
+
+
+def _little_endian(*dtypes: str | np.dtype[Any]) -> np.dtype[Any]:
+    """Return the widest of `dtypes`, as binary frames hold it."""
+    return np.result_type(*dtypes).newbyteorder("<")
 
 
 def _ending(error: ApiError) -> ApiError | Unreachable:
