@@ -102,8 +102,9 @@ def sentiment_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:
 
 def forecast_limit(directory: Path, series: Iterable[list[float]]) -> RaggedLimit:
     """Series a second: cut to what the model reads, run, split."""
-    longest = json.loads((directory / "manifest.json").read_text())["forecast"]["max_history"]
-    arrays = [np.array(values, np.float32) for values in series]
+    manifest = json.loads((directory / "manifest.json").read_text())
+    longest = manifest["forecast"]["max_history"]
+    arrays = [np.array(values, manifest["inputs"][0]["dtype"]) for values in series]
     return RaggedLimit(directory, arrays, lambda window: [values[-longest:] for values in window])
 
 

@@ -102,7 +102,7 @@ def ett_cost() -> Cost:
 
         def stream(streams: Values, halved: bool = halved) -> tuple[Values, Values]:
             sessions, places = Sessions(engine, len(streams), halved=halved), range(len(streams))
-            steps = [sessions.step(observed, places) for observed in streams.astype(np.float32).T[:, :, None]]
+            steps = [sessions.step(observed, places) for observed in streams.T[:, :, None]]
             quantiles, anomaly = (
                 np.array([[answer.outputs[name][0] for answer in step] for step in steps], np.float64).swapaxes(0, 1)
                 for name in ("quantiles", "anomaly")
@@ -118,7 +118,7 @@ def ett_cost() -> Cost:
 
 
 def weekly_cost() -> Cost:
-    """Stream the last values of M4's weekly series, which float16 can hold, though no finer than 32 at 50,000."""
+    """Stream the last values of M4's weekly series."""
     engine = engine_of("forecast-live")
     series = read_weekly(find("m4_weekly/Weekly-train.csv").path)
     unit = np.array([np.abs(np.diff(values)).mean() for values in series])[:, None]
@@ -126,9 +126,9 @@ def weekly_cost() -> Cost:
     made, loss = {}, {}
     for halved in (False, True):
         sessions, places = Sessions(engine, len(series), halved=halved), range(len(series))
-        steps = [sessions.step([values[:-LAST_STEPS].astype(np.float32) for values in series], places)]
+        steps = [sessions.step([values[:-LAST_STEPS] for values in series], places)]
         for ahead in range(LAST_STEPS - 1):
-            steps.append(sessions.step([row[ahead : ahead + 1].astype(np.float32) for row in actual], places))
+            steps.append(sessions.step([row[ahead : ahead + 1] for row in actual], places))
         made[halved] = np.array([[answer.outputs["quantiles"][-1] for answer in one] for one in steps], np.float64)
         loss[halved] = float(np.mean(pinball(actual, made[halved].transpose(1, 0, 2)) / unit))
     difference = np.abs(made[True] - made[False]) / unit

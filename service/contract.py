@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
-from service.tensors import FieldError, Part, Size, State, Tensor
+from service.tensors import LARGEST_FLOAT, FieldError, Part, Size, State, Tensor
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -186,8 +186,8 @@ class Manifest(Part):
             raise FieldError("inputs[0].shape", message)
         if self.text is not None and self.features not in (None, 1):
             raise FieldError("inputs[0].shape", f"is {shape}; with 'text' a step is one id, so there are no features")
-        if self.text is not None and self.sequence.dtype == "float32":
-            raise FieldError("inputs[0].dtype", "is float32; with 'text' it is int32 or int64 ids")
+        if self.text is not None and self.sequence.dtype in LARGEST_FLOAT:
+            raise FieldError("inputs[0].dtype", f"is {self.sequence.dtype}; with 'text' it is int32 or int64 ids")
         given = [self.sequence.name, *self.constants, *(s.input for s in self.states)]
         given += [self.lengths] if self.lengths else []
         answers, carried = [t.name for t in self.outputs], [s.output for s in self.states]  # a state may be an answer
@@ -225,8 +225,8 @@ class Manifest(Part):
     def _check_forecast(self) -> None:
         if self.forecast is None:
             raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
-        if self.sequence.dtype != "float32":
-            raise FieldError("inputs[0].dtype", "must be float32 for task 'forecast'")
+        if self.sequence.dtype not in LARGEST_FLOAT:
+            raise FieldError("inputs[0].dtype", f"must be {' or '.join(LARGEST_FLOAT)} for task 'forecast'")
         channels = self.sequence.sizes
         self._check_batch_first(*channels)
         mean = ("batch", self.forecast.horizon, *channels)

@@ -28,6 +28,7 @@ from service.repository import Model
 from service.runtime import Array
 from service.settings import Settings
 from service.state.halving import Halving
+from service.tensors import LARGEST_FLOAT
 
 log = logging.getLogger("baton.engine")
 
@@ -121,7 +122,8 @@ class Engine:
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():
                 return len(row.steps)
-            return NotFinite("a value is not finite, or beyond the range of float32, 3.4e38")
+            dtype = self.manifest.sequence.dtype
+            return NotFinite(f"a value is not finite, or beyond the range of {dtype}, {LARGEST_FLOAT[dtype]:.2g}")
         ids = row.encoding.ids
         if not ids:
             return EmptyInput("the text has no words; give at least one")

@@ -17,9 +17,8 @@ from service.runtime import Array
 from service.sessions import Carried, Hold, Point, Precision
 from service.settings import Settings
 from service.steps import StepInput, show_carried, steps_left
+from service.tensors import LARGEST_FLOAT
 from service.wire import Strict
-
-FLOAT = np.dtype("<f4")
 
 
 class Opening(Strict):
@@ -46,31 +45,37 @@ class StepFrame(StepInput):
 def read_binary(data: bytes, start: Point, settings: Settings) -> Row:
     """Return the row that goes on from `start` with the values in `data`, which are not copied.
 
-    Shapes: k steps of the model's features, float32 little-endian.
+    Shapes: k steps of the model's features, little-endian, of the dtype of the model's input.
 
-    Raises: InvalidRequest for a model that takes or gives something else, or a part of a step; ItemTooLarge.
+    Raises: InvalidRequest for a model that takes or gives whole numbers, or a part of a step; ItemTooLarge.
     """
     manifest, most = start.engine.manifest, settings.max_steps
     tensors = (manifest.sequence, *manifest.outputs)
-    others = [tensor for tensor in tensors if tensor.dtype != "float32"]
+    others = [tensor for tensor in tensors if tensor.dtype not in LARGEST_FLOAT]
     if others:
-        message = f"binary frames carry float32, and {others[0].name} is {others[0].dtype}; send text frames"
+        carried = " or ".join(LARGEST_FLOAT)
+        message = f"binary frames carry {carried}, and {others[0].name} is {others[0].dtype}; send text frames"
         raise InvalidRequest(message)
-    step_bytes = FLOAT.itemsize * (manifest.features or 1)
+    dtype = np.dtype(manifest.sequence.dtype).newbyteorder("<")
+    step_bytes = dtype.itemsize * (manifest.features or 1)
     steps, rest = divmod(len(data), step_bytes)
     if rest or not steps:
         raise InvalidRequest(f"{len(data)} bytes; a step is {step_bytes}, and a frame one or more whole steps")
     if steps > most:
         raise ItemTooLarge(f"{steps} steps; at most {most} in one frame", limit=most)
-    values = np.frombuffer(data, FLOAT)
+    values = np.frombuffer(data, dtype)
     shaped = values if manifest.features is None else values.reshape(steps, -1)
     return Row(shaped, start.state, steps_left(start, settings))
 
 
 def write_binary(engine: Engine, answer: Answer, last_only: bool) -> bytes:
-    """Return the outputs of the last step or of each, step after step, in the manifest's order."""
+    """Return the outputs of the last step or of each, step after step, in the manifest's order.
+
+    All are of the widest of their dtypes, little-endian.
+    """
     shown = [answer.outputs[output.name][-1 if last_only else 0 :] for output in engine.manifest.outputs]
-    return _by_step(shown).astype(FLOAT, copy=False).tobytes()
+    made = _by_step(shown)
+    return made.astype(made.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _by_step(outputs: Sequence[Array]) -> Array:
@@ -83,7 +88,8 @@ def opened(point: Point) -> dict[str, Any]:
     manifest = point.engine.manifest
     outputs = [{"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.sizes)} for tensor in manifest.outputs]
     head = {"type": "open", "model": manifest.name, "version": manifest.version}
-    return {**head, "step": point.step, "features": manifest.features, "outputs": outputs}
+    taken = {"features": manifest.features, "dtype": manifest.sequence.dtype}
+    return {**head, "step": point.step, **taken, "outputs": outputs}
 
 
 def checkpoint(point: Point, carried: Carried, *, asked: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from service.reading import STAND_IN, Reading, Shape, find_readings, free_axes, 
 from service.repository import load_model
 from service.runtime import Node, Optimisation, Session
 from service.settings import Settings
+from service.tensors import LARGEST_FLOAT
 
 SPLIT = re.compile(r"\n *")
 ALIKE = 0.5  # names less alike than this tell nothing
@@ -153,7 +154,7 @@ def _doubts(session: Session, reading: Reading) -> list[str]:
         if isinstance(value, list):
             absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
         doubts.append(f"constants.{node.name}: {absent}")
-    if sequence.dtype == "float32":
+    if sequence.dtype in LARGEST_FLOAT:
         doubts.append(f"inputs[0]: what the values of {sequence.name} are, their order, units and scaling")
     else:
         doubts.append(

@@ -15,6 +15,7 @@ from service.contract import Arithmetic
 from service.engine import Answer, Engine, Row
 from service.errors import ManifestError
 from service.runtime import Array
+from service.tensors import LARGEST_FLOAT
 
 LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
 # Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
@@ -67,8 +68,8 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
     """
     sequence, rng = engine.manifest.sequence, np.random.default_rng(0)
     features = () if engine.manifest.features is None else (engine.manifest.features,)
-    if sequence.dtype == "float32":
-        return [Row(rng.normal(size=(length, *features)).astype(np.float32)) for length in lengths]
+    if sequence.dtype in LARGEST_FLOAT:
+        return [Row(rng.normal(size=(length, *features)).astype(sequence.dtype)) for length in lengths]
     ids = [1, 0]
     if engine.model.vocabulary is not None:
         ids = [engine.model.vocabulary.tokenizer.get_vocab_size() - 1, *ids]  # finds an embedding that is too small

@@ -122,7 +122,7 @@ def _roles(file: Path, session: Session) -> Iterator[Roles]:
     returned = {(node.dtype, node.shape) for node in session.outputs}
     fixed = [node for node in session.inputs if len(node.shape) < 2 and not free_axes(node)]
     constants = [node for node in fixed if (node.dtype, node.shape) not in returned]
-    lengths = [n for n in session.inputs if n.dtype != "float32" and len(n.shape) == 1 and "len" in n.name.lower()]
+    lengths = [n for n in session.inputs if n.dtype.startswith("int") and len(n.shape) == 1 and "len" in n.name.lower()]
     rest = [node for node in session.inputs if node not in constants and node not in lengths] or session.inputs
     _check_inputs(file, session.inputs, rest)
     for sequence in _sequences(file, rest):

@@ -27,7 +27,12 @@ log = logging.getLogger("baton.runtime")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+GRAPH_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
 VERSION: str = ort.__version__
 Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before it runs, the furthest first
 OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)

@@ -17,6 +17,7 @@ from service.errors import EmptyInput, InvalidRequest, ItemTooLarge, RaggedInput
 from service.runtime import Array, cast
 from service.sessions import Carried, Point
 from service.settings import Settings
+from service.tensors import LARGEST_FLOAT
 from service.wire import Result, Strict
 
 EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
@@ -93,7 +94,7 @@ def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
 
     Raises: InvalidRequest for the first that is not whole, or too large, where the model takes whole numbers.
     """
-    if dtype == "float32":
+    if dtype in LARGEST_FLOAT:
         return cast(numbers, dtype)
     array, bounds = np.asarray(numbers, np.float64), np.iinfo(dtype)
     least, most = max(bounds.min, -EXACT), min(bounds.max, EXACT)

@@ -7,16 +7,17 @@ that exists has one batch axis, and a start that fits its dtype and shape.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-DTYPE_BYTES = {"float32": 4, "int32": 4, "int64": 8}
-LARGEST_FLOAT32 = 2.0**128 - 2.0**104
+DTYPE_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8}
+LARGEST_FLOAT = {"float32": 2.0**128 - 2.0**104, "float64": sys.float_info.max}
 
-Dtype = Literal["float32", "int32", "int64"]
+Dtype = Literal["float32", "float64", "int32", "int64"]
 Size = Annotated[int, Field(ge=1)]
 Axis = Literal["batch", "time"]
 Shape = tuple[Size | Axis, ...]
@@ -112,8 +113,8 @@ class State(Part):
 
 def fits(number: float, dtype: str) -> bool:
     """Return whether `number` is finite in `dtype`, and whole where that holds whole numbers only."""
-    if dtype == "float32":
-        return abs(number) <= LARGEST_FLOAT32
+    if dtype in LARGEST_FLOAT:
+        return abs(number) <= LARGEST_FLOAT[dtype]
     most = 1 << (8 * DTYPE_BYTES[dtype] - 1)
     return -most <= number < most and int(number) == number
 

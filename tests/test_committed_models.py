@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, Server
 
+from service.client import Client
 from training.catalogue import names
 
 pytestmark = pytest.mark.old_cpu
@@ -27,6 +30,8 @@ TEXTS = [
 ]
 CUTS = ((0, 1), (1, 60), (60, 61), (61, 200))
 RNG = np.random.default_rng(5)
+DAY = 10 * np.sin(2 * np.pi * np.arange(720) / 24)  # an amplitude of 10 by the hour
+LEVELS = (1e6, 1e8, 1.7e9, -1e10)
 SERIES = [np.cumsum(RNG.normal(size=length)).round(4).tolist() for length in (16, 40, 200, 512)]
 
 
@@ -132,6 +137,91 @@ def test_channels_forecast_in_a_batch_as_alone(served: Server) -> None:
         np.testing.assert_allclose(alone["mean"], result["mean"], rtol=1e-5, atol=PARITY)
         for level, quantile in alone["quantiles"].items():
             np.testing.assert_allclose(quantile, result["quantiles"][level], rtol=1e-5, atol=PARITY)
+
+
+def test_a_forecast_at_any_level_is_the_one_at_zero(served: Server) -> None:
+    """Where float64 carries the history; where it does not, the answer says so."""
+    history, future = DAY[:512], DAY[512:560]
+    carried, lost = (0.0, *LEVELS), (1e15, -1e17, 1e19)
+    series = [{"values": (history + level).tolist()} for level in (*carried, *lost)]
+    results = ask(served, "/v1/forecast", series=series, horizon=48)
+    errors, widths = [], []
+    for level, result in zip(carried, results, strict=False):
+        errors.append(np.abs(np.array(result["mean"]) - level - future).mean())
+        widths.append(np.subtract(result["quantiles"]["0.975"], result["quantiles"]["0.025"]))
+        assert result["warnings"] == []
+    assert max(errors) <= 1.1 * errors[0] < 0.1
+    np.testing.assert_allclose(widths, [widths[0]] * len(widths), rtol=0.01)
+    for result in results[len(carried) :]:
+        assert "subtract the level" in result["warnings"][0]
+
+
+def test_channels_at_any_level_are_forecast_as_those_at_zero(served: Server) -> None:
+    window = RNG.normal(size=(720, 7)).cumsum(axis=0)
+    levels = np.array([0, *LEVELS, 1, -1e8])
+    options = {"model": "segrnn", "horizon": 720, "levels": [80]}
+    plain, moved = ask(
+        served, "/v1/forecast", series=[{"values": (window + b).tolist()} for b in (0, levels)], **options
+    )
+    np.testing.assert_allclose(np.subtract(moved["mean"], levels), plain["mean"], rtol=0, atol=PARITY)
+    for level, quantile in plain["quantiles"].items():
+        np.testing.assert_allclose(np.subtract(moved["quantiles"][level], levels), quantile, rtol=0, atol=PARITY)
+
+
+def test_a_stream_at_any_level_is_judged_as_at_zero(served: Server) -> None:
+    """A stream that repeats itself raises no alarm at 1e8, where float32 would have steps of 8."""
+    items = [{"values": (DAY[:600] + level).tolist()} for level in (0, *LEVELS)]
+    plain, *moved = ask(served, "/v1/step", model="forecast-live", items=items, **{"return": "all"})
+    settled = slice(300, None)
+    assert np.sum(np.array(plain["outputs"]["anomaly"])[settled] > 1) == 0
+    for level, result in zip(LEVELS, moved, strict=True):
+        np.testing.assert_allclose(result["outputs"]["anomaly"], plain["outputs"]["anomaly"], rtol=0.01, atol=0.01)
+        away = np.subtract(result["outputs"]["quantiles"], level)[1:]
+        np.testing.assert_allclose(away, plain["outputs"]["quantiles"][1:], rtol=0, atol=1e-3)
+
+
+GLITCHES = (-9999.0, 40.0, 1e3, 1e6, 1e12, -1e15, 1e30, -1.7e308)
+JUMP, LATER = 20.0, 50  # twice the amplitude, so many observations after the glitch
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_one_glitch_does_not_blind_the_live_forecaster(served: Server, noise: float) -> None:
+    """A true jump fifty observations later keeps half of its score, wherever in a session the glitch stands."""
+    streams: list[np.ndarray] = []
+    for at in (0, 1, 5, 24, 100, 300, 500):
+        values = DAY[: at + LATER + 1] + 20 + noise * np.random.default_rng(at).normal(size=at + LATER + 1)
+        values[-1] += JUMP
+        streams += [values, *(np.where(np.arange(len(values)) == at, glitch, values) for glitch in GLITCHES)]
+    results = ask(served, "/v1/step", model="forecast-live", items=[{"values": values.tolist()} for values in streams])
+    scores = np.reshape([result["outputs"]["anomaly"] for result in results], (-1, 1 + len(GLITCHES)))
+    assert (scores[:, 0] > 1).all()
+    assert (scores[:, 1:] >= 0.5 * scores[:, :1]).all(), scores / scores[:, :1]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400"])
+def test_an_observation_that_no_float_can_hold_is_refused_and_leaves_the_session_as_it_was(
+    served: Server, number: str
+) -> None:
+    (before,) = ask(served, "/v1/step", model="forecast-live", items=[{"values": DAY[:100].tolist()}])
+    item = f'{{"state": "{before["state"]}", "values": [{number}]}}'
+    text = f'{{"model": "forecast-live", "items": [{item}]}}'
+    answer = served.client.post("/v1/step", content=text, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_finite")
+    items = [{"state": before["state"], "values": DAY[100:110].tolist()}, {"values": DAY[:110].tolist()}]
+    after, whole = ask(served, "/v1/step", model="forecast-live", items=items)
+    np.testing.assert_allclose(after["outputs"]["quantiles"], whole["outputs"]["quantiles"], rtol=0, atol=PARITY)
+
+
+def test_going_on_from_the_token_before_a_glitch_is_as_if_it_had_not_been(served: Server) -> None:
+    """The example of docs/state.md, as it stands there."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "state.md").read_text(), re.DOTALL)
+    page: dict[str, Any] = {}
+    exec(example, page)
+    clean = DAY[:60].tolist()
+    with Client(str(served.url)) as client:
+        scores, undisturbed = page["watch"](client, [*clean[:50], -9999.0, *clean[50:]]), page["watch"](client, clean)
+    assert scores.pop(50) == 10
+    assert scores == pytest.approx(undisturbed, abs=1e-4)
 
 
 def test_messages_are_told_apart_by_the_endpoint_of_sentiment(served: Server) -> None:

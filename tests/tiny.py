@@ -23,6 +23,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 TYPES = {
     "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "float16": TensorProto.FLOAT16,

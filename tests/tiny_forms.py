@@ -171,6 +171,27 @@ def dial(root: Path, **changes: Any) -> Path:
     return write_model(root, build, made, constants_dtype="int32", **{**manifest, **changes})
 
 
+def slope(root: Path, **changes: Any) -> Path:
+    """Values in float64, so large that float32 would lose what they move by; how they move is float32."""
+    build = GraphBuilder(14)
+    (moved,) = build.add("Cast", build.add("Sub", ["x", "last"]), to=TensorProto.FLOAT)
+    (sum_of_both,) = build.add("Add", [moved, "drift"])
+    (drift,) = build.add("Mul", [sum_of_both, build.constant(np.array(0.5, np.float32))])
+    (ahead,) = build.add("Cast", [drift], to=TensorProto.DOUBLE)
+    manifest = {
+        "name": "slope",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float64", "batch")],
+        "outputs": [tensor("moved", "float32", "batch"), tensor("next", "float64", "batch")],
+        "states": [state("last", "batch", dtype="float64", start=1.7e9), state("drift", "batch")],
+    }
+    (last,) = build.add("Identity", ["x"])
+    made = {"moved": moved, "next": build.add("Add", ["x", ahead])[0], "last_out": last, "drift_out": drift}
+    return write_model(root, build, made, **{**manifest, **changes})
+
+
 def grower(root: Path, **changes: Any) -> Path:
     """A broken recurrence: each run makes its state wider."""
     build = GraphBuilder(12)

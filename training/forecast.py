@@ -54,7 +54,9 @@ LIMITS = (
     "Its answers follow shifts of the history, so it does not know where zero is. It stays above a least value that "
     "the history came back to again and again, as counts do to zero; a positive series that never rests may get "
     "negative quantiles.",
-    "Values beyond 1e30 in size overflow float32 inside the graph.",
+    "A history may have any level, as it is told from its last value in float64. Where it spans fewer than 16,384 of "
+    "the numbers that float64 has at its level, the answer warns.",
+    "Differences beyond 1e30 in size overflow float32 inside the graph.",
 )
 
 
@@ -127,10 +129,10 @@ def forecast_servable(network: ForecastNetwork, offsets: tuple[float, ...]) -> S
     lengths = (1, MIN_HISTORY, SEGMENT, SEGMENT + 1, 100, MAX_HISTORY - 1, MAX_HISTORY)
     return Servable(
         network,
-        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        tensors.Tensor(name="values", dtype="float64", shape=("batch", "time")),
         (
-            tensors.Tensor(name="mean", dtype="float32", shape=("batch", HORIZON)),
-            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", HORIZON, len(LEVELS))),
+            tensors.Tensor(name="mean", dtype="float64", shape=("batch", HORIZON)),
+            tensors.Tensor(name="quantiles", dtype="float64", shape=("batch", HORIZON, len(LEVELS))),
         ),
         draw_walk,
         row_lengths=lengths,

@@ -43,7 +43,11 @@ LIMITS = (
     "The quantiles are calibrated on ETTh1's hourly streams: on series unlike these their coverage may differ "
     "(docs/training-log.md has M4 weekly's).",
     "An anomaly score says how far out, not whether anything is wrong: one in twenty ordinary observations is above 1.",
-    "Values beyond 1e30 in size overflow float32 inside the graph.",
+    "After one glitch, of whatever size, it is less sharp for some dozens of observations; several within fifty blind "
+    "it for as long. Where a glitch is known as one, go on from the token before it (docs/state.md).",
+    "A stream may have any level, as steps are taken in float64. Where float64 itself is coarse (numbers are 2e-7 "
+    "apart at 1e9, 0.1 at 1e15), what moves by less is lost, and no answer says so.",
+    "A stream that moves by more than 1e36 on average overflows float32 inside the graph, and is refused.",
     f"A season longer than {WINDOW} observations is held by the LSTM's memory alone.",
     "Before the second observation the scale is unknown: the first answer is a rough guess by the first value's size, "
     "and the first two observations of a session have the score 0.",
@@ -102,9 +106,9 @@ def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
     labels = tuple(f"{level:g}" for level in LEVELS)
     return Servable(
         network,
-        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time")),
+        tensors.Tensor(name="values", dtype="float64", shape=("batch", "time")),
         (
-            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", "time", len(LEVELS)), labels=labels),
+            tensors.Tensor(name="quantiles", dtype="float64", shape=("batch", "time", len(LEVELS)), labels=labels),
             tensors.Tensor(name="anomaly", dtype="float32", shape=("batch", "time")),
         ),
         draw_walk,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +45,7 @@ def predictions(network: LiveNetwork, held_out: HeldOut) -> tuple[Tensor, Tensor
 
     Shapes: [streams, time - warm_up] and [streams, time - warm_up, 13].
     """
-    values = torch.from_numpy(held_out.values.astype(np.float32))
+    values = torch.from_numpy(held_out.values)
     lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
     window, count, _, *recurrent = network.zero_states(len(values))
     steps, away, _ = network.predict(values, lengths, window, count, *recurrent)

@@ -24,18 +24,31 @@ ROWS = 64  # per batch
 CHUNK = 128  # observations between two steps of the optimiser
 WIDTH = 1536  # observations of a window: twelve chunks, six times the longest span of the running scale
 OUTLYING = 10.0  # units beyond which a step's loss counts less than in proportion
+GLITCHED = 0.25  # share of the windows that glitches are put into
+GLITCH_EVERY = 400  # observations of such a window, on average
+GLITCH_DECADES = 1.0, 6.0  # sizes of glitches, evenly in the logarithm: powers of ten, in units
 
 
 class Chunks(Dataset[tuple[Tensor, ...]]):
     """Windows cut into consecutive chunks, `ROWS` windows at a time, for training with carried state.
 
-    Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real, each row's
-    unit [rows], and whether the chunk is its windows' first.
+    Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real and to be
+    foreseen, each row's unit [rows], and whether the chunk is its windows' first.
     """
 
-    def __init__(self, values: Tensor, lengths: Tensor) -> None:
-        self.values, self.units = values, step_units(values, lengths)
+    def __init__(self, values: Tensor, lengths: Tensor, glitches: Tensor | None = None) -> None:
+        """Take windows, and what is added to them here and there: neither a glitch is to be foreseen nor its end.
+
+        Shapes: values [windows, time]; lengths [windows]; glitches, in units, as values.
+        """
+        self.units = step_units(values, lengths)
         self.real = (torch.arange(values.shape[1]) < lengths[:, None]).float()
+        self.values = values
+        if glitches is not None:
+            self.values = values + glitches * self.units[:, None]
+            spoilt = glitches != 0
+            spoilt[:, 1:] |= spoilt[:, :-1].clone()
+            self.real[spoilt] = 0
         self.per_window = math.ceil((values.shape[1] - 1) / CHUNK)
 
     def __len__(self) -> int:
@@ -49,6 +62,20 @@ class Chunks(Dataset[tuple[Tensor, ...]]):
         now, after = slice(start, start + CHUNK), slice(start + 1, start + CHUNK + 1)
         values, real = self.values[rows], self.real[rows, after]
         return values[:, now], values[:, after], real, self.units[rows], torch.tensor(chunk == 0)
+
+
+def draw_glitches(seed: int, shape: torch.Size) -> Tensor:
+    """Draw glitches, one observation long, for some windows of a batch, and zeros elsewhere; in units.
+
+    Shapes: shape [windows, time], and the same is returned.
+    """
+    drawn = torch.Generator().manual_seed(seed)
+    there = torch.rand(shape, generator=drawn) < 1 / GLITCH_EVERY
+    there &= torch.rand(len(there), 1, generator=drawn) < GLITCHED
+    least, most = GLITCH_DECADES
+    size = 10 ** (least + (most - least) * torch.rand(shape, generator=drawn))
+    sign = torch.randint(2, shape, generator=drawn) * 2 - 1
+    return there * sign * size
 
 
 def step_units(values: Tensor, lengths: Tensor) -> Tensor:
@@ -90,7 +117,8 @@ class LiveModule(ForecasterModule):
         self.carried: tuple[Tensor, ...] = ()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(Chunks(*self.draw(WIDTH)), batch_size=None)
+        values, lengths = self.draw(WIDTH)
+        return DataLoader(Chunks(values, lengths, draw_glitches(self.epoch_seed, values.shape)), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(self.held_out, batch_size=None)

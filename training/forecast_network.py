@@ -7,8 +7,8 @@ the latest values and the experts' paths into trust in each expert and into quan
 of what the best lag was off. In training every segment can be such an anchor; in service the last one is. It knows
 neither data nor training.
 
-Invariants: a*x + b in, a*y + b out for a > 0 (up to float32); quantiles never cross; whatever stands beyond a row's
-length, and whichever rows share the batch, the row's answer is the same.
+Invariants: a*x + b in, a*y + b out for a > 0 (up to float32 of differences); quantiles never cross; whatever stands
+beyond a row's length, and whichever rows share the batch, the row's answer is the same.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SEGMENT = 16
 ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of its values
 CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
 
-# The step between neighbouring float32 numbers, relative to their size: smaller differences are rounding.
-FLOAT_STEP = 2.0**-23
+# The steps between neighbouring float32 and float64 numbers, relative to their size: smaller differences are rounding.
+FLOAT_STEP, DOUBLE_STEP = 2.0**-23, 2.0**-52
 # Keeps a history of zeros from dividing by zero, and is still a normal float32 after the multiplications that follow.
 # A bound, not a summand: the ONNX exporter drops the addition of a constant this small.
 SMALLEST_SCALE = 1e-30
@@ -86,25 +86,28 @@ class ForecastNetwork(nn.Module):
     def forward(self, values: Tensor, lengths: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Forecast from each row's end.
 
-        Shapes: values [batch, time] float32; lengths [batch] int32; offsets [13], conformal; returns mean [batch, 48]
-        and quantiles [batch, 48, 13].
+        Shapes: values [batch, time] float64; lengths [batch] int32; offsets [13], conformal; returns mean [batch, 48]
+        and quantiles [batch, 48, 13], float64.
         Units: those of the values.
         """
         last = segments(lengths.long())[:, None] - 1
         scaled, level, scale, _ = self.at(values, lengths, last)
-        scaled = apply_offsets(scaled[:, 0], offsets, LEVELS)
-        quantiles = level[..., None] + scale[..., None] * scaled
-        quantiles = within(quantiles, *bounds(values, lengths))
-        return quantiles @ self.mean_weights, quantiles
+        away = scale[..., None] * apply_offsets(scaled[:, 0], offsets, LEVELS)
+        quantiles = within(level[..., None] + away.double(), *bounds(values, lengths))
+        return level + (quantiles - level[..., None]) @ self.mean_weights.double(), quantiles
 
     def at(self, values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Forecast from the ends of the segments that `anchors` counts, each from the history up to there.
 
-        Shapes: values [batch, time] float32; lengths [batch] int32; anchors [batch, anchors] int64; returns scaled
-        quantiles [batch, anchors, 48, 13]; level, scale, and what a step of the best lag is off [batch, anchors].
+        A history becomes float32 as its differences from its last value, so that its level costs them nothing.
+
+        Shapes: values [batch, time]; lengths [batch] int32; anchors [batch, anchors] int64; returns scaled quantiles
+        [batch, anchors, 48, 13]; level, of the dtype of the values, scale, and what a step of the best lag is off
+        [batch, anchors].
         Units: quantiles in scales above the level; the last in scales.
         """
-        history = History.of(values, lengths)
+        last = values.gather(1, lengths.long()[:, None] - 1)
+        history = History.of((values - last).float(), lengths, (last.abs() * DOUBLE_STEP).float())
         read, _ = self.recurrent(functional.relu(self.embed(history.features())), segments(lengths), None)
         read = read.gather(1, anchors[..., None].expand(-1, -1, read.shape[2]))
         level, scale = history.level.gather(1, anchors), history.scale.gather(1, anchors)
@@ -120,7 +123,8 @@ class ForecastNetwork(nn.Module):
         raw = raw.unflatten(2, (HORIZON, len(LEVELS) + self.experts.count))
         trust = functional.softmax(raw[..., len(LEVELS) :], -1)
         path = (trust * paths).sum(-1, keepdim=True)
-        return path + spread[..., None, None] * rising(raw[..., : len(LEVELS)]), level, scale, spread
+        quantiles = path + spread[..., None, None] * rising(raw[..., : len(LEVELS)])
+        return quantiles, last + level.to(last.dtype), scale, spread
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,16 @@ class History:
     age: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, lengths: Tensor) -> History:
-        """Cut rows. Shapes: values [batch, time]; lengths [batch]."""
+    def of(cls, values: Tensor, lengths: Tensor, finest: Tensor) -> History:
+        """Cut rows, in which nothing moves by less than `finest`.
+
+        Shapes: values [batch, time]; lengths [batch]; finest [batch, 1].
+        """
         cells, real, steps, counted = cut(values, lengths)
         level = cells[:, :, -1]
         moved, count = steps.abs().sum(2), counted.sum(2)
         count_so_far = count.cumsum(1)
-        floor = (level.abs() * FLOAT_STEP).clamp(min=SMALLEST_SCALE)
+        floor = torch.maximum(level.abs() * FLOAT_STEP, finest).clamp(min=SMALLEST_SCALE)
         scale = torch.maximum(moved.cumsum(1) / count_so_far.clamp(min=1), floor)
         liveliness = torch.log(moved / count.clamp(min=1) / scale + 0.01)
         age = torch.log1p(count_so_far) / 6  # about 1 at the longest history

@@ -55,10 +55,10 @@ def servable(network: SegRNNNetwork, offsets: tuple[float, ...]) -> Servable:
     channels = len(CHANNELS)
     return Servable(
         network,
-        tensors.Tensor(name="values", dtype="float32", shape=("batch", "time", channels), labels=CHANNELS),
+        tensors.Tensor(name="values", dtype="float64", shape=("batch", "time", channels), labels=CHANNELS),
         (
-            tensors.Tensor(name="mean", dtype="float32", shape=("batch", HORIZON, channels)),
-            tensors.Tensor(name="quantiles", dtype="float32", shape=("batch", HORIZON, channels, len(LEVELS))),
+            tensors.Tensor(name="mean", dtype="float64", shape=("batch", HORIZON, channels)),
+            tensors.Tensor(name="quantiles", dtype="float64", shape=("batch", HORIZON, channels, len(LEVELS))),
         ),
         draw_walks,
         row_lengths=(LOOKBACK, LOOKBACK, LOOKBACK + 1),  # the service cuts to the first; the graph stands more

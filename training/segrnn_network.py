@@ -6,7 +6,7 @@ segment and which channel is asked for, so that no segment waits for another. It
 GRU ended in and half the mean of all it went through, where the paper takes the last alone (docs/training-log.md has
 the difference). It knows neither data nor training.
 
-Invariants: y + b out for x + b in, channel by channel (up to float32); quantiles never cross; only a row's own last
+Invariants: y + b out for x + b in, channel by channel (up to float64); quantiles never cross; only a row's own last
 `LOOKBACK` values count, whatever stands beyond its length and whichever rows share the batch.
 Source: Lin et al., SegRNN, arXiv 2308.11200; parallel multi-step forecasting.
 """
@@ -50,16 +50,16 @@ class SegRNNNetwork(nn.Module):
     def forward(self, values: Tensor, lengths: Tensor, conformal_offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Forecast from each row's end.
 
-        Shapes: values [batch, time, channels] float32; lengths [batch] int32, each at least 720; conformal_offsets
-        [levels]; returns mean [batch, 720, channels] and quantiles [batch, 720, channels, levels].
+        Shapes: values [batch, time, channels] float64; lengths [batch] int32, each at least 720; conformal_offsets
+        [levels]; returns mean [batch, 720, channels] and quantiles [batch, 720, channels, levels], float64.
         Units: those of the values.
         """
         history = latest(values, lengths)
         last = history[:, -1:]
-        decoded = self.decoded((history - last) / self.scale)
+        decoded = self.decoded((history - last).float() / self.scale)
         quantiles = apply_offsets(self.quantiles_of(decoded), conformal_offsets, LEVELS)
-        mean = last + self.scale * self.mean_of(decoded)
-        return mean, last[..., None] + self.scale[:, None] * quantiles
+        mean = last + (self.scale * self.mean_of(decoded)).double()
+        return mean, last[..., None] + (self.scale[:, None] * quantiles).double()
 
     def decoded(self, history: Tensor) -> Tensor:
         """Read scaled histories, and decode every segment of the future.

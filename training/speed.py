@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.contract import Manifest, read_manifest
+from service.tensors import LARGEST_FLOAT
 
 # Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -62,7 +63,7 @@ def drawn_feeds(manifest: Manifest, batch: int, length: int) -> dict[str, Array]
     rng = np.random.default_rng(0)
     sizes = {"batch": batch, "time": length}
     shape = [size if isinstance(size, int) else sizes[size] for size in manifest.sequence.shape]
-    drawn = rng.normal(size=shape) if manifest.sequence.dtype == "float32" else rng.integers(2, 60, shape)
+    drawn = rng.normal(size=shape) if manifest.sequence.dtype in LARGEST_FLOAT else rng.integers(2, 60, shape)
     feeds: dict[str, Array] = {manifest.sequence.name: drawn.astype(manifest.sequence.dtype)}
     if manifest.lengths is not None:
         feeds[manifest.lengths] = np.full(batch, length, np.int32)

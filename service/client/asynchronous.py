@@ -123,7 +123,7 @@ class AsyncClient:
     ) -> AsyncStream:
         """Return a stream of one session, to be entered with `async with`.
 
-        `binary` sends raw float32, for models that take and give nothing else; it is the fast way. Units:
+        `binary` sends raw numbers, for models that take and give floats alone; it is the fast way. Units:
         checkpoint_every in steps; it bounds what is kept and sent again when a replica is lost.
         """
         self._lifetime.check()

@@ -20,10 +20,9 @@ from service.client.inputs import Array, Inputs, members, steps
 from service.client.results import StepOutput
 from service.errors import ItemTooLarge
 
-BINARY = np.dtype("<f4")
 INTERNAL = 500
 FRAMES = {  # what each type must hold
-    "open": {"step", "features", "outputs"},
+    "open": {"step", "features", "dtype", "outputs"},
     "step": {"step", "outputs"},
     "checkpoint": {"step", "state", "asked"},
     "error": {"error", "final"},
@@ -65,6 +64,7 @@ class Journal:
         self._entries: deque[Entry] = deque()
         self._sent = self._answered = self._delivered = self._replayed = 0
         self._features: int | None = None  # of one step; None where it is one number or a text
+        self._dtype: np.dtype[Any] | None = None  # of inputs in binary frames
         self._outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
         self._failed: tuple[object, ...] = ()  # what failed inside the service, how, and after which progress
 
@@ -99,7 +99,7 @@ class Journal:
         self._check_entered()
         kept = steps(inputs)
         if not isinstance(kept, str):
-            kept = np.array(kept, BINARY if self._binary else None)
+            kept = np.array(kept, self._dtype if self._binary else None)
             if self._binary:
                 self._check_width(kept.shape)
         elif self._binary:
@@ -143,7 +143,7 @@ class Journal:
             return json.dumps({"checkpoint": True})
         if self._binary:
             assert not isinstance(entry.inputs, str)
-            return entry.inputs.tobytes()
+            return entry.inputs.astype(self._dtype, copy=False).tobytes()
         return json.dumps(members(entry.inputs))
 
     # -- from the server ------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Journal:
         if self._step is not None and frame["features"] != self._features:
             raise ProtocolError(f"steps of {self._features} features are to go on as steps of {frame['features']}")
         self.step_count = self._step = frame["step"]
-        self._features = frame["features"]
+        self._features, self._dtype = frame["features"], _little_endian(frame["dtype"])
         self._outputs = [(one["name"], np.dtype(one["dtype"]), tuple(one["shape"])) for one in frame["outputs"]]
         self._sent = self._answered = 0
         return self._refused_next()
@@ -292,14 +292,20 @@ class Journal:
             raise ProtocolError("a binary answer to a text frame")
         sizes = [int(np.prod(shape)) for _, _, shape in self._outputs]
         shown = len(inputs) if self._returns_all else 1
-        if len(message) != BINARY.itemsize * sum(sizes) * shown:
+        widest = _little_endian(*(dtype for _, dtype, _ in self._outputs))
+        if len(message) != widest.itemsize * sum(sizes) * shown:
             raise ProtocolError(f"{len(message)} bytes answer {len(inputs)} steps of {sum(sizes)} values each")
-        columns = np.split(np.frombuffer(bytearray(message), BINARY).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
+        columns = np.split(np.frombuffer(bytearray(message), widest).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
         outputs = {
-            name: (rows.reshape(shown, *shape) if self._returns_all else rows.reshape(shape))
-            for (name, _, shape), rows in zip(self._outputs, columns, strict=True)
+            name: rows.astype(dtype, copy=False).reshape((shown, *shape) if self._returns_all else shape)
+            for (name, dtype, shape), rows in zip(self._outputs, columns, strict=True)
         }
         return StepOutput(outputs, step + len(inputs), None)
+
+
+def _little_endian(*dtypes: str | np.dtype[Any]) -> np.dtype[Any]:
+    """Return the widest of `dtypes`, as binary frames hold it."""
+    return np.result_type(*dtypes).newbyteorder("<")
 
 
 def _ending(error: ApiError) -> ApiError | Unreachable:

@@ -1,4 +1,4 @@
-"""States at half their size: float32 tensors as float16, whole numbers as they are.
+"""States at half their size: float32 tensors as float16, float64 and whole numbers as they are.
 
 It knows the tensors of a state, not tokens. Invariant: what is halved is finite; a value that float16 cannot hold is
 refused, never made infinite.
@@ -42,7 +42,7 @@ class Halving:
         return halved.tobytes()
 
     def restore(self, halved: bytes) -> bytes:
-        """Return the state that `halved` stands for, in float32 again."""
+        """Return the state that `halved` stands for, each tensor of its own type again."""
         given = np.frombuffer(halved, self._halved)
         exact = np.empty(1, self._exact)
         for name in self._names:

@@ -21,7 +21,7 @@ class Sum:
         self._carried = self._step
         self.heard: deque[str] = deque()
         self.said: deque[str] = deque()
-        self._say("open", features=None, outputs=[{"name": "sum", "dtype": "float32", "shape": []}])
+        self._say("open", features=None, dtype="float32", outputs=[{"name": "sum", "dtype": "float32", "shape": []}])
 
     def _say(self, kind: str, **members: object) -> None:
         self.said.append(json.dumps({"type": kind, "step": self._step, **members}))

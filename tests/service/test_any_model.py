@@ -18,6 +18,7 @@ import tiny_forms
 from conftest import Server, ServerFactory
 from streams import Stream
 
+from service.client import Client
 from service.contract import read_manifest
 from service.forward import Forward
 from service.graph import check_graph
@@ -30,6 +31,7 @@ CLOSE = 1e-5
 RNG = np.random.default_rng(12)
 PAIRS = RNG.normal(size=(12, 2)).astype(np.float32).tolist()
 CODES = RNG.integers(0, 7, size=12).tolist()
+HIGH = (1.7e9 + RNG.integers(-200, 200, size=12) / 256).tolist()  # float32 has numbers 128 apart there
 TURNS = RNG.integers(-200, 200, size=12).tolist()
 Run = Callable[[dict[str, Any]], dict[str, np.ndarray]]
 Outputs = dict[str, Any]
@@ -113,6 +115,16 @@ def dial_by_hand(run: Run, rows: list) -> Outputs:
     return {"shown": made}
 
 
+def slope_by_hand(run: Run, rows: list) -> Outputs:
+    last, drift, made = np.array([1.7e9]), floats(1), {"moved": [], "next": []}
+    for row in rows:
+        out = run({"x": np.array([row]), "last": last, "drift": drift})
+        last, drift = out["last_out"], out["drift_out"]
+        made["moved"].append(out["moved"][0])
+        made["next"].append(out["next"][0])
+    return made
+
+
 @dataclass(frozen=True)
 class Form:
     """One form of graph: how it is written, what a session of it takes, and its answers by hand."""
@@ -143,6 +155,7 @@ FORMS = {
     "column": Form(tiny_forms.column, column_by_hand, PAIRS),
     "codes": Form(tiny_forms.codes, codes_by_hand, CODES, "values"),
     "dial": Form(tiny_forms.dial, dial_by_hand, TURNS, "values"),
+    "slope": Form(tiny_forms.slope, slope_by_hand, HIGH, "values"),
 }
 each_form = pytest.mark.parametrize("name", FORMS)
 
@@ -165,10 +178,10 @@ def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     server.stop()
 
 
-def step(server: Server, name: str, *parts: tuple[str | None, list]) -> list[dict]:
+def step(server: Server, name: str, *parts: tuple[str | None, list], **options: str) -> list[dict]:
     """Advance sessions by (state, rows), a state of None beginning one; return their results with every output."""
     items = [{FORMS[name].member: rows, **({} if state is None else {"state": state})} for state, rows in parts]
-    answer = server.post("/v1/step", {"model": name, "items": items, "return": "all"})
+    answer = server.post("/v1/step", {"model": name, "items": items, "return": "all", **options})
     assert answer.status_code == 200, answer.text
     return answer.json()["results"]
 
@@ -183,7 +196,7 @@ def assert_same(made: Outputs, due: Outputs) -> None:
     assert made.keys() == due.keys()
     for name in due:
         assert np.shape(made[name]) == np.shape(due[name])
-        np.testing.assert_allclose(made[name], due[name], atol=CLOSE)
+        np.testing.assert_allclose(made[name], due[name], rtol=0, atol=CLOSE)
 
 
 @each_form
@@ -253,6 +266,23 @@ def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
     sequences = [np.array(PAIRS[:length], np.float32) for length in (2, 5, 2, 3)]
     Forward(session, model.file, model.manifest).run(sequences, [None] * 4)
     assert batches == [4, 4, 2, 1, 1]
+
+
+def test_float64_values_and_states_lose_nothing_on_the_way(served: Server) -> None:
+    """In JSON, in binary frames, and in a token of halved states, where float64 stays whole."""
+    moved = np.diff(HIGH, prepend=1.7e9)
+    (first,) = step(served, "slope", (None, HIGH[:4]), precision="f16")
+    (rest,) = step(served, "slope", (first["state"], HIGH[4:]))
+    np.testing.assert_array_equal([*first["outputs"]["moved"], *rest["outputs"]["moved"]], moved)
+    with Client(str(served.url)) as client, client.stream("slope", binary=True, returns="all") as stream:
+        outputs = stream.step(HIGH).outputs
+    assert (outputs["moved"].dtype, outputs["next"].dtype) == (np.float32, np.float64)
+    np.testing.assert_array_equal(outputs["moved"], moved)
+    np.testing.assert_array_equal(outputs["next"][4:], rest["outputs"]["next"])
+    with Stream(served, "slope") as stream:
+        assert stream.opened["dtype"] == "float64"
+        stream.connection.send(np.array(HIGH[:1], np.float32).tobytes())
+        assert "a step is 8" in stream.frame()["error"]["message"]
 
 
 def test_a_state_that_the_graph_counts_is_exact_beyond_what_floats_hold(served: Server) -> None:

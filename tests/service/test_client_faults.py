@@ -244,7 +244,7 @@ async def test_a_checkpoint_for_which_there_is_no_store_is_refused_alone() -> No
 async def test_a_session_does_not_go_on_with_steps_of_another_width() -> None:
     async def other(connection: ServerConnection) -> None:
         await connection.recv()
-        await connection.send('{"type": "open", "step": 0, "features": 2, "outputs": []}')
+        await connection.send('{"type": "open", "step": 0, "features": 2, "dtype": "float32", "outputs": []}')
 
     async with (
         serving(summing(1), other) as url,

@@ -123,7 +123,7 @@ def test_inputs_are_copied() -> None:
         ('{"type": "step"}', ProtocolError),
         ('{"type": "stop"}', ProtocolError),
         (b"\0\0\0\0", ProtocolError),
-        ('{"type": "open", "step": 0, "features": null, "outputs": []}', ProtocolError),
+        ('{"type": "open", "step": 0, "features": null, "dtype": "float32", "outputs": []}', ProtocolError),
         ('{"type": "step", "step": 7, "outputs": {"sum": 1}}', ProtocolError),
         ('{"type": "checkpoint", "asked": false, "step": 1, "state": "x"}', ProtocolError),
         ('{"type": "error", "final": true, "step": 0, "error": {"code": "draining", "message": ""}}', ApiError),
@@ -145,7 +145,10 @@ def test_what_does_not_fit_ends_the_connection(message: str | bytes, error: type
 
 @pytest.mark.parametrize(
     "message",
-    ['{"type": "open", "step": 3, "features": null, "outputs": []}', '{"type": "step", "step": 0, "outputs": []}'],
+    [
+        '{"type": "open", "step": 3, "features": null, "dtype": "float32", "outputs": []}',
+        '{"type": "step", "step": 0, "outputs": []}',
+    ],
 )
 def test_an_opening_at_another_step_is_refused(message: str) -> None:
     with pytest.raises(ProtocolError, match="opening at step 0"):

@@ -61,7 +61,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m["states"][1].update(output="cc"), "states[1].output", "the graph has no output 'cc'"),
     (lambda m: m["states"][0].update(shape=[1, "batch", 5]), "states[0].input", "the graph has [1, 'batch', 4]"),
     (lambda m: m["states"][0].update(shape=[1, 4]), "states[0].shape", "'batch' exactly once"),
-    (lambda m: m["states"][0].update(dtype="float64"), "states[0].dtype", "'float32', 'int32' or 'int64'"),
+    (lambda m: m["states"][0].update(dtype="float16"), "states[0].dtype", "'float32', 'float64', 'int32' or 'int64'"),
     (lambda m: m["states"].pop(), "inputs", "the graph also needs c"),
     (lambda m: m.update(states=[]), "states", "must name the states"),
     (lambda m: m.update(streamable=False), "streamable", "must be true for task 'step'"),
@@ -141,6 +141,8 @@ BROKEN_FORECAST: list[tuple[Change, str, str]] = [
     (lambda m: m["forecast"].update(min_history=99), "forecast", "above max_history"),
     (lambda m: m["forecast"].update(horizon=5), "outputs", "mean ['batch', 5]"),
     (lambda m: m["inputs"][0].update(shape=["batch", "time", 3]), "outputs", "mean ['batch', 4, 3]; quantiles"),
+    (lambda m: m["inputs"][0].update(dtype="int32"), "inputs[0].dtype", "float32 or float64"),
+    (lambda m: m["inputs"][0].update(dtype="float64"), "inputs[0]", "declared float64, but the graph has float32"),
     (lambda m: m["inputs"][0].update(shape=["batch", 3, "time"]), "inputs[0].shape", "or [batch, time, channels]"),
     (lambda m: m["inputs"][0].update(shape=["batch", "time", 3, 1]), "inputs[0].shape", "or [batch, time, channels]"),
 ]

@@ -178,6 +178,28 @@ def test_a_bad_series_fails_alone(server: Server, series: dict, code: str, field
     assert "mean" in good
 
 
+@pytest.mark.parametrize(
+    ("values", "span", "apart"),
+    [
+        ([1e8, 1e8 + 10, 1e8 - 10], "20 at a level of 1e+08", "8 apart"),
+        ([-5000, -5000.5, -5001], "1 at a level of 5e+03", "0.000488 apart"),
+        ([3e9, 3e9, 3e9], "0 at a level of 3e+09", "256 apart"),
+    ],
+)
+def test_a_history_that_its_level_hides_is_answered_with_a_warning(
+    server: Server, values: list[float], span: str, apart: str
+) -> None:
+    """This model takes float32."""
+    (result,) = ask(server, {"values": values})
+    (warning,) = result["warnings"]
+    assert warning.startswith(f"the values span {span}, where float32 has numbers {apart}")
+
+
+def test_a_history_that_moves_enough_or_not_at_all_has_no_warning(server: Server) -> None:
+    histories = [[0.1] * 4, [5000.0] * 4, [0.0, 0, 0], [100, 101, 99], [1e8, 2e8, 5e7], [1e-9, 2e-9, 0]]
+    assert [result["warnings"] for result in ask(server, *({"values": values} for values in histories))] == [[]] * 6
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
 def test_numbers_that_json_or_floats_cannot_hold_fail_their_item_alone(server: Server, number: str) -> None:
     text = f'{{"horizon": 1, "series": [{{"values": [1, 2, {number}]}}, {{"values": [1, 2, 3]}}]}}'

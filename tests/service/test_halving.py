@@ -47,3 +47,11 @@ def test_a_value_beyond_float16_is_refused_with_the_way_out(value: float) -> Non
     with pytest.raises(PrecisionTooLow, match=r'holds .*"precision": "f32"') as refused:
         Halving([COUNT, H]).halve(np.array([5], "<i8").tobytes() + np.array([0, 0, 0, value, 0, 0], "<f4").tobytes())
     assert refused.value.limit == 65504
+
+
+def test_float64_stays_whole_beside_what_is_halved() -> None:
+    level = State(input="level", output="level_out", dtype="float64", shape=("batch", 2))
+    halving = Halving([level, H])
+    state = np.array([1.7e9 + 1 / 3, 1e300], "<f8").tobytes() + np.array([1, 2, 3, 4, 5, 6], "<f4").tobytes()
+    assert halving.size == 2 * 8 + 6 * 2
+    assert halving.restore(halving.halve(state)) == state

@@ -337,7 +337,7 @@ def missing(root: Path) -> Path:
             growing_state,
             "have several free axes each; one input is the sequence, and a state has one size for each row",
         ),
-        (half_precision, "inputs: x is tensor(float16); Baton feeds float32, int32, int64"),
+        (half_precision, "inputs: x is tensor(float16); Baton feeds float32, float64, int32, int64"),
         (weights_beside, "external_data=False"),
         (no_onnx, "model.onnx: file: ONNX Runtime cannot load it"),
         (missing, "model.onnx: file: is missing"),

@@ -29,7 +29,7 @@ def test_the_opening_answer_says_what_will_come(server: Server) -> None:
     with Stream(server) as stream:
         outputs = [{"name": "y", "dtype": "float32", "shape": [3]}]
         session = {"model": STEPPER, "version": "1", "step": 0}
-        assert stream.opened == {"type": "open", **session, "features": 2, "outputs": outputs}
+        assert stream.opened == {"type": "open", **session, "features": 2, "dtype": "float32", "outputs": outputs}
 
 
 @pytest.mark.parametrize("cuts", [[1] * 12, [5, 7], [2, 1, 6, 3], [12]])

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from training.forecast_live_network import ANOMALY_CAP, SPANS, WINDOW, LiveNetwork, running_means
+from training.forecast_live_network import (
+    ANOMALY_CAP,
+    MOST_MEANS,
+    SPANS,
+    WINDOW,
+    LiveNetwork,
+    RunningMeans,
+    look_back,
+)
 from training.forecast_metrics import LEVELS
 
 
@@ -18,7 +26,7 @@ def network() -> LiveNetwork:
 
 
 def walk(rows: int, time: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, time, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+    return torch.randn(rows, time, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).cumsum(1)
 
 
 def whole(values: torch.Tensor) -> torch.Tensor:
@@ -84,22 +92,25 @@ def test_live_follows_the_scale(network, factor):
 
 
 @torch.no_grad()
-def test_live_follows_a_shift_from_the_second_observation(network):
+@pytest.mark.parametrize("level", [50.0, 1e8, 1.7e9, -1e10])
+def test_live_follows_a_shift_from_the_second_observation(network, level):
+    """Also to where float32 would lose the values."""
     values = walk(2, 80)
-    plain, moved = run(network, values)[0], run(network, values + 50)[0]
-    torch.testing.assert_close(moved[:, 1:] - 50, plain[:, 1:], rtol=1e-4, atol=1e-3)
+    (plain, score, *_), (moved, same, *_) = run(network, values), run(network, values + level)
+    torch.testing.assert_close(moved[:, 1:] - level, plain[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(same, score, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.0, 1e9])
 def test_live_constant_stream_stays_finite_and_narrows(network, value):
-    """A stream that never moves opens wide and ends within float32 steps of its value."""
-    (quantiles,), (anomaly,), *_ = run(network, torch.full((1, 40), value))
+    """A stream that never moves opens wide and ends within float64 steps of its value."""
+    (quantiles,), (anomaly,), *_ = run(network, torch.full((1, 40), value, dtype=torch.float64))
     assert torch.isfinite(quantiles).all()
     assert torch.isfinite(anomaly).all()
     width = quantiles[:, -1] - quantiles[:, 0]
     assert width[0] > 0
-    assert width[-1] <= 1e-4 * width[0]
+    assert width[-1] <= 1e-12 * width[0]
 
 
 @torch.no_grad()
@@ -112,6 +123,7 @@ def test_live_stays_finite_over_a_long_stream_with_jumps(network):
     values = walk(1, 5000)
     values[:, 2000:] += 1e6
     values[:, 3000:4500] = 0
+    values[:, 4600:4602] = torch.tensor([1.7e308, -1.7e308], dtype=torch.float64)
     quantiles, anomaly, *_ = run(network, values)
     assert torch.isfinite(quantiles).all()
     assert anomaly[0, 2000] == anomaly[0, 4500] == ANOMALY_CAP
@@ -122,22 +134,67 @@ def test_live_states_hold_one_batch_axis(network):
         (5, WINDOW),
         (5, 1),
         (5, 3),
+        (1, 5, 3),
         (1, 5, 4),
         *[(1, 5, 12)] * 4,
     ]
 
 
 @torch.no_grad()
-def test_running_means_are_exponential_moving_averages():
-    """The fixed recurrence equals the textbook one, is not trained, and forgets at its span."""
-    size = walk(1, 300).abs()
-    got, _ = running_means()(torch.stack([size, size, torch.ones(1, 300), torch.ones(1, 300)], 2), whole(size), None)
-    for unit, span in enumerate(SPANS):
-        mean = 0.0
-        for step in range(300):
-            mean += (float(size[0, step]) - mean) / span
-        assert float(got[0, -1, unit]) == pytest.approx(mean, rel=1e-4)
-    assert not any(weight.requires_grad for weight in running_means().parameters())
+@pytest.mark.parametrize("glitch", [0.0, 1e4, 1e12])
+def test_running_means_are_exponential_moving_averages_of_bounded_steps(glitch):
+    """The fixed recurrence equals the textbook one on steps cut at what one may count for, and is not trained."""
+    running = RunningMeans()
+    size, usual = walk(1, 300).abs().float(), torch.full((1, 300), 0.5)
+    size[0, 200] += glitch
+    states = *running.limits.zero_states(1), *running.means.zero_states(1)
+    got, _ = running(size, usual, torch.ones(1, 300), whole(size), *states)
+    means = dict.fromkeys(SPANS, 0.0)
+    for step in size[0].tolist():
+        counted = min(step, MOST_MEANS * means[SPANS[-1]] + 0.5)
+        means = {span: mean + (counted - mean) / span for span, mean in means.items()}
+    for unit, (span, mean) in enumerate(means.items()):
+        assert float(got[0, -1, unit]) == pytest.approx(mean / (1 - (1 - 1 / span) ** 300), rel=1e-5)
+    assert not any(weight.requires_grad for weight in running.parameters())
+
+
+def scales(network: LiveNetwork, values: torch.Tensor) -> torch.Tensor:
+    """Return the running scale after each observation, as the width of what an untrained head predicts tells it."""
+    with torch.no_grad():
+        network.head.weight.zero_()
+        quantiles = run(network, values)[0]
+    return quantiles[..., -1] - quantiles[..., 0]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 7, 40, 200])
+@pytest.mark.parametrize("glitch", [-9999.0, 1e6, 1e30, -1.7e308])
+def test_one_glitch_of_any_size_hardly_moves_the_scale(at, glitch):
+    """Wherever in the session it stands, the scale is soon what it would be without it, up to a bounded factor."""
+    network = LiveNetwork(hidden=4).eval()
+    values = walk(4, 260)
+    spoilt = values.clone()
+    spoilt[:, at] = glitch
+    factor = scales(network, spoilt)[:, at + 5 :] / scales(network, values)[:, at + 5 :]
+    assert factor.max() < 2
+    assert factor.min() > 0.4
+
+
+def test_steps_that_stay_large_are_believed():
+    """A stream that moves a million times more from some observation on has its new scale within a window."""
+    network = LiveNetwork(hidden=4).eval()
+    values = walk(4, 400)
+    moved = torch.cat([values[:, :200], values[:, 199:200] + 1e6 * (values[:, 200:] - values[:, 199:200])], 1)
+    factor = scales(network, moved)[:, 200 + WINDOW] / scales(network, values)[:, 200 + WINDOW]
+    assert (factor > 1e6 / SPANS[-1]).all()
+
+
+def test_a_usual_step_is_a_lower_quartile_of_those_that_moved():
+    values = torch.tensor([[5.0, 5, 5, 1, 1, 9, 9, 10, 1010]], dtype=torch.float64)
+    earlier = torch.stack([torch.cat([values.new_zeros(1, lag), values[:, :-lag]], 1) for lag in range(1, 9)], 2)
+    seen = torch.arange(9)[None, :, None] >= torch.arange(1, 9)
+    steps, usual = look_back(values, earlier, seen)
+    assert usual.tolist() == [[0, 0, 0, 4, 4, 4, 4, 1, 1]]
+    assert steps[0, -1].tolist() == [1000, 1001, 1001, 1009, 1009, 1005, 1005, 1005]
 
 
 @torch.no_grad()
@@ -177,4 +234,5 @@ def test_live_training_may_run_in_bfloat16(network):
     with torch.autocast("cpu", torch.bfloat16):
         coarse = network.predict(values, whole(values), *forget_expected(network.zero_states(2)))[2]
     fine = network.predict(values, whole(values), *forget_expected(network.zero_states(2)))[2]
-    torch.testing.assert_close(coarse[2], fine[2])
+    for got, expected in zip(coarse[2:4], fine[2:4], strict=True):
+        torch.testing.assert_close(got, expected)

@@ -11,10 +11,13 @@ from training.forecast_live_calibration import HeldOut
 from training.forecast_live_network import LiveNetwork
 from training.forecast_live_training import (
     CHUNK,
+    GLITCH_EVERY,
+    GLITCHED,
     ROWS,
     WIDTH,
     Chunks,
     LiveModule,
+    draw_glitches,
     next_loss,
     step_units,
 )
@@ -56,6 +59,29 @@ def test_chunks_go_through_each_window_once():
 def test_chunks_group_rows():
     chunks = Chunks(torch.zeros(ROWS + 1, CHUNK), torch.full((ROWS + 1,), CHUNK, dtype=torch.int32))
     assert [len(now) for now, *_ in chunks] == [ROWS, 1]
+
+
+def test_a_glitch_and_the_step_back_from_it_are_not_to_be_foreseen():
+    """They are seen, in units of the window as it was, and what follows is learned from again."""
+    values, glitches = torch.arange(10.0)[None] * 2, torch.zeros(1, 10)
+    glitches[0, 4] = 1000
+    ((now, after, real, unit, _),) = Chunks(values, torch.tensor([10]), glitches)
+    assert unit.tolist() == [2]
+    assert now[0].tolist() == [0, 2, 4, 6, 2008, 10, 12, 14, 16, 18]
+    assert after[0].tolist() == now[0, 1:].tolist()
+    assert real[0].tolist() == [1, 1, 1, 0, 0, 1, 1, 1, 1]
+
+
+def test_glitches_are_drawn_by_seed_for_some_windows():
+    first, again, other = (draw_glitches(seed, torch.Size((400, 1000))) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    spoilt = (first != 0).any(1).float().mean()
+    assert abs(float(spoilt) - GLITCHED * (1 - (1 - 1 / GLITCH_EVERY) ** 1000)) < 0.1
+    assert (first != 0).sum() / first.numel() < 2 * GLITCHED / GLITCH_EVERY
+    sizes = first[first != 0].abs()
+    assert 10 <= sizes.min() < 100
+    assert 1e5 < sizes.max() <= 1e6
 
 
 def test_step_units_are_mean_steps():
