@@ -31,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 LARGEST_SEED = 2**32 - 1
+MAX_MODEL_BYTES = 12_000_000  # of a trained model, which may be committed
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -95,7 +96,15 @@ def train(
     releases = {run.seed: chosen.release(run.module) for run in trained}
     release = releases.pop(best.seed)
     learned = learning_curve(best.folder / LOG)
-    directory = publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned)
+    directory = publish(
+        release,
+        models_dir,
+        command=command,
+        seed=best.seed,
+        others=releases,
+        curve=learned,
+        max_bytes=MAX_MODEL_BYTES,
+    )
     _show(directory)
     for arithmetic in narrow:
         _show(publish_narrow(release, directory, arithmetic, models_dir, command=command))
