@@ -119,10 +119,11 @@ def figures_table(manifest: Manifest) -> str:
 
 def _data(manifest: Manifest) -> str:
     assert manifest.provenance is not None
-    return "\n".join(
+    lines = [
         f"- {source.name}: {source.part}" + (f" (sha256 `{source.sha256}`)" if source.sha256 else "")
         for source in manifest.provenance.data
-    )
+    ]
+    return "\n".join(lines) or "Unknown here: the weights were made elsewhere."
 
 
 def _parity(parity: Parity) -> str:

@@ -31,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 LARGEST_SEED = 2**32 - 1
-MAX_MODEL_BYTES = 12_000_000  # of a trained model, which may be committed
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -96,18 +95,41 @@ def train(
     releases = {run.seed: chosen.release(run.module) for run in trained}
     release = releases.pop(best.seed)
     learned = learning_curve(best.folder / LOG)
-    directory = publish(
-        release,
-        models_dir,
-        command=command,
-        seed=best.seed,
-        others=releases,
-        curve=learned,
-        max_bytes=MAX_MODEL_BYTES,
-    )
+    directory = publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned)
     _show(directory)
     for arithmetic in narrow:
         _show(publish_narrow(release, directory, arithmetic, models_dir, command=command))
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="FILE.py:FUNCTION; it takes nothing and returns a dict of export_module's arguments.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")] = None,
+    models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
+    exports_dir: Annotated[
+        Path, typer.Option(help="Where a graph goes that no task of the service fits, as <name>/.")
+    ] = Path("exports"),
+) -> None:
+    """Export a PyTorch module that was made elsewhere, compare it with PyTorch, and publish it.
+
+    Each nn.RNN, nn.LSTM and nn.GRU in it becomes nodes with lengths and states. docs/bring-your-own.md has an example.
+    """
+    from training.foreign_export import FACTS_FILE, NO_TASK, export_module
+    from training.source import read_source
+
+    directory = export_module(
+        **read_source(source),
+        name=name or Path(source.rpartition(":")[0]).stem,
+        models_dir=models_dir,
+        exports_dir=exports_dir,
+        command=f"python -m training export {Path(source).name}",
+    )
+    if (directory / FACTS_FILE).exists():
+        typer.echo(f"wrote {directory}, with its parity in {FACTS_FILE}; not published: {NO_TASK}")
+    else:
+        _show(directory)
 
 
 @app.command()

@@ -108,7 +108,7 @@ def export(servable: Servable) -> bytes:
 
     Raises: ExportError when the graph breaks this module's invariant.
     """
-    network = _Flat(copy.deepcopy(servable.network).cpu().eval(), timed=servable.sequence.has_time)
+    network = _Flat(copy.deepcopy(servable.network), timed=servable.sequence.has_time).cpu().eval()
     rng = np.random.default_rng(0)
     rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
     example = servable.feeds(*servable.collate(rows))

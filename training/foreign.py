@@ -13,7 +13,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map
 
 from service.errors import StartupError
 
@@ -43,13 +43,9 @@ class Call:
         return given[:, None] if self.time_axis is None else given.transpose(0, 1 - self.time_axis)
 
     @cached_property
-    def state_trees(self) -> dict[str, tuple[list[Tensor], TreeSpec]]:
-        """The tensors of each state's example, and how the argument holds them."""
-        return {name: tree_flatten(self.arguments.arguments[name]) for name in self.states}
-
-    @property
-    def state_examples(self) -> list[Tensor]:
-        return [leaf for leaves, _ in self.state_trees.values() for leaf in leaves]
+    def state_examples(self) -> dict[str, list[Tensor]]:
+        """The tensors that the example has for each state."""
+        return {name: tree_leaves(self.arguments.arguments[name]) for name in self.states}
 
     def run(
         self, module: nn.Module, steps: Tensor, lengths: Tensor, states: Sequence[Tensor]
@@ -59,9 +55,9 @@ class Call:
         given[self.sequence] = steps[:, 0] if self.time_axis is None else steps.transpose(0, 1 - self.time_axis)
         if self.lengths is not None:
             given[self.lengths] = lengths.to(given[self.lengths].dtype)
-        left = list(states)
-        for name, (leaves, tree) in self.state_trees.items():
-            given[name] = tree_unflatten([left.pop(0) for _ in leaves], tree)
+        carried_in = iter(states)
+        for name in self.states:
+            given[name] = tree_map(lambda _: next(carried_in), given[name])
         call = inspect.BoundArguments(self.arguments.signature, given)
         returned = module(*call.args, **call.kwargs)
         named = isinstance(returned, Mapping)

@@ -91,7 +91,7 @@ def export_module(
             text=text,
             forecast=forecast,
         )
-        return publish(release, models_dir, command=command)
+        return publish(release, models_dir, command=command, max_bytes=None)
     except parity.ParityError as failure:
         if not failure.beyond.keys() & {"ragged_vs_single", "junk_in_padding"}:
             raise

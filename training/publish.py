@@ -36,6 +36,7 @@ from training.nodes import OPSET
 from training.recipe import Release, TextReader
 
 MODEL_FILE, TOKENIZER_FILE, CARD_FILE, CURVE_FILE = "model.onnx", "tokenizer.json", "card.md", "training.csv"
+MAX_MODEL_BYTES = 12_000_000  # of a model that is trained here, and may be committed
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "lightning", "tokenizers")
 
 
@@ -59,7 +60,7 @@ def publish(
     seed: int | None = None,
     others: Mapping[int, Release] | None = None,
     curve: str | None = None,
-    max_bytes: int | None = None,
+    max_bytes: int | None = MAX_MODEL_BYTES,
 ) -> Path:
     """Export, check, stage, serve, measure, and publish as the next version; return its directory.
 

@@ -97,6 +97,8 @@ def call_of(
     except TypeError as failure:
         raise ModuleError(f"example does not fit forward{signature}: {failure}") from failure
     given = bound.arguments
+    if len({*states.values()}) < len(states):
+        raise ModuleError(f"states gives one place in what is returned to several: {dict(states)}")
     if missing := {*states, *([lengths] if lengths else [])} - given.keys():
         raise ModuleError(f"example has no {', '.join(sorted(missing))}; it has {', '.join(given)}")
     free = [name for name in given if name not in states and name != lengths and tree_leaves(given[name])]
@@ -159,7 +161,7 @@ def _copied(module: nn.Module) -> nn.Module:
 
 def _named_states(call: Call) -> list[tuple[str, Tensor]]:
     named = []
-    for name, (leaves, _) in call.state_trees.items():
+    for name, leaves in call.state_examples.items():
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise ModuleError(f"the state {name} must be a tensor in the example, or a tuple of tensors")
         named += [(name if len(leaves) == 1 else f"{name}_{at}", leaf) for at, leaf in enumerate(leaves)]
@@ -194,7 +196,7 @@ def _try_out(
         steps = torch.from_numpy(np.stack([draw(rng, time) for _ in range(rows)]))
         own = [
             example.detach().cpu().narrow(state.batch_axis, 0, 1).repeat_interleave(rows, state.batch_axis)
-            for example, state in zip(call.state_examples, states, strict=True)
+            for example, state in zip(tree_leaves(call.state_examples), states, strict=True)
         ]
         try:
             with torch.no_grad():
