@@ -162,7 +162,8 @@ def _show(directory: Path) -> None:
         table.add_row(metric.name, value_and_spread(metric, provenance), floor, metric.floor_method)
     console = Console()
     console.print(f"published {directory}, parity {provenance.parity_max_abs:.2g}")
-    console.print(table)
+    if provenance.metrics:
+        console.print(table)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from training import parity
 from training.catalogue import MODEL_NAME
 from training.explicit import cell_of
 from training.export import Servable, export
+from training.foreign import ModuleError
 from training.nodes import OPSET
 from training.padding import padding_advice
 from training.publish import MODEL_FILE, PublishError, publish, write_files
@@ -73,11 +74,12 @@ def export_module(
     states = states or {}
     call = call_of(module, example, lengths, states, time_axis)
     span = (forecast.min_history, forecast.max_history) if forecast else (1, text.max_length if text else None)
+    networks = _networks(module, streams=bool(states))
     servable = servable_of(module, call, outputs or {}, *span)
     task: Task | None = "step" if states else "forecast" if forecast else "sentiment" if text else None
     try:
         if task is None:
-            return _write_facts(servable, name, exports_dir, _networks(module))
+            return _write_facts(servable, name, exports_dir, networks)
         release = Release(
             name=name,
             task=task,
@@ -87,7 +89,7 @@ def export_module(
             licence=licence,
             limits=LIMITS,
             measure=lambda url: (),
-            networks=_networks(module),
+            networks=networks,
             text=text,
             forecast=forecast,
         )
@@ -98,9 +100,17 @@ def export_module(
         raise PublishError(f"{failure}; {padding_advice(servable)}") from failure
 
 
-def _networks(module: nn.Module) -> tuple[Network, ...]:
-    """Return the facts of every recurrent layer of PyTorch's, in the order in which the module holds them."""
+def _networks(module: nn.Module, streams: bool) -> tuple[Network, ...]:
+    """Return the facts of every recurrent layer of PyTorch's, in the order in which the module holds them.
+
+    Raises: ModuleError for a layer that no stream can have.
+    """
     layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.RNNBase)]
+    if streams and (both := [path or type(layer).__name__ for path, layer in layers if layer.bidirectional]):
+        raise ModuleError(
+            f"{', '.join(both)} is bidirectional, and with states the model is a stream: its reverse direction begins at "
+            "the end, which a stream does not have yet; leave states out, or use one direction"
+        )
     return tuple(
         Network(
             cell=cell_of(path, layer),
