@@ -184,6 +184,7 @@ ADVICE = {
     "hand lengths on as the tensor that they are",
     "inferred a static shape": "the network fixes an axis that must stay free: it loops over steps or rows in Python, "
     "or holds a size of its example",
+    "No ONNX function found": "one of its operations is one that ONNX has not: write it with others",
 }
 
 

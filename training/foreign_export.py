@@ -108,7 +108,7 @@ def _networks(module: nn.Module, streams: bool) -> tuple[Network, ...]:
     layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.RNNBase)]
     if streams and (both := [path or type(layer).__name__ for path, layer in layers if layer.bidirectional]):
         raise ModuleError(
-            f"{', '.join(both)} is bidirectional, and with states the model is a stream: its reverse direction begins at "
+            f"{', '.join(both)} is bidirectional, and with states the model is a stream: a reverse direction begins at "
             "the end, which a stream does not have yet; leave states out, or use one direction"
         )
     return tuple(

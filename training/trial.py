@@ -45,6 +45,7 @@ def servable_of(
     """
     module = _copied(module)
     states = tuple(_state(call, name, leaf) for name, leaf in _named_states(call))
+    timed, dtype = call.time_axis is not None, _dtype(call.sequence, call.steps.dtype)
     draw = Draw(call)
     returned = _try_out(module, call, draw, states)
     names = list(outputs) or (["output"] if len(returned) == 1 else [f"output_{at}" for at in range(len(returned))])
@@ -57,21 +58,16 @@ def servable_of(
     declared = tuple(
         tensors.Tensor(
             name=name,
-            dtype=_dtype(name, dtype),
+            dtype=_dtype(name, made),
             shape=(*AXES[: len(own)], *(size for axis, size in enumerate(sizes[0]) if axis not in own)),
             labels=tuple(outputs.get(name, ())) or None,
         )
-        for name, (dtype, sizes), own in zip(names, returned, axes, strict=True)
+        for name, (made, sizes), own in zip(names, returned, axes, strict=True)
     )
-    timed = call.time_axis is not None
     lengths = tuple(length for n in ROW_LENGTHS if (length := shortest + n - 1) <= (longest or length))
     return Servable(
         Served(module, call, axes, [state.batch_axis for state in states]),
-        tensors.Tensor(
-            name=call.sequence,
-            dtype=_dtype(call.sequence, call.steps.dtype),
-            shape=(*AXES[: 1 + timed], *call.steps.shape[2:]),
-        ),
+        tensors.Tensor(name=call.sequence, dtype=dtype, shape=(*AXES[: 1 + timed], *call.steps.shape[2:])),
         declared,
         draw,
         states=states,
