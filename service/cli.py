@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -127,7 +128,10 @@ def export(context: typer.Context) -> None:
         raise StartupError(
             f"export needs {', '.join(missing)}, which the extra train brings: pip install 'baton-serving[train]'"
         )
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "training", "export", *context.args]))
+    # It finds the packages that this process finds, and none that happen to lie in the working directory.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-m", "training", "export", *context.args]
+    raise typer.Exit(subprocess.call(command, env=environment))
 
 
 def _name_of(file: Path) -> str:

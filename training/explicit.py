@@ -9,7 +9,8 @@ network's row where the layer reads the network's steps, or all steps where thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -72,6 +73,10 @@ class ExplicitLayers:
             steps, lengths = given.data, given.batch_sizes.sum(0, dtype=torch.int32)
             order, back = given.sorted_indices, given.unsorted_indices
         else:
+            if given.dim() != 3:
+                raise LayerError(
+                    f"{path} reads {self._words(list(given.shape))}: give it axes for batch, time and features"
+                )
             steps = given.transpose(0, 1) if layer.batch_first else given
             lengths = self._lengths_of(path, steps)
         kinds = len(STATE_NAMES[cell])
@@ -100,10 +105,15 @@ class ExplicitLayers:
         if statically_known_true(time == self._time) and statically_known_true(batch == self._lengths.shape[0]):
             return self._lengths
         raise LayerError(
-            f"{path} reads {batch} rows of {time} steps, and the network's input has {self._lengths.shape[0]} rows of "
-            f"{self._time}: how long each of its rows is cannot be known; check batch_first, or pack what it reads "
-            "with pack_padded_sequence"
+            f"{path} reads {self._words(batch)} rows of {self._words(time)} steps, and the network's input has batch "
+            "rows of time: how long each of its rows is cannot be known; check batch_first, or pack what it reads with "
+            "pack_padded_sequence"
         )
+
+    def _words(self, sizes: Size | Sequence[Size]) -> str:
+        """Write sizes with the words batch and time for the symbols that they have while tracing."""
+        symbols = {str(self._time): "time", str(self._lengths.shape[0]): "batch"}
+        return re.sub(r"\bs\d+\b", lambda match: symbols.get(match[0], match[0]), str(sizes))
 
 
 class _PaddedPacking(TorchFunctionMode):
@@ -150,7 +160,7 @@ def _weights(cell: Cell, layer: nn.RNNBase, number: int) -> Weights:
     if not layer.proj_size:
         return weights
     ends = ("", "_reverse") if layer.bidirectional else ("",)
-    projections = torch.stack([layer.get_parameter(f"weight_hr_l{number}{end}").detach() for end in ends])
+    projections = torch.stack([getattr(layer, f"weight_hr_l{number}{end}").detach() for end in ends])
     starts = [nn.functional.pad(r, (at * layer.proj_size, 0)) for at, r in enumerate(weights["R"])]
     widest = len(ends) * layer.proj_size
     padded = torch.stack([nn.functional.pad(r, (0, widest - r.shape[1])) for r in starts])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from training.recurrent import Recurrent
 Array = npt.NDArray[Any]
 RECURRENT_NODES = {"RNN", "LSTM", "GRU"}
 LENGTHS = "lengths"
-NOT_THE_NETWORKS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # lines of code that are here
+NOT_THE_NETWORKS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))  # lines of code there
 HARMLESS_WARNINGS = (
     r"isinstance\(treespec, LeafSpec\)",  # PyTorch 2.13 copies its own objects in a way that it deprecates
     "The axis name: batch will not be used, since it shares",  # every batch axis is the one batch axis

@@ -71,6 +71,8 @@ def export_module(
     """
     if not MODEL_NAME.fullmatch(name):
         raise PublishError(f"name {name!r} must match {MODEL_NAME.pattern}")
+    if forecast is not None and (states or text):
+        raise PublishError("forecast goes with neither states nor text: a forecaster reads a whole history of values")
     states = states or {}
     call = call_of(module, example, lengths, states, time_axis)
     span = (forecast.min_history, forecast.max_history) if forecast else (1, text.max_length if text else None)

@@ -35,7 +35,7 @@ def onnx_weights(cell: Cell, layer: nn.RNNBase | UnrolledLayer, number: int = 0)
     suffixes = (f"_l{number}", f"_l{number}_reverse") if layer.bidirectional else (f"_l{number}",)
 
     def stacked(kind: str, gates: Sequence[int]) -> Tensor:
-        weights = [layer.get_parameter(kind + suffix).detach() for suffix in suffixes]
+        weights = [getattr(layer, kind + suffix).detach() for suffix in suffixes]  # parametrized ones are no parameters
         return torch.stack([torch.cat([weight.chunk(len(gates))[gate] for gate in gates]) for weight in weights])
 
     weights = {"W": stacked("weight_ih", GATES[cell]), "R": stacked("weight_hh", GATES[cell])}

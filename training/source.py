@@ -17,6 +17,7 @@ from service.errors import StartupError
 from training.foreign_export import export_module
 
 GIVEN_BY_OPTIONS = {"name", "models_dir", "exports_dir", "command"}
+NAME = "__export__"  # of the file while it runs, as `__main__` is: its own could be that of another module
 ARGUMENTS = inspect.signature(export_module).parameters.keys() - GIVEN_BY_OPTIONS
 
 
@@ -35,10 +36,10 @@ def read_source(source: str) -> dict[str, Any]:
         raise SourceError(f"{source!r} must be a file and a function in it, as in model.py:build")
     if not file.is_file():
         raise SourceError(f"{file} is no file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(NAME, file)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)  # where copies and pickles look for classes
+    module = sys.modules[NAME] = importlib.util.module_from_spec(spec)  # where copies and pickles look for classes
     sys.path.insert(0, str(file.resolve().parent))
     spec.loader.exec_module(module)
     build = getattr(module, function, None)

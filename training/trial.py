@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -56,15 +57,10 @@ def servable_of(
         raise ModuleError(f"outputs names {len(names)} ({named}), and the module returns {len(returned)} beside states")
     axes = [_axes(call, name, sizes) for name, (_, sizes) in zip(names, returned, strict=True)]
     declared = tuple(
-        tensors.Tensor(
-            name=name,
-            dtype=_dtype(name, made),
-            shape=(*AXES[: len(own)], *(size for axis, size in enumerate(sizes[0]) if axis not in own)),
-            labels=tuple(outputs.get(name, ())) or None,
-        )
+        _output(name, made, sizes[0], own, outputs.get(name, ()))
         for name, (made, sizes), own in zip(names, returned, axes, strict=True)
     )
-    lengths = tuple(length for n in ROW_LENGTHS if (length := shortest + n - 1) <= (longest or length))
+    lengths = [length for n in ROW_LENGTHS if (length := shortest + n - 1) <= (longest or length)] if timed else [1]
     return Servable(
         Served(module, call, axes, [state.batch_axis for state in states]),
         tensors.Tensor(name=call.sequence, dtype=dtype, shape=(*AXES[: 1 + timed], *call.steps.shape[2:])),
@@ -72,7 +68,7 @@ def servable_of(
         draw,
         states=states,
         streamable=bool(states),
-        row_lengths=lengths if timed else (1, 1, 1),
+        row_lengths=tuple(lengths) if len(lengths) > 1 else (*lengths, *lengths, *lengths),  # a batch has several rows
     )
 
 
@@ -84,6 +80,8 @@ def call_of(
     time_axis: int | None,
 ) -> Call:
     """Return how the module is called. Raises: ModuleError."""
+    if time_axis not in (0, 1, None):
+        raise ModuleError(f"time_axis is {time_axis}; it is 0 or 1, or None where a call is one step")
     signature = inspect.signature(module.forward)
     try:
         if isinstance(example, Mapping):
@@ -97,7 +95,7 @@ def call_of(
         raise ModuleError(f"states gives one place in what is returned to several: {dict(states)}")
     if missing := {*states, *([lengths] if lengths else [])} - given.keys():
         raise ModuleError(f"example has no {', '.join(sorted(missing))}; it has {', '.join(given)}")
-    free = [name for name in given if name not in states and name != lengths and tree_leaves(given[name])]
+    free = [name for name in given if name not in states and name != lengths]
     others = [name for name in free if any(isinstance(leaf, Tensor) for leaf in tree_leaves(given[name]))]
     if len(others) != 1 or not isinstance(given[others[0]], Tensor):
         raise ModuleError(
@@ -251,6 +249,16 @@ def _axes(call: Call, name: str, sizes: list[torch.Size]) -> tuple[int, ...]:
             "and fixed sizes else (a convolution along time needs padding that keeps the number of steps)"
         )
     return (*batch, *time)
+
+
+def _output(
+    name: str, dtype: torch.dtype, sizes: torch.Size, axes: tuple[int, ...], labels: Sequence[str]
+) -> tensors.Tensor:
+    shape = (*AXES[: len(axes)], *(size for axis, size in enumerate(sizes) if axis not in axes))
+    try:
+        return tensors.Tensor(name=name, dtype=_dtype(name, dtype), shape=shape, labels=tuple(labels) or None)
+    except ValidationError as failure:
+        raise ModuleError(f"outputs: {name} {list(shape)}: {failure.errors()[0]['msg']}") from failure
 
 
 def _dtype(name: str, dtype: torch.dtype) -> tensors.Dtype:

@@ -128,6 +128,11 @@ class Halves(Reader):
         return self.layer(x)[0][:, ::2]
 
 
+class Unbatched(Reader):
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.layer(x[:, 0])[0]
+
+
 class StateAlone(users.Stream):
     def forward(self, x: Tensor, state: Any) -> Any:
         return (self.reader(x, state)[1],)
@@ -171,6 +176,20 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         (X, LENGTHS),
         {**BOTH, "outputs": {"a": (), "b": ()}},
         r"names 2 \(a, b\), .* returns 1",
+    ),
+    "labels": (
+        Reader(),
+        (X, LENGTHS),
+        {**BOTH, "outputs": {"y": ("a", "b")}},
+        "outputs: y .*2 do not fit the last",
+    ),
+    "an axis": (Reader(), (X, LENGTHS), {**BOTH, "time_axis": 2}, "time_axis is 2; it is 0 or 1"),
+    "two tasks": (Reader(), (X, LENGTHS), {"states": {"x": 0}, "forecast": FORECAST}, "neither states nor text"),
+    "one place for two": (
+        users.Stream(),
+        (X, (zeros(2, ROWS, 6), zeros(2, ROWS, 6))),
+        {"states": {"state": 1, "x": 1}},
+        "gives one place in what is returned to several",
     ),
     "a name": (Reader(), (X, LENGTHS), {**BOTH, "name": "Kiln 1"}, "name 'Kiln 1' must match"),
     "no such place": (
@@ -220,8 +239,24 @@ TRACED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
     "a branch": (Branches(), (X, LENGTHS), BOTH, r"_refusals.py:\d+ \(if x.sum\(\) > 0:\); .* choose with torch.where"),
     "a list of lengths": (ListsLengths(), (X, LENGTHS), BOTH, r"lengths.tolist\(\).*hand lengths on as the tensor"),
     "a loop over time": (Loops(), (X, LENGTHS), BOTH, "fixes an axis .* it loops over steps or rows in Python"),
-    "fewer steps": (Strides(), (X, LENGTHS), BOTH, r"layer reads \S+ rows of .* steps, .* with pack_padded_sequence"),
-    "another layout": (Reader(batch_first=False), (X, LENGTHS), BOTH, "layer reads .*; check batch_first"),
+    "fewer steps": (
+        Strides(),
+        (X, LENGTHS),
+        BOTH,
+        r"layer reads batch rows of .*time - 1.* steps, .* with pack_padded",
+    ),
+    "no batch axis": (
+        Unbatched(),
+        (X, LENGTHS),
+        BOTH,
+        r"layer reads \[batch, 3\]: give it axes for batch",
+    ),
+    "another layout": (
+        Reader(batch_first=False),
+        (X, LENGTHS),
+        BOTH,
+        "layer reads time rows of batch steps, .* check batch_first",
+    ),
     "wider padding": (PadsWider(), (X, LENGTHS), BOTH, "total_length=40, .* leave total_length out"),
     "no such operator": (
         Transforms(),
