@@ -107,9 +107,21 @@ class Servable:
 def export(servable: Servable) -> bytes:
     """Return the network as ONNX bytes with dynamic batch and time.
 
-    Raises: ExportError when the graph breaks this module's invariant.
+    Raises: ExportError when the graph breaks this module's invariant, or PyTorch cannot make one; LayerError.
     """
     network = _Flat(copy.deepcopy(servable.network), timed=servable.sequence.has_time).cpu().eval()
+    program = _traced(servable, network)
+    declared = {*servable.input_names, *servable.output_names}
+    for value in (output for node in program.model.graph for output in node.outputs if output.name in declared):
+        if not value.is_graph_output():  # the exporter does not see to it that its own names are others
+            value.name = f"{value.name}_within"
+    graph = program.model_proto
+    forget_sources(graph)
+    check_graph(graph, layers=network.nodes)
+    return bytes(graph.SerializeToString())
+
+
+def _traced(servable: Servable, network: _Flat) -> torch.onnx.ONNXProgram:
     rng = np.random.default_rng(0)
     rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
     example = servable.feeds(*servable.collate(rows))
@@ -136,10 +148,7 @@ def export(servable: Servable) -> bytes:
         except OnnxExporterError as failure:
             raise _explained(failure) from failure
     assert program is not None
-    graph = program.model_proto
-    forget_sources(graph)
-    check_graph(graph, layers=network.nodes)
-    return bytes(graph.SerializeToString())
+    return program
 
 
 def forget_sources(model: onnx.ModelProto) -> None:
@@ -224,7 +233,9 @@ def check_graph(graph: onnx.ModelProto, layers: int) -> None:
         raise ExportError(f"ONNX's checker refuses the graph: {failure}") from failure
     nodes = [node for node in graph.graph.node if node.op_type in RECURRENT_NODES]
     if len(nodes) != layers:
-        raise ExportError(f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each layer must be one")
+        raise ExportError(
+            f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each must be one, and be used"
+        )
     constant = {initializer.name for initializer in graph.graph.initializer}
     for node in nodes:
         weights, lengths = [*node.input[1:4], *node.input[7:8]], node.input[4:5]  # W, R, B, and an LSTM's P

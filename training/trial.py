@@ -27,7 +27,7 @@ DTYPES: dict[torch.dtype, tensors.Dtype] = {getattr(torch, name): name for name 
 TRIED = ((2, 0), (3, 0), (2, 2))  # rows, and steps beyond the example's: one axis changes at a time
 ROW_LENGTHS = (1, 2, 3, 5, 8, 13, 21)
 AXES: tuple[tensors.Axis, ...] = ("batch", "time")
-MEMBERS = set(vars(nn.Module()))  # what every module has
+MEMBERS = {*vars(nn.Module()), "_flat_weights"}  # what every module has, and a recurrent layer's second list of weights
 
 
 def servable_of(
@@ -55,6 +55,8 @@ def servable_of(
     if len(names) != len(returned):
         named = ", ".join(names)
         raise ModuleError(f"outputs names {len(names)} ({named}), and the module returns {len(returned)} beside states")
+    if both := {*names} & {call.sequence, *(state.input for state in states)}:
+        raise ModuleError(f"{', '.join(sorted(both))} names an argument and an output: give outputs other names")
     axes = [_axes(call, name, sizes) for name, (_, sizes) in zip(names, returned, strict=True)]
     declared = tuple(
         _output(name, made, sizes[0], own, outputs.get(name, ()))

@@ -61,6 +61,7 @@ def whole() -> dict[str, Case]:
         "projected": Case(users.Tagger(projection=3), (ids(), LENGTHS), lengths, {"LSTM": 2}),
         "time-first": Case(users.TimeFirst(), x.transpose(0, 1), {"time_axis": 0}, {"GRU": 1, "RNN": 2}),
         "attention": Case(users.Attention(), {"x": x, "lengths": LENGTHS.int()}, lengths, {"GRU": 1}),
+        "pooled": Case(users.Pooled(), (x, LENGTHS), lengths, {"LSTM": 2}),
         "shared": Case(users.Shared(), [x], {}, {"LSTM": 2}),
         "convolution": Case(users.Convolution(), (x, LENGTHS), lengths, {"GRU": 1}),
         "started": Case(users.Started(), (x, LENGTHS), {**lengths, "outputs": {"read": (), "last": ()}}, {"LSTM": 2}),
@@ -88,9 +89,11 @@ def answering() -> dict[str, Case]:
     reader = TextReader(TOKENIZER.to_str(), 16, UNKNOWN, (-1, 1))
     words = {"lengths": "lengths", "text": reader, "outputs": {"scores": LABELS}}
     numbers = {"forecast": FORECAST, "outputs": {"mean": (), "quantiles": ()}}
+    window = FORECAST.model_copy(update={"min_history": 7, "max_history": 7})
     return {
         "encoder": Case(users.Classifier(), (ids().int(), LENGTHS), words, {"LSTM": 1}),
         "forecaster": Case(users.Forecaster(2, 3), values(ROWS, TIME), numbers, {"GRU": 1}),
+        "window": Case(users.Forecaster(2, 3), values(ROWS, TIME), {**numbers, "forecast": window}, {"GRU": 1}),
     }
 
 

@@ -87,6 +87,12 @@ class Transforms(Reader):
         return torch.linalg.eigvals(self.layer(x)[0].unsqueeze(3) * torch.ones(5)).abs()
 
 
+class Unused(Reader):
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        self.layer(x.flip(1))
+        return self.layer(x)[0]
+
+
 class Averages(Reader):
     def forward(self, x: Tensor, lengths: Tensor) -> Any:
         return self.layer(x)[0].mean(1)
@@ -183,6 +189,7 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         {**BOTH, "outputs": {"y": ("a", "b")}},
         "outputs: y .*2 do not fit the last",
     ),
+    "a name twice": (Reader(), (X, LENGTHS), {**BOTH, "outputs": {"x": ()}}, "x names an argument and an output"),
     "an axis": (Reader(), (X, LENGTHS), {**BOTH, "time_axis": 2}, "time_axis is 2; it is 0 or 1"),
     "two tasks": (Reader(), (X, LENGTHS), {"states": {"x": 0}, "forecast": FORECAST}, "neither states nor text"),
     "one place for two": (
@@ -258,6 +265,7 @@ TRACED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         "layer reads time rows of batch steps, .* check batch_first",
     ),
     "wider padding": (PadsWider(), (X, LENGTHS), BOTH, "total_length=40, .* leave total_length out"),
+    "an unused layer": (Unused(), (X, LENGTHS), BOTH, "1 recurrent nodes for 2 layers; each must be one, in use"),
     "no such operator": (
         Transforms(),
         (X, LENGTHS),
