@@ -85,8 +85,8 @@ class ExplicitLayers:
         finals: list[list[Tensor]] = []
         for number in range(layer.num_layers):
             mine = [None if state is None else state[number * directions :][:directions] for state in states]
-            buffers = dict(layer.named_buffers(recurse=False))
-            weights = {name[0]: weight for name, weight in buffers.items() if name[1:] == str(number)}
+            letters = "WRBSM" if layer.proj_size else "WRB"
+            weights = {letter: layer.get_buffer(f"{letter}{number}") for letter in letters}
             add = partial(add_node, cell, attributes=attributes_of(cell, layer))
             read = partial(_projected, add) if layer.proj_size else add
             steps, final = read(steps, weights, lengths, mine)
@@ -161,13 +161,12 @@ def _weights(cell: Cell, layer: nn.RNNBase, number: int) -> Weights:
         return weights
     ends = ("", "_reverse") if layer.bidirectional else ("",)
     projections = torch.stack([getattr(layer, f"weight_hr_l{number}{end}").detach() for end in ends])
-    starts = [nn.functional.pad(r, (at * layer.proj_size, 0)) for at, r in enumerate(weights["R"])]
-    widest = len(ends) * layer.proj_size
-    padded = torch.stack([nn.functional.pad(r, (0, widest - r.shape[1])) for r in starts])
+    blocks = torch.block_diag(*weights["R"])  # type: ignore[no-untyped-call]
+    by_direction = blocks.view(len(ends), -1, len(ends) * layer.proj_size)  # each in the columns of its own h
     return {
         **weights,
         "R": (weights["R"].double() @ projections.double()).to(weights["R"].dtype),
-        "S": torch.cat([weights["W"], padded], 2),
+        "S": torch.cat([weights["W"], by_direction], 2),
         "M": projections.transpose(1, 2).contiguous(),
     }
 

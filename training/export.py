@@ -233,9 +233,7 @@ def check_graph(graph: onnx.ModelProto, layers: int) -> None:
         raise ExportError(f"ONNX's checker refuses the graph: {failure}") from failure
     nodes = [node for node in graph.graph.node if node.op_type in RECURRENT_NODES]
     if len(nodes) != layers:
-        raise ExportError(
-            f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each must be one, and be used"
-        )
+        raise ExportError(f"the graph has {len(nodes)} recurrent nodes for {layers} layers; each must be one, in use")
     constant = {initializer.name for initializer in graph.graph.initializer}
     for node in nodes:
         weights, lengths = [*node.input[1:4], *node.input[7:8]], node.input[4:5]  # W, R, B, and an LSTM's P

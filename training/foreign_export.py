@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,17 @@ def export_module(
     With `states` the model is a `step`, with `text` otherwise a `sentiment`, with `forecast` a `forecast`. Without any
     of them no task fits: then graph, facts and parity go to `exports_dir`/`name`, and nothing is published.
 
-    Raises: ModuleError, LayerError, ExportError, ParityError or PublishError; nothing is then written.
+    Raises: ModuleError, LayerError, ExportError, ParityError, PublishError or, where the service does not start on it,
+    EvaluationError; nothing is then written.
     """
     if not MODEL_NAME.fullmatch(name):
         raise PublishError(f"name {name!r} must match {MODEL_NAME.pattern}")
-    if forecast is not None and (states or text):
-        raise PublishError("forecast goes with neither states nor text: a forecaster reads a whole history of values")
-    states = states or {}
-    call = call_of(module, example, lengths, states, time_axis)
+    task = _task_of(states, text, forecast)
+    call = call_of(module, example, lengths, states or {}, time_axis)
+    networks = _networks(module, streams=task == "step")
     span = (forecast.min_history, forecast.max_history) if forecast else (1, text.max_length if text else None)
-    networks = _networks(module, streams=bool(states))
     servable = servable_of(module, call, outputs or {}, *span)
-    task: Task | None = "step" if states else "forecast" if forecast else "sentiment" if text else None
-    try:
+    with _naming_what_reads_padding(servable):
         if task is None:
             return _write_facts(servable, name, exports_dir, networks)
         release = Release(
@@ -96,6 +95,19 @@ def export_module(
             forecast=forecast,
         )
         return publish(release, models_dir, command=command, max_bytes=None)
+
+
+def _task_of(states: Mapping[str, Any] | None, text: TextReader | None, forecast: Forecast | None) -> Task | None:
+    if forecast is not None and (states or text):
+        raise PublishError("forecast goes with neither states nor text: a forecaster reads a whole history of values")
+    return "step" if states else "forecast" if forecast else "sentiment" if text else None
+
+
+@contextmanager
+def _naming_what_reads_padding(servable: Servable) -> Iterator[None]:
+    """Add to a refusal for want of parity what in the module makes rows depend on each other, if they do."""
+    try:
+        yield
     except parity.ParityError as failure:
         if not failure.beyond.keys() & {"ragged_vs_single", "junk_in_padding"}:
             raise

@@ -164,7 +164,7 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         kinds = len(STATE_NAMES[self.cell])
         left_out = (None,) * (len(self.layers) * kinds)  # which means zeros
-        carried = _by_layer(states or (self.zero_states(len(x)) if len(self.starts) else left_out), kinds)
+        carried = _by_layer(states or (self.zero_states(x.shape[0]) if len(self.starts) else left_out), kinds)
         steps = x.transpose(0, 1)
         finals: list[Tensor] = []
         for number, (layer, mine) in enumerate(zip(self.layers, carried, strict=True)):

@@ -82,6 +82,8 @@ def call_of(
     time_axis: int | None,
 ) -> Call:
     """Return how the module is called. Raises: ModuleError."""
+    if not isinstance(module, nn.Module):
+        raise ModuleError(f"module is a {type(module).__name__}; it must be an nn.Module")
     if time_axis not in (0, 1, None):
         raise ModuleError(f"time_axis is {time_axis}; it is 0 or 1, or None where a call is one step")
     signature = inspect.signature(module.forward)

@@ -158,6 +158,7 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         r"fails on 2 rows of 7 steps at .*_refusals.py:\d+ ",
     ),
     "own forward": (HoldsOwnLayer(), (X, LENGTHS), BOTH, "layer is a OwnLayer with a forward of its own"),
+    "no module": (lambda x: x, (X,), {}, "module is a function; it must be an nn.Module"),
     "second sequence": (Masked(), (X, X[..., 0]), {}, "has the tensors x, mask, and one is served"),
     "missing argument": (Reader(), (X,), {}, "example does not fit forward.*missing a required argument: 'lengths'"),
     "unknown lengths": (Reader(), (X, LENGTHS), {"lengths": "n"}, "example has no n; it has x, lengths"),
