@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from service import tensors
 from service.errors import StartupError
@@ -26,6 +28,7 @@ from training.foreign import Call, ModuleError, Served
 DTYPES: dict[torch.dtype, tensors.Dtype] = {getattr(torch, name): name for name in get_args(tensors.Dtype)}
 TRIED = ((2, 0), (3, 0), (2, 2))  # rows, and steps beyond the example's: one axis changes at a time
 ROW_LENGTHS = (1, 2, 3, 5, 8, 13, 21)
+WHOLE = (torch.int32, torch.int64)
 AXES: tuple[tensors.Axis, ...] = ("batch", "time")
 MEMBERS = {*vars(nn.Module()), "_flat_weights"}  # what every module has, and a recurrent layer's second list of weights
 
@@ -87,6 +90,7 @@ def call_of(
     if time_axis not in (0, 1, None):
         raise ModuleError(f"time_axis is {time_axis}; it is 0 or 1, or None where a call is one step")
     signature = inspect.signature(module.forward)
+    example = tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, example)
     try:
         if isinstance(example, Mapping):
             bound = signature.bind(**example)
@@ -117,7 +121,7 @@ def _check_lengths(call: Call) -> None:
     if call.lengths is None:
         return
     lengths = call.arguments.arguments[call.lengths]
-    if not isinstance(lengths, Tensor) or lengths.shape != call.steps.shape[:1] or lengths.dtype not in DTYPES:
+    if not isinstance(lengths, Tensor) or lengths.shape != call.steps.shape[:1] or lengths.dtype not in WHOLE:
         rows = len(call.steps)
         raise ModuleError(
             f"{call.lengths} must be a tensor of {rows} whole numbers, one for each row of {call.sequence}"
@@ -130,8 +134,7 @@ class Draw:
     """Rows of the example's steps, in any order: values, and ids above all, that the module is known to take."""
 
     def __init__(self, call: Call) -> None:
-        steps = call.steps.cpu().flatten(0, 1).numpy()
-        self._steps = np.unique(steps, axis=0)
+        self._steps = np.unique(call.steps.flatten(0, 1).numpy(), axis=0)
         if len(self._steps) < 2:
             raise ModuleError(
                 f"all steps of {call.sequence} in the example are alike, so that nothing would be compared: give "
@@ -174,7 +177,7 @@ def _state(call: Call, name: str, given: Tensor) -> tensors.State:
             f"the example of the state {name} has the shape {list(given.shape)}, and which axis is that of its {rows} "
             "rows cannot be told: give an example with a number of rows that is none of the other sizes"
         )
-    by_row = given.detach().cpu().movedim(axes[0], 0)
+    by_row = given.movedim(axes[0], 0)
     if not torch.equal(by_row, by_row[:1].expand_as(by_row)):
         raise ModuleError(
             f"the rows of the example's {name} differ, and every session begins with the same state: give that to all"
@@ -193,7 +196,7 @@ def _try_out(
         time = call.steps.shape[1] + (0 if call.time_axis is None else more)
         steps = torch.from_numpy(np.stack([draw(rng, time) for _ in range(rows)]))
         own = [
-            example.detach().cpu().narrow(state.batch_axis, 0, 1).repeat_interleave(rows, state.batch_axis)
+            example.narrow(state.batch_axis, 0, 1).repeat_interleave(rows, state.batch_axis)
             for example, state in zip(tree_leaves(call.state_examples), states, strict=True)
         ]
         try:
@@ -207,7 +210,8 @@ def _try_out(
             ) from failure
         _check_carried(states, own, carried)
         called.append(outputs)
-    if changed := sorted(name for name, value in _kept(module).items() if kept.get(name) != value):
+    now = _kept(module)
+    if changed := sorted(name for name in now if name not in kept or not kept[name].is_as(now[name])):
         raise ModuleError(
             f"a call changes {', '.join(changed)}, which is no part of what it returns, so that it would be lost: take "
             "it as an argument, return it, and name it in states"
@@ -219,20 +223,35 @@ def _try_out(
 
 
 def _check_carried(states: Sequence[tensors.State], given: list[Tensor], returned: list[Any]) -> None:
-    found = [list(state.shape) for state in returned]
-    for state, own, other in zip(states, given, [*returned, *given][: len(given)], strict=True):
-        if len(returned) != len(given) or (own.shape, own.dtype) != (other.shape, other.dtype):
-            raise ModuleError(
-                f"the state {state.input} goes in as {list(own.shape)} {own.dtype}, and where it is said to be "
-                f"returned are the shapes {found}: each state must come out as it goes in"
-            )
+    goes_in, comes_out = (
+        [f"{list(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
+        for leaves in (given, returned)
+    )
+    if goes_in != comes_out:
+        names = ", ".join(state.input for state in states)
+        raise ModuleError(
+            f"{names} go in as {', '.join(goes_in)}, and where they are said to be returned is {', '.join(comes_out)}: "
+            "each state must come out as it goes in"
+        )
 
 
-def _kept(module: nn.Module) -> dict[str, Any]:
-    """Identify every tensor that the module's parts hold, in lists and the like too, as it now is."""
+@dataclass(frozen=True)
+class _Kept:
+    """Tensors that a part of a module holds, and how often each was changed in place."""
+
+    leaves: list[Tensor]
+    changes: list[int]
+
+    def is_as(self, other: _Kept) -> bool:
+        same = len(self.leaves) == len(other.leaves) and all(map(operator.is_, self.leaves, other.leaves))
+        return same and self.changes == other.changes
+
+
+def _kept(module: nn.Module) -> dict[str, _Kept]:
+    """Return what the module's parts hold beside parameters and parts, by name, in lists and the like too."""
     held = [(path, vars(part)) for path, part in module.named_modules()]
     return {
-        ".".join(filter(None, (path, name))): [(id(leaf), leaf._version) for leaf in leaves]
+        ".".join(filter(None, (path, name))): _Kept(leaves, [leaf._version for leaf in leaves])
         for path, members in held
         for name, value in (members | members["_buffers"]).items()
         if name not in MEMBERS and (leaves := [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])

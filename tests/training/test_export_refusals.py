@@ -168,6 +168,7 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         BOTH,
         "lengths must be a tensor of 4 whole numbers",
     ),
+    "lengths as floats": (Reader(), (X, LENGTHS.float()), BOTH, "lengths must be a tensor of 4 whole numbers"),
     "double": (Reader().double(), (X.double(), LENGTHS), BOTH, r"is torch.float64, .* call module.float\(\) first"),
     "doubles": (Reader(), (X.double(), LENGTHS), BOTH, "x is torch.float64; Baton serves float32"),
     "all alike": (Reader(), (zeros(4, 7, 3), LENGTHS), BOTH, "all steps of x in the example are alike"),
@@ -210,7 +211,7 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         users.OneStep(),
         (X[:, 0], zeros(1, ROWS, 5)),
         {"states": {"h": 0}, "time_axis": None},
-        r"the state h goes in as \[1, 2, 5\] .* \[\[2, 5\]\]: each state must come out as it goes in",
+        r"h go in as \[1, 2, 5\] .* is \[2, 5\] .*: each state must come out as it goes in",
     ),
     "a growing state": (
         StateGrows(),
