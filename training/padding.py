@@ -18,6 +18,7 @@ from training.foreign import Served
 
 LENGTH, WIDTH = 5, 11  # of the row, and with its padding
 TOLERANCE = 1e-6  # rounding
+FALLBACK = "something in forward, between its layers, mixes a row with the padding behind it or with other rows"
 
 Calls = list[tuple[str, list[Tensor], list[Tensor]]]  # of each layer, what it was given, and what it made
 
@@ -26,12 +27,14 @@ def padding_advice(servable: Servable) -> str:
     """Say what reads beyond a row's length, and what would be right. The servable's network is a `Served`."""
     served = servable.network
     assert isinstance(served, Served)
+    if not servable.sequence.has_time:
+        return "something in forward mixes the rows of a batch: answer each by itself"
     found = _first_reader(servable, served)
-    reader = f"{found} reads" if found else "something in forward, between its layers, reads"
+    reader = f"{found} reads the padding behind a row" if found else FALLBACK
     means = "by the lengths" if served.call.lengths else "by lengths, taken as an argument and named in lengths"
     return (
-        f"{reader} the padding behind a row, so that its answer depends on the rows beside it: mask what mixes steps "
-        f"(a convolution, a mean, attention, the last step by its place) {means}"
+        f"{reader}, so that an answer depends on the rows beside it: mask what mixes steps (a convolution, a mean, "
+        f"attention, the last step by its place) {means}"
     )
 
 

@@ -98,6 +98,11 @@ class Averages(Reader):
         return self.layer(x)[0].mean(1)
 
 
+class MixesRows(users.OneStep):
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        return super().forward(x - x.mean(0), h)
+
+
 class LastByPlace(Reader):
     def forward(self, x: Tensor) -> Any:  # type: ignore[override]
         return self.layer(x)[0][:, -1]
@@ -280,8 +285,14 @@ TRACED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         BOTH,
         r"junk_in_padding .* front \(Conv1d\) reads the padding .* mask .* by the lengths",
     ),
-    "a mean": (Averages(), (X, LENGTHS), BOTH, "ragged_vs_single .* something in forward, between its layers, reads"),
-    "the last step": (LastByPlace(), X, {}, "reads the padding .* taken as an argument and named in lengths"),
+    "a mean": (Averages(), (X, LENGTHS), BOTH, "ragged_vs_single .* between its layers, mixes a row with"),
+    "the last step": (LastByPlace(), X, {}, "mixes a row with the padding .* by lengths, taken as an argument"),
+    "rows mixed": (
+        MixesRows(),
+        (X[:, 0], zeros(1, ROWS, 5)),
+        {"states": {"h": 1}, "time_axis": None},
+        "ragged_vs_single .* something in forward mixes the rows of a batch: answer each by itself",
+    ),
     "no forecast": (
         Reader(),
         (X, LENGTHS),
