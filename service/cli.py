@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,6 +125,22 @@ def inspect(
     typer.echo("tried: loads, and answers the same alone, in a batch and in chunks with carried state", err=True)
     if output is not None:
         typer.echo(f"wrote {found.write(file, output)}", err=True)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def export(context: typer.Context) -> None:
+    """Export a PyTorch module and publish it; needs the extra `train`. `baton export --help` shows its options.
+
+    It is `python -m training export`, run as a process of its own: the service has no part in it.
+    """
+    if missing := [name for name in ("torch", "onnx", "onnxscript", "lightning") if not find_spec(name)]:
+        raise StartupError(
+            f"export needs {', '.join(missing)}, which the extra train brings: pip install 'baton-serving[train]'"
+        )
+    # It finds the packages that this process finds, and none that happen to lie in the working directory.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-m", "training", "export", *context.args]
+    raise typer.Exit(subprocess.call(command, env=environment))
 
 
 def _name_of(file: Path) -> str:

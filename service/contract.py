@@ -104,11 +104,12 @@ class DataSource(Part):
 class Provenance(Part):
     """Where the weights come from. Units: parity_max_abs is an absolute difference of output values.
 
-    `seed` is that of these weights, `seeds` those of all that were trained to tell how much a figure owes to the seed.
+    `seed` is that of these weights, None where they were made elsewhere; `seeds` those of all that were trained to tell
+    how much a figure owes to the seed.
     """
 
     command: str
-    seed: int
+    seed: int | None = None
     seeds: tuple[int, ...] | None = None
     data: tuple[DataSource, ...]
     metrics: tuple[Metric, ...]

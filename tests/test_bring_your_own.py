@@ -1,10 +1,16 @@
-"""docs/bring-your-own.md, followed from top to bottom: its commands run, and print what it shows."""
+"""docs/bring-your-own.md, followed from top to bottom: its commands run, and print what it shows.
+
+TensorFlow, of 1.7 GB, is not installed for it: tests/keras/pump.onnx is what the page's code for Keras wrote with the
+versions that the page names, and the page shows what it printed.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +20,11 @@ from conftest import ROOT, Server, ServerFactory
 from test_readme import assert_same
 
 from service.contract import Manifest
+from training import export_module
 
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text()
 WALK, FORMS = PAGE.split("## What can be served\n")
+MADE, WALK = WALK.split("## A model from elsewhere\n")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", WALK, flags=re.DOTALL | re.MULTILINE)
 SNIPPETS = re.findall(r"^```json\n(.*?)^```$", FORMS, flags=re.DOTALL | re.MULTILINE)
 
@@ -77,6 +85,44 @@ def test_the_walk_ends_at_the_second_step_with_the_numbers_that_it_prints(
     ]
     assert server is not None
     server.stop()
+
+
+def test_a_pytorch_module_and_a_keras_model_are_served_with_the_numbers_that_they_print(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
+    kiln, exported, published, of_kiln, _, of_pump, drafted = re.findall(
+        r"^```\w+\n(.*?)^```$", MADE, flags=re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "kiln.py").write_text(kiln)
+    shutil.copy(ROOT / "tests" / "keras" / "pump.onnx", tmp_path)
+    assert rounded(shell(exported, tmp_path).stdout) == rounded(published)
+    assert json.loads(shell("python kiln.py", tmp_path).stdout) == json.loads(of_kiln)
+    shell(drafted, tmp_path)
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    for model, due in (("kiln", of_kiln), ("pump", of_pump)):
+        first, *rest = [[0.5, 0.1, -0.2], [0.7, 0.0, -0.1], [0.9, -0.3, 0.4]]
+        body = {"model": model, "items": [{"inputs": [first]}], "return": "all"}
+        (begun,) = server.post("/v1/step", body).json()["results"]
+        (ended,) = server.post("/v1/step", {**body, "items": [{"inputs": rest, "state": begun["state"]}]}).json()[
+            "results"
+        ]
+        served = begun["outputs"]["forecast"] + ended["outputs"]["forecast"]
+        for row, printed in zip(served, json.loads(due), strict=True):
+            assert row == pytest.approx(printed, abs=1e-4)
+    server.stop()
+
+
+def rounded(published: str) -> str:
+    """The line with its parity left out, if it is within the bound: its digits are the processor's."""
+    (parity,) = re.findall(r"parity (\S+)", published)
+    assert 0 < float(parity) <= 1e-5
+    return published.replace(parity, "")
+
+
+def test_the_page_has_every_argument_of_export_module() -> None:
+    documented = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", MADE, flags=re.MULTILINE)))
+    rows = {name for name in documented if name in inspect.signature(export_module).parameters}
+    assert rows == inspect.signature(export_module).parameters.keys() - {"name", "models_dir", "exports_dir", "command"}
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

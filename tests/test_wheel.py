@@ -70,6 +70,17 @@ def test_the_installed_command_serves_with_several_workers(
     assert server.process.returncode == 0
 
 
+def test_export_names_the_extra_that_it_needs(wheel_python: Path, tmp_path: Path) -> None:
+    """The service's environment has no PyTorch: the command says so, and what brings it."""
+    command = [wheel_python.with_name("baton"), "export", "model.py:build"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "baton: export needs torch, onnx, onnxscript, lightning, which the extra train brings: "
+        "pip install 'baton-serving[train]'\n"
+    )
+
+
 def test_the_baton_command_is_installed(wheel_python: Path, tiny_models: Path) -> None:
     command = [wheel_python.with_name("baton"), "models", str(tiny_models)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})

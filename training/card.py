@@ -40,7 +40,7 @@ def write_card(release: Release, manifest: Manifest, parity: Parity) -> str:
 
 def networks_sentence(networks: Sequence[Network]) -> str:
     """Return the recurrent stacks in words."""
-    return " beside ".join(map(_network_words, networks))
+    return " beside ".join(map(_network_words, networks)) or "none of PyTorch's recurrent layers"
 
 
 def _network_words(network: Network) -> str:
@@ -109,6 +109,8 @@ def _streaming(manifest: Manifest) -> str:
 def figures_table(manifest: Manifest) -> str:
     """Return every figure beside its floor as a Markdown table."""
     assert manifest.provenance is not None
+    if not manifest.provenance.metrics:
+        return "None: nothing but parity was measured."
     rows = [
         f"| {metric.name} | {value_and_spread(metric, manifest.provenance)} "
         f"| {'' if metric.floor is None else f'{metric.floor:.4g}'} | {metric.floor_method or ''} |"
@@ -119,10 +121,11 @@ def figures_table(manifest: Manifest) -> str:
 
 def _data(manifest: Manifest) -> str:
     assert manifest.provenance is not None
-    return "\n".join(
+    lines = [
         f"- {source.name}: {source.part}" + (f" (sha256 `{source.sha256}`)" if source.sha256 else "")
         for source in manifest.provenance.data
-    )
+    ]
+    return "\n".join(lines) or "Unknown here: the weights were made elsewhere."
 
 
 def _parity(parity: Parity) -> str:
@@ -140,6 +143,8 @@ def _parity(parity: Parity) -> str:
 def _made(manifest: Manifest) -> str:
     assert manifest.provenance is not None
     tools = ", ".join(f"{name} {version}" for name, version in manifest.provenance.tools.items())
+    if manifest.provenance.seed is None:
+        return f"{manifest.provenance.created.isoformat()}, with {tools}, from weights made elsewhere."
     return (
         f"Seed {manifest.provenance.seed}, {manifest.provenance.created.isoformat()}, with {tools}. Other versions or "
         "processors give other roundings, and so slightly other weights."

@@ -106,6 +106,37 @@ def train(
 
 
 @app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="FILE.py:FUNCTION; it takes nothing and returns a dict of export_module's arguments.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")] = None,
+    models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
+    exports_dir: Annotated[
+        Path, typer.Option(help="Where a graph goes that no task of the service fits, as <name>/.")
+    ] = Path("exports"),
+) -> None:
+    """Export a PyTorch module that was made elsewhere, compare it with PyTorch, and publish it.
+
+    Each nn.RNN, nn.LSTM and nn.GRU in it becomes nodes with lengths and states. docs/bring-your-own.md has an example.
+    """
+    from training.foreign_export import FACTS_FILE, NO_TASK, export_module
+    from training.source import read_source
+
+    directory = export_module(
+        **read_source(source),
+        name=name or Path(source.rpartition(":")[0]).stem,
+        models_dir=models_dir,
+        exports_dir=exports_dir,
+        command=f"python -m training export {Path(source).name}",
+    )
+    if (directory / FACTS_FILE).exists():
+        typer.echo(f"wrote {directory}, with its parity in {FACTS_FILE}; not published: {NO_TASK}")
+    else:
+        _show(directory)
+
+
+@app.command()
 def report(
     models_dir: Annotated[Path, typer.Option(help="Where the models are, as <name>/<version>/.")] = Path("models"),
     page: Annotated[Path, typer.Option(help="The page of all models, written again.")] = Path("docs/models.md"),
@@ -135,7 +166,8 @@ def _show(directory: Path) -> None:
         table.add_row(metric.name, value_and_spread(metric, provenance), floor, metric.floor_method)
     console = Console()
     console.print(f"published {directory}, parity {provenance.parity_max_abs:.2g}")
-    console.print(table)
+    if provenance.metrics:
+        console.print(table)
 
 
 def main() -> None:

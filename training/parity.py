@@ -7,7 +7,7 @@ output and every state, up to each row's own length.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,7 +28,13 @@ Answer = list[Array]  # one row's outputs, cut to its length, then its states
 
 
 class ParityError(StartupError):
-    """The exported graph does not give what the network gives, so it may not be published."""
+    """The exported graph does not give what the network gives, so it may not be published: `beyond` are the differences
+    that are too large."""
+
+    def __init__(self, beyond: Mapping[str, float]) -> None:
+        found = ", ".join(f"{name} {value:.3g}" for name, value in beyond.items())
+        super().__init__(f"parity is not within {BOUND:g}: {found}; the graph may not be published")
+        self.beyond = beyond
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,7 @@ class Parity:
         """Raises: ParityError when a difference is not within `BOUND`, naming each one that is not."""
         beyond = {name: value for name, value in asdict(self).items() if value is not None and not value <= BOUND}
         if beyond:
-            found = ", ".join(f"{name} {value:.3g}" for name, value in beyond.items())
-            raise ParityError(f"parity is not within {BOUND:g}: {found}; the graph may not be published")
+            raise ParityError(beyond)
 
 
 def measure(servable: Servable, graph: bytes, seed: int = 0) -> Parity:
@@ -58,18 +63,23 @@ def measure(servable: Servable, graph: bytes, seed: int = 0) -> Parity:
     suite = Suite(servable, graph)
     rng = np.random.default_rng(seed)
     gaps: dict[str, float] = {}
+    ended: list[Answer] = []
     for _ in range(BATCHES):
         rows = [servable.draw(rng, length) for length in rng.permutation(servable.row_lengths)]
-        together = suite.run_onnx(rows)
+        states = suite.states_of(ended)
+        alone = [suite.states_of([answer]) for answer in ended] or [None] * len(rows)
+        together = suite.run_onnx(rows, states)
         compared = {
-            "torch_vs_onnx": suite.run_torch(rows),
-            "ragged_vs_single": [suite.run_onnx([row])[0] for row in rows],
-            "junk_in_padding": suite.run_onnx(rows, junk=rng),
+            "torch_vs_onnx": suite.run_torch(rows, states),
+            "ragged_vs_single": [suite.run_onnx([row], own)[0] for row, own in zip(rows, alone, strict=True)],
+            "junk_in_padding": suite.run_onnx(rows, states, junk=rng),
         }
-        if servable.streamable:
+        if servable.streamable and servable.sequence.has_time:
             compared["chunks_vs_whole"] = [suite.run_chunks(row, rng) for row in rows]
         for name, answers in compared.items():
             gaps[name] = float(np.maximum(gaps.get(name, 0.0), largest_gap(together, answers)))  # keeps a NaN
+        if not servable.sequence.has_time:  # no row has chunks: the next batch goes on where this one ended
+            ended = together
     return Parity(chunks_vs_whole=gaps.pop("chunks_vs_whole", None), **gaps)
 
 
@@ -94,10 +104,10 @@ class Suite:
         made = self.session.run(servable.output_names, servable.feeds(steps, lengths, states))
         return self._by_row(made, lengths)
 
-    def run_torch(self, rows: list[Array]) -> list[Answer]:
+    def run_torch(self, rows: list[Array], states: list[Array] | None = None) -> list[Answer]:
         servable = self._servable
         steps, lengths = servable.collate(rows)
-        feeds = [steps, lengths, *servable.constant_arrays(), *servable.zero_states(len(rows))]
+        feeds = [steps, lengths, *servable.constant_arrays(), *(states or servable.zero_states(len(rows)))]
         with torch.no_grad():
             made = self._network(*(torch.from_numpy(array) for array in feeds))
         return self._by_row([tensor.numpy() for tensor in (made if isinstance(made, tuple) else (made,))], lengths)
@@ -110,16 +120,19 @@ class Suite:
         outputs = self._servable.outputs
         for chunk in np.split(row, cuts):
             (answer,) = self.run_onnx([chunk], states)
-            states = [
-                np.expand_dims(state, declared.batch_axis)
-                for state, declared in zip(answer[len(outputs) :], self._servable.states, strict=True)
-            ]
+            states = self.states_of([answer])
             answers.append(answer)
         whole = [
             np.concatenate([answer[index] for answer in answers]) if "time" in tensor.shape else answers[-1][index]
             for index, tensor in enumerate(outputs)
         ]
         return [*whole, *answers[-1][len(outputs) :]]
+
+    def states_of(self, answers: list[Answer]) -> list[Array] | None:
+        """Return the states that rows ended with, as a batch begins with them; None of no rows."""
+        ended = zip(*(answer[len(self._servable.outputs) :] for answer in answers), strict=True)
+        axes = [state.batch_axis for state in self._servable.states]
+        return [np.stack(rows, axis) for rows, axis in zip(ended, axes, strict=True)] if answers else None
 
     def _by_row(self, tensors: Sequence[Array], lengths: Array) -> list[Answer]:
         outputs = self._servable.outputs

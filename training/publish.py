@@ -31,12 +31,12 @@ from service.errors import StartupError
 from training import parity
 from training.card import write_card
 from training.evaluate import serving
-from training.export import LENGTHS, export
+from training.export import export
+from training.nodes import OPSET
 from training.recipe import Release, TextReader
-from training.recurrent import OPSET
 
 MODEL_FILE, TOKENIZER_FILE, CARD_FILE, CURVE_FILE = "model.onnx", "tokenizer.json", "card.md", "training.csv"
-MAX_MODEL_BYTES = 12_000_000
+MAX_MODEL_BYTES = 12_000_000  # of a model that is trained here, and may be committed
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "lightning", "tokenizers")
 
 
@@ -57,23 +57,25 @@ def publish(
     models_dir: Path,
     *,
     command: str,
-    seed: int,
+    seed: int | None = None,
     others: Mapping[int, Release] | None = None,
     curve: str | None = None,
+    max_bytes: int | None = MAX_MODEL_BYTES,
 ) -> Path:
     """Export, check, stage, serve, measure, and publish as the next version; return its directory.
 
     `others` are the models of the recipe's other seeds: checked and measured in the same way, they give each figure's
-    spread. `curve` is the run's learning curve as CSV.
+    spread. `curve` is the run's learning curve as CSV. A graph of `max_bytes` or more is refused.
 
     Raises: ExportError, ParityError, ManifestError, EvaluationError or PublishError; nothing is then published.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     version = next_version(models_dir / release.name)
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=models_dir) as folder:
-        releases = {seed: release, **(others or {})}
+        releases: dict[int | None, Release] = {seed: release}
+        releases.update((others or {}).items())
         staged = {
-            number: _stage(each, Path(folder, str(number)), version, command=command, seed=number)
+            number: _stage(each, Path(folder, str(number)), version, command=command, seed=number, max_bytes=max_bytes)
             for number, each in releases.items()
         }
         chosen = staged[seed]
@@ -88,11 +90,13 @@ def publish(
         return move(chosen.directory, models_dir / release.name / version)
 
 
-def _stage(release: Release, folder: Path, version: str, *, command: str, seed: int) -> _Staged:
+def _stage(
+    release: Release, folder: Path, version: str, *, command: str, seed: int | None, max_bytes: int | None
+) -> _Staged:
     """Export and check a release, write it below `folder` as a models directory, and measure it through the service."""
     graph = export(release.servable)
-    if len(graph) >= MAX_MODEL_BYTES:
-        raise PublishError(f"{release.name}: {len(graph):,} bytes; a model must stay under {MAX_MODEL_BYTES:,}")
+    if max_bytes is not None and len(graph) >= max_bytes:
+        raise PublishError(f"{release.name}: {len(graph):,} bytes; a model must stay under {max_bytes:,}")
     gaps = parity.measure(release.servable, graph)
     gaps.require()
     directory = folder / release.name / version
@@ -105,11 +109,11 @@ def _stage(release: Release, folder: Path, version: str, *, command: str, seed: 
         return _Staged(directory, manifest, gaps, release.measure(url))
 
 
-def _with_spread(metrics: tuple[Metric, ...], by_seed: Mapping[int, tuple[Metric, ...]]) -> dict[str, Any]:
+def _with_spread(metrics: tuple[Metric, ...], by_seed: Mapping[int | None, tuple[Metric, ...]]) -> dict[str, Any]:
     """Return the provenance's `seeds` and `metrics`: as measured, and with each figure of every seed if several."""
     if len(by_seed) == 1:
         return {"metrics": metrics}
-    seeds = tuple(sorted(by_seed))
+    seeds = tuple(sorted(seed for seed in by_seed if seed is not None))
     values = zip(*([metric.value for metric in by_seed[seed]] for seed in seeds), strict=True)
     spread = (metric.model_copy(update={"seeds": each}) for metric, each in zip(metrics, values, strict=True))
     return {"seeds": seeds, "metrics": tuple(spread)}
@@ -156,7 +160,7 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
             sha256=hashes[MODEL_FILE],
             inputs=(servable.sequence,),
             outputs=servable.outputs,
-            lengths=LENGTHS,
+            lengths=servable.lengths,
             constants=dict(servable.constants),
             states=servable.states,
             streamable=servable.streamable,
@@ -179,7 +183,7 @@ def _text(reader: TextReader, sha256: str) -> Text:
     )
 
 
-def _provenance(release: Release, *, command: str, seed: int, parity_max_abs: float) -> Provenance:
+def _provenance(release: Release, *, command: str, seed: int | None, parity_max_abs: float) -> Provenance:
     return Provenance(
         command=command,
         seed=seed,

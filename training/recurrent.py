@@ -21,18 +21,10 @@ from service.contract import Network, Variant
 from service.errors import StartupError
 from service.tensors import Shape, State
 from training.cells import PeepholeLSTM, ResetBeforeGRU, Sequences, UnrolledLayer
+from training.nodes import STATE_NAMES, Cell, add_node, attributes_of, onnx_weights
 
-Cell = Literal["rnn", "lstm", "gru"]
 Nonlinearity = Literal["tanh", "relu"]
-
-Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
-
-OPSET = 22
-# Where each ONNX gate stands among PyTorch's: LSTM i,o,f,c from i,f,g,o; GRU z,r,h from r,z,n.
-# Source: the ONNX operators LSTM-22 and GRU-22; torch.nn.LSTM and torch.nn.GRU.
-GATES: dict[Cell, tuple[int, ...]] = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 Carried = TypeVar("Carried")
-STATE_NAMES: dict[Cell, str] = {"rnn": "h", "lstm": "hc", "gru": "h"}
 
 
 class NetworkError(StartupError):
@@ -163,45 +155,25 @@ class Recurrent(nn.Module):
     def prepare_export(self) -> None:
         """Lay the weights out as ONNX has them, in buffers, so that the graph holds them as plain initializers."""
         for number, layer in enumerate(self.layers):
-            for name, weight in _onnx_weights(self.cell, layer).items():
+            assert isinstance(layer, nn.RNNBase | UnrolledLayer)
+            for name, weight in onnx_weights(self.cell, layer).items():
                 self.register_buffer(f"{name}{number}", weight, persistent=False)
 
     def _forward_onnx(
         self, x: Tensor, lengths: Tensor, states: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        batch, time = x.shape[0], x.shape[1]
         kinds = len(STATE_NAMES[self.cell])
         left_out = (None,) * (len(self.layers) * kinds)  # which means zeros
-        carried = _by_layer(states or (self.zero_states(batch) if len(self.starts) else left_out), kinds)
-        steps = x.transpose(0, 1)  # [time, batch, features]: ONNX Runtime has no batch-first layout on the CPU
+        carried = _by_layer(states or (self.zero_states(x.shape[0]) if len(self.starts) else left_out), kinds)
+        steps = x.transpose(0, 1)
         finals: list[Tensor] = []
-        for number, mine in enumerate(carried):
-            weights = [self.get_buffer(f"{name}{number}") for name in "WRB"]
-            peepholes = [self.get_buffer(f"P{number}")] if self.peepholes else []
-            state_shape = (self.directions, batch, self.hidden_size)
-            y, *final = torch.onnx.ops.symbolic_multi_out(
-                self.cell.upper(),
-                (steps, *weights, lengths, *mine, *peepholes),
-                self._attributes(),
-                dtypes=(x.dtype,) * (1 + kinds),
-                shapes=((time, self.directions, batch, self.hidden_size), *(state_shape,) * kinds),
-                version=OPSET,
-            )
+        for number, (layer, mine) in enumerate(zip(self.layers, carried, strict=True)):
+            assert isinstance(layer, nn.RNNBase | UnrolledLayer)
+            weights = {name: self.get_buffer(f"{name}{number}") for name in ("WRBP" if self.peepholes else "WRB")}
+            read, final = add_node(self.cell, steps, weights, lengths, mine, attributes_of(self.cell, layer))
             finals += final
-            read = y.transpose(1, 2).reshape(time, batch, self.directions * self.hidden_size)
             steps = read + steps if number and self.residual else read
         return steps.transpose(0, 1), tuple(finals)
-
-    def _attributes(self) -> Attributes:
-        attributes: Attributes = {
-            "hidden_size": self.hidden_size,
-            "direction": "bidirectional" if self.bidirectional else "forward",
-        }
-        if self.cell == "gru":
-            attributes["linear_before_reset"] = int(self.linear_before_reset)
-        if self.cell == "rnn":
-            attributes["activations"] = [self.nonlinearity.capitalize()] * self.directions
-        return attributes
 
 
 def _pack(x: Tensor, lengths: Tensor) -> Sequences:
@@ -227,20 +199,3 @@ def _each(change: Callable[..., Tensor], *reads: Sequences) -> Sequences:
 
 def _by_layer(states: Sequence[Carried], kinds: int) -> list[Sequence[Carried]]:
     return [states[start : start + kinds] for start in range(0, len(states), kinds)]
-
-
-def _onnx_weights(cell: Cell, layer: nn.Module) -> dict[str, Tensor]:
-    """Return W [directions, gates * hidden, inputs], R [.., gates * hidden, hidden], B [.., 2 * gates * hidden], and P
-    [.., 3 * hidden] of a layer with peepholes."""
-    assert isinstance(layer, nn.RNNBase | UnrolledLayer)
-    suffixes = ("", "_reverse") if layer.bidirectional else ("",)
-
-    def stacked(kind: str, gates: Sequence[int]) -> Tensor:
-        weights = [layer.get_parameter(f"{kind}_l0{suffix}").detach() for suffix in suffixes]
-        return torch.stack([torch.cat([weight.chunk(len(gates))[gate] for gate in gates]) for weight in weights])
-
-    w, r, *biases = (stacked(kind, GATES[cell]) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    weights = {"W": w, "R": r, "B": torch.cat(biases, 1)}
-    if isinstance(layer, PeepholeLSTM):
-        weights["P"] = stacked("weight_peephole", range(3))
-    return weights

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 from service import tensors
 from training.export import Array, Servable
+from training.nodes import Cell
 from training.recipe import Table
-from training.recurrent import Cell, Recurrent
+from training.recurrent import Recurrent
 from training.seeded import SeededModule
 from training.text import Batch, Texts, WordIndex, grams_of, parts_of
 from training.text_network import LiveTextNetwork, Reader, TextNetwork, Tokens, Words

@@ -13,7 +13,7 @@ from service import __version__
 
 
 def test_help_names_every_command_and_option() -> None:
-    assert all(word in baton("--help").stdout for word in ("serve", "models", "inspect", "keys", "--version"))
+    assert all(word in baton("--help").stdout for word in ("serve", "models", "inspect", "export", "keys", "--version"))
     serve = baton("serve", "--help").stdout
     options = ("--host", "--port", "--models-dir", "--device", "--workers")
     assert all(word in serve for word in (*options, "BATON_PORT", "docs/settings.md"))
