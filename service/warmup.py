@@ -19,7 +19,7 @@ RUN_S = 0.0001  # what a run costs under load beside the model: choosing, copyin
 
 def warm(engine: Engine, settings: Settings) -> None:
     """Run what needs the most memory, and tell the batcher what runs cost."""
-    manifest, cells = engine.manifest, settings.batch_cells
+    manifest, cells = engine.manifest, engine.batch_cells
     shortest = 1
     longest = settings.max_steps
     if manifest.text is not None and manifest.task != "step":
