@@ -14,7 +14,7 @@ import numpy as np
 from service.contract import Arithmetic
 from service.engine import Answer, Engine, Row
 from service.errors import ManifestError
-from service.runtime import Array
+from service.runtime import Array, quoted
 
 LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
 # Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
@@ -43,21 +43,37 @@ def probe(engine: Engine) -> None:
     alone = [_answers(engine, [row])[0] for row in rows]
     if (gap := _gap(engine, together, alone)) > tolerance:
         message = f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; "
+        if engine.model.session.dynamic_int8:
+            raise ManifestError(file, "arithmetic", message + _int8(manifest.arithmetic))
         if manifest.lengths is None:
             message += "the graph must keep the rows of its batch axis apart; is it where 'batch' is declared?"
             raise ManifestError(file, "inputs[0].shape", message)
         message += "the graph must stop each row at its own length, or declare no lengths"
         raise ManifestError(file, "lengths", message)
     if manifest.streamable and (gap := _gap(engine, together, [_chunked(engine, row) for row in rows])) > tolerance:
-        raise ManifestError(
-            file,
-            "streamable",
-            f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence, so the states do not "
-            "carry everything: a reverse direction, or a state that is missing or paired wrongly; "
-            "name every state, and use one direction only",
+        message = f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence"
+        if engine.model.session.dynamic_int8:
+            message += f"; {_int8(manifest.arithmetic)}; where the float32 graph differs as well, a state is missing"
+            raise ManifestError(file, "arithmetic", message)
+        message += (
+            ", so the states do not carry everything: a reverse direction, or a state that is missing or paired "
+            "wrongly; name every state, and use one direction only"
         )
+        raise ManifestError(file, "streamable", message)
     if manifest.task == "sentiment" and abs(sum(_only(together[0].outputs)) - 1) > tolerance:
         raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
+
+
+def _int8(declared: Arithmetic) -> str:
+    """Explain why a graph that quantises as it runs gives a row different answers, and what to do about it."""
+    cause = "the graph scales activations to int8 over all that a run holds, every row and step of it"
+    if declared != "int8":
+        return f'{cause}, so declare "arithmetic": "int8", which allows {TOLERANCES["int8"]}'
+    return (
+        f"{cause}, and at most {TOLERANCES['int8']} is allowed; on processors without VNNI eight-bit weights saturate "
+        "besides: quantise with reduce_range=True, leave the layers that matter most in float32, or serve the "
+        "float32 graph"
+    )
 
 
 def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
@@ -79,6 +95,12 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
     ]
 
 
+def differ(engine: Engine, other: Engine) -> float:
+    """Return how far the answers of two engines to the same rows are apart, relative to the size of the values."""
+    rows = sample(engine, LENGTHS[:1] * 2)
+    return _gap(engine, _answers(engine, rows), _answers(other, rows))
+
+
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
     answers = engine.run(rows)
     for answer in answers:
@@ -86,7 +108,10 @@ def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
             cause = answer.__cause__ or answer
             if isinstance(cause, ManifestError):
                 raise cause
-            raise ManifestError(engine.model.file, "file", f"the model fails on a short probe: {cause}")
+            message = (
+                f"the model fails on a short probe, rows of {', '.join(str(len(row.steps)) for row in rows)} steps"
+            )
+            raise ManifestError(engine.model.file, "file", f"{message} {quoted(cause)}")
     return [answer for answer in answers if isinstance(answer, Answer)]
 
 
