@@ -19,6 +19,7 @@ from rich.text import Text
 
 from service import __version__
 from service.errors import StartupError
+from service.hints import read_hints
 from service.inspection import draft
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
@@ -96,14 +97,23 @@ def inspect(
     output: Annotated[
         Path | None, typer.Option(help="Also write the draft, beside a copy of FILE, as <name>/1 in this directory.")
     ] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(help="What the axes of an input are, as in input=batch,576; may be given again.")
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option(help="An input that stays the same, as in sr=16000; may be given again.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="An input and an output that are a state, as in h0=hn; may be given again.")
+    ] = None,
 ) -> None:
     """Draft the manifest of a recurrent ONNX file that was not trained here.
 
     The draft goes to stdout; what the graph does not tell goes to stderr, and into the draft's description. The draft
-    is loaded and tried as `serve` would: where that fails, the reason is shown, nothing is written, and the status is
-    1.
+    is loaded and tried as `serve` would: where that fails, or a state is a guess, the reason is shown, nothing is
+    written, and the status is 1.
     """
-    found = draft(file, name or _name_of(file), load_settings())
+    found = draft(file, name or _name_of(file), load_settings(), read_hints(axis or (), constant or (), state or ()))
     typer.echo(found.json(), nl=False)
     typer.echo("the graph does not tell, so settle it in the manifest:", err=True)
     for number, doubt in enumerate(found.doubts, start=1):

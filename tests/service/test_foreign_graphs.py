@@ -1,0 +1,214 @@
+"""Files of others: what a graph does not tell is found by running it, or asked for, and what is drafted is served."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny
+import tiny_forms
+from conftest import ServerFactory
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tiny import tensor
+
+from service.app import create_app
+from service.errors import ManifestError, StartupError
+from service.hints import read_hints
+from service.inspection import Draft, draft
+from service.settings import Settings
+
+CLOSE = 1e-5
+SILERO = ("silero_vad", "silero_vad_16k_op15", "silero_vad_half", "silero_vad_op18_ifless")
+FRAMES = np.random.default_rng(3).normal(scale=0.1, size=(6, 576)).astype(np.float32)
+
+
+def drafted(file: Path, **said: tuple[str, ...]) -> Draft:
+    """Draft with `axes`, `constants` and `states` as they are typed."""
+    options = {"axes": (), "constants": (), "states": (), **said}
+    return draft(file, file.stem, Settings(), read_hints(**options))
+
+
+def refused(file: Path, **said: tuple[str, ...]) -> str:
+    with pytest.raises(ManifestError) as refusal:
+        drafted(file, **said)
+    return str(refusal.value)
+
+
+def states_of(made: Draft) -> list[dict[str, Any]]:
+    return [pair.model_dump(mode="json", exclude={"start"}) for pair in made.manifest.states]
+
+
+@pytest.fixture(scope="module")
+def silero() -> Path:
+    """The folder of the voice detectors; CI always has it."""
+    found = importlib.util.find_spec("silero_vad")
+    if found is None:
+        assert "CI" not in os.environ, "no silero-vad, and under CI that may not be skipped"
+        pytest.skip("no silero-vad; `make test` installs it")
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def detect(file: Path, frames: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(file)
+    carried, made = np.zeros((2, 1, 128), np.float32), []
+    rate = {"sr": np.array(16000)} if any(node.name == "sr" for node in session.get_inputs()) else {}
+    for frame in frames:
+        (speech,), carried = session.run(["output", "stateN"], {"input": frame[None], "state": carried, **rate})
+        made.append(speech)
+    return np.array(made)
+
+
+def test_voice_detectors_are_served_exactly_once_frame_and_rate_are_said(
+    silero: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    for name in SILERO:
+        file = silero / f"{name}.onnx"
+        asked, rate = refused(file), () if name == "silero_vad_half" else ("sr=16000",)
+        assert "say what its axes are, as in --axis input=batch,SIZE" in asked
+        assert ("--constant sr=VALUE" in asked) == bool(rate)
+        made = drafted(file, axes=("input=batch,576",), constants=rate)
+        assert made.problem is None
+        made.write(file, tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    for name in SILERO:
+        served, carried = [], {}
+        for frames in (FRAMES[:4], FRAMES[4:]):
+            items = [{"inputs": frames.tolist(), **carried}, {"inputs": FRAMES[::-1].tolist()}]
+            answer = server.post("/v1/step", {"model": name, "items": items, "return": "all"}).json()
+            served += answer["results"][0]["outputs"]["output"]
+            carried = {"state": answer["results"][0]["state"]}
+        np.testing.assert_allclose(served, detect(silero / f"{name}.onnx", FRAMES), atol=CLOSE)
+    server.stop()
+
+
+def test_a_size_of_features_that_alone_runs_is_found(tmp_path: Path) -> None:
+    directory = tiny_forms.cell(tmp_path, graph_shapes={"x": [None, None]})
+    made = drafted(directory / "model.onnx")
+    assert made.problem is None
+    assert made.manifest.sequence.shape == ("batch", 2)
+
+
+def test_features_on_several_axes_are_asked_for_and_taken(tmp_path: Path) -> None:
+    file = tiny_forms.spectrum(tmp_path) / "model.onnx"
+    asked = drafted(file).problem
+    assert asked is not None
+    assert "If not, say what it is: --axis x=batch,3,1,2 for the sequence" in asked.message
+    made = drafted(file, axes=("x=batch,3,1,2",))
+    assert (made.problem, made.manifest.features) == (None, 6)
+    assert made.manifest.outputs[0].shape == ("batch", 3, 1, 2)
+
+
+def test_axes_that_are_free_everywhere_are_asked_for_and_taken(tmp_path: Path) -> None:
+    shapes = {name: ["N", "N", "N"] for name in ("x", "h", "c")}
+    file = tiny.stepper(tmp_path, lengths=None, graph_shapes=shapes) / "model.onnx"
+    assert "--axis c=1,batch,64" in refused(file)
+    made = drafted(file, axes=("h=1,batch,4", "c=1,batch,4"))
+    assert (made.problem, made.manifest.sequence.shape) == (None, ("batch", "time", 2))
+
+
+def test_a_batch_axis_that_is_fixed_to_several_rows_is_refused(tmp_path: Path) -> None:
+    shapes = {"x": [4, 2], "y": [4, 3], "h": [1, 4, 4], "h_out": [1, 4, 4]}
+    says = refused(tiny_forms.cell(tmp_path, graph_shapes=shapes) / "model.onnx")
+    assert "not so of x [4, 2] and h [1, 4, 4]: export batch and time as free axes, or of size 1" in says
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_axes_of_one_name_are_told_apart_by_running_the_graph(time_first: bool, tmp_path: Path) -> None:
+    shapes = {"x": ["N", "N", 2], "h": [1, "N", 4], "c": [1, "N", 4]}
+    write = tiny_forms.time_major if time_first else tiny.stepper
+    made = drafted(write(tmp_path, lengths=None, graph_shapes=shapes) / "model.onnx")
+    assert made.problem is None
+    assert made.manifest.sequence.shape == (("time", "batch", 2) if time_first else ("batch", "time", 2))
+    assert any("the axes' names do not tell" in doubt for doubt in made.doubts)
+
+
+@pytest.mark.parametrize(("counts", "lengths"), [(True, None), (False, "x_lens")])
+def test_what_is_named_like_lengths_is_a_state_where_it_comes_out_grown(
+    counts: bool, lengths: str | None, tmp_path: Path
+) -> None:
+    build = tiny.GraphBuilder(4, lengths="" if counts else "x_lens")
+    y, h = build.recurrent("GRU", "x", 2, 4, ["h"])
+    (size,) = build.add("Shape", ["x"], start=1, end=2)
+    (count,) = build.add("Add", ["x_lens", build.add("Cast", [size], to=TensorProto.INT32)[0]])
+    inputs = [tensor("x", "float32", "N", "T", 2), tensor("h", "float32", 1, "N", 4), tensor("x_lens", "int32", "N")]
+    outputs = [tensor("y", "float32", "N", "T", 4), tensor("new_h", "float32", 1, "N", 4)]
+    made = {"y": y, "new_h": h, "new_x_lens": count if counts else "x_lens"}
+    build.save(tmp_path / "lens.onnx", inputs, [*outputs, tensor("new_x_lens", "int32", "N")], made)
+    found = drafted(tmp_path / "lens.onnx")
+    assert (found.problem, found.manifest.lengths) == (None, lengths)
+    assert [pair.output for pair in found.manifest.states] == ["new_h", "new_x_lens"][: 1 + counts]
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"axes": ("y=batch,2",)}, "--axis: the graph has no input 'y'; it has x, h, c, gain"),
+        ({"axes": ("x=batch,2",)}, "--axis: x is said to be ['batch', 2], but the graph has ['batch', 'time', 2]"),
+        ({"axes": ("x=batch,time,3",)}, "--axis: x is said to be ['batch', 'time', 3], but the graph has"),
+        ({"states": ("h=c",)}, "--state: the graph has no output 'c'; it has y, h_out, c_out"),
+        ({"states": ("h=y",)}, "states: --state h=y cannot be: y has another type or shape"),
+        ({"constants": ("h=1",)}, "--constant: h [1, 'batch', 4] has a free axis; a constant has a fixed shape"),
+        ({"constants": ("gain=1",), "axes": ("gain=batch",)}, "--constant: gain is said to be something else as well"),
+    ],
+)
+def test_what_is_said_and_cannot_be_is_refused(said: dict[str, Any], says: str, tmp_path: Path) -> None:
+    file = tiny.stepper(tmp_path, lengths=None, constants={"gain": 1}) / "model.onnx"
+    assert says in refused(file, **said)
+
+
+@pytest.mark.parametrize(
+    ("option", "texts"),
+    [
+        *(("axes", (text,)) for text in ("x", "=batch,2", "x=", "x=batch,batch", "x=batch,0", "x=2,3")),
+        ("axes", ("x=batch,2", "x=batch,3")),
+        *(("constants", (text,)) for text in ("sr", "=1", "sr=", "sr=nan", "sr=1,two")),
+        *(("states", (text,)) for text in ("h", "=hn", "h=")),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_refused_with_an_example(option: str, texts: tuple[str, ...]) -> None:
+    with pytest.raises(StartupError, match=r"give each input once, as in --(axis|constant|state) \w+="):
+        read_hints(**{"axes": (), "constants": (), "states": (), option: texts})
+
+
+def test_a_constant_that_is_said_is_no_doubt(tmp_path: Path) -> None:
+    file = tiny.stepper(tmp_path, lengths=None, constants={"gain": [3, 0.5]}) / "model.onnx"
+    made = drafted(file, constants=("gain=3,0.5",))
+    assert made.manifest.constants == {"gain": (3, 0.5)}
+    assert not any("gain" in doubt for doubt in made.doubts)
+
+
+def quantised(root: Path) -> Path:
+    directory = tiny.stepper(root, lengths=None, constants={"gain": [1, 1]})
+    file = directory / "model.onnx"
+    quantize_dynamic(file, file, weight_type=QuantType.QInt8, reduce_range=True)
+    return file
+
+
+def test_a_graph_that_quantises_as_it_runs_is_drafted_as_int8(tmp_path: Path) -> None:
+    made = drafted(quantised(tmp_path), constants=("gain=1,3",))
+    assert (made.problem, made.manifest.arithmetic) == (None, "int8")
+
+
+def test_int8_that_a_manifest_does_not_declare_is_named(tmp_path: Path) -> None:
+    directory = quantised(tmp_path).parent
+    manifest = json.loads((directory / "manifest.json").read_text())
+    sha256 = tiny.sha256(directory / "model.onnx")
+    tiny.write_manifest(directory, {**manifest, "sha256": sha256, "constants": {"gain": [1, 3]}})
+    with pytest.raises(ManifestError, match=r'arithmetic: .* so declare "arithmetic": "int8"'):
+        create_app(Settings(models_dir=tmp_path, state_dir=tmp_path / ".state"))
+
+
+def test_where_int8_moves_answers_too_far_its_scales_are_named(tmp_path: Path) -> None:
+    made = drafted(quantised(tmp_path), constants=("gain=1,100",))
+    assert made.problem is not None
+    assert made.problem.field == "arithmetic"
+    assert "scales activations to int8 over all that a run holds" in made.problem.message
+    assert "declared" not in made.problem.message
