@@ -28,7 +28,7 @@ LAYERS = (
     {"service.engines", "service.probe", "service.reading"},
     {"service.sessions", "service.warmup", "service.doubts"},
     {"service.call", "service.steps", "service.history", "service.loading", "service.inspection"},
-    {"service.frames", "service.http"},
+    {"service.frames", "service.http", "service.freeing"},
     {"service.items"},
     {
         "service.endpoints",

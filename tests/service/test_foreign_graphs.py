@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny
 import tiny_forms
-from conftest import ServerFactory
+from conftest import ServerFactory, baton
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from tiny import tensor
+from tiny import state, tensor
 
 from service.app import create_app
 from service.errors import ManifestError, StartupError
-from service.hints import read_hints
+from service.freeing import free_batch
+from service.hints import Hints, read_hints
 from service.inspection import Draft, draft
 from service.settings import Settings
 
@@ -104,6 +108,8 @@ def test_features_on_several_axes_are_asked_for_and_taken(tmp_path: Path) -> Non
     made = drafted(file, axes=("x=batch,3,1,2",))
     assert (made.problem, made.manifest.features) == (None, 6)
     assert made.manifest.outputs[0].shape == ("batch", 3, 1, 2)
+    again = free_batch(file, made, Settings(), Hints({"x": ("batch", 3, 1, 2)}), tmp_path / "freed.onnx")
+    assert (again.problem, again.manifest.outputs[0].shape) == (None, ("batch", 3, 1, 2))
 
 
 def test_axes_that_are_free_everywhere_are_asked_for_and_taken(tmp_path: Path) -> None:
@@ -212,3 +218,83 @@ def test_where_int8_moves_answers_too_far_its_scales_are_named(tmp_path: Path) -
     assert made.problem.field == "arithmetic"
     assert "scales activations to int8 over all that a run holds" in made.problem.message
     assert "declared" not in made.problem.message
+
+
+def spoken(root: Path) -> Path:
+    """A graph of one row, its reshapes written for one, whose axes of size 1 do not tell which is batch."""
+    build = tiny.GraphBuilder(16, lengths="")
+    (rows,) = build.add("Reshape", ["x", build.constant(np.array([1, -1, 2], np.int64))])
+    y, h = build.recurrent("GRU", rows, 2, 4, ["h"])
+    (halves,) = build.add("Reshape", [y, build.constant(np.array([1, -1, 2, 2], np.int64))])
+    (swapped,) = build.add("Transpose", [halves], perm=[0, 1, 3, 2])
+    (made,) = build.add("Reshape", [swapped, build.constant(np.array([1, -1, 4], np.int64))])
+    inputs = [tensor("x", "float32", 1, "time", 2), tensor("h", "float32", 1, 1, 4)]
+    outputs = [tensor("y", "float32", 1, "time", 3), tensor("h_out", "float32", 1, 1, 4)]
+    build.save(root / "spoken.onnx", inputs, outputs, {"y": build.dense(made, 4, 3), "h_out": h})
+    return root / "spoken.onnx"
+
+
+def freed(file: Path, out: Path) -> Draft:
+    return free_batch(file, drafted(file), Settings(), Hints(), out)
+
+
+def test_a_freed_batch_axis_lets_rows_share_a_run_and_changes_no_answer(tmp_path: Path) -> None:
+    file, out = spoken(tmp_path), tmp_path / "freed.onnx"
+    made = freed(file, out)
+    assert (made.problem, made.manifest.sequence.shape) == (None, ("batch", "time", 2))
+    assert states_of(made) == [state("h", 1, "batch", 4)]
+    rng = np.random.default_rng(1)
+    x, h = rng.normal(size=(3, 5, 2)).astype(np.float32), rng.normal(size=(1, 3, 4)).astype(np.float32)
+    one, many = (onnxruntime.InferenceSession(path) for path in (file, out))
+    together = many.run(["y", "h_out"], {"x": x, "h": h})
+    for row in range(3):
+        alone = one.run(["y", "h_out"], {"x": x[row : row + 1], "h": h[:, row : row + 1]})
+        np.testing.assert_allclose(together[0][row], alone[0][0], atol=CLOSE)
+        np.testing.assert_allclose(together[1][:, row], alone[1][:, 0], atol=CLOSE)
+
+
+def mixing(root: Path) -> Path:
+    """With one row there is nobody to be mixed with, so that only a freed axis shows it."""
+    return tiny_forms.crowd(root, graph_shapes={name: [1, 2] for name in ("x", "h", "y", "h_out")}) / "model.onnx"
+
+
+def joined(root: Path) -> Path:
+    build = tiny.GraphBuilder(17, lengths="")
+    (mixed,) = build.add("Add", [build.dense("x", 2, 4), "h"])
+    (flat,) = build.add("Reshape", [mixed, build.constant(np.array([4], np.int64))])
+    (h,) = build.add("Unsqueeze", [build.add("Tanh", [flat])[0], build.constant(np.array([0], np.int64))])
+    inputs, outputs = (
+        [tensor(a, "float32", 1, 2), tensor(b, "float32", 1, 4)] for a, b in (("x", "h"), ("y", "h_out"))
+    )
+    build.save(root / "model.onnx", inputs, outputs, {"y": build.dense(h, 4, 2), "h_out": h})
+    return root / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (mixing, r"cannot be rewritten safely.*: a row's answer changes by .* with its neighbours"),
+        (joined, r"cannot be rewritten safely.*: the reshape reshape_\d+_0 to \[4\] has no place for more rows"),
+        (lambda root: tiny_forms.cell(root) / "model.onnx", "the batch axis is free already; leave the option out"),
+        (lambda root: tiny_forms.unbatched(root) / "model.onnx", "x, h, count has no batch axis that could be freed"),
+    ],
+)
+def test_an_axis_that_cannot_be_freed_is_refused(write: Callable[[Path], Path], says: str, tmp_path: Path) -> None:
+    file = write(tmp_path)
+    with pytest.raises(StartupError, match=says):
+        freed(file, tmp_path / "freed.onnx")
+
+
+def test_without_what_rewrites_graphs_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(StartupError, match=r"pip install 'baton-serving\[train\]'"):
+        freed(spoken(tmp_path), tmp_path / "freed.onnx")
+
+
+def test_a_freed_graph_is_written_where_it_can_be_served(tmp_path: Path) -> None:
+    said = ("--axis", "x=batch,time,2", "--state", "h=h_out")
+    ended = baton("inspect", str(spoken(tmp_path)), *said, "--free-batch", "--output", str(tmp_path / "models"))
+    assert ended.returncode == 0, ended.stderr
+    graph = onnx.load(tmp_path / "models" / "spoken" / "1" / "model.onnx").graph
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in graph.input] == ["batch", ""]
+    assert "the batch axis was freed" in ended.stderr
