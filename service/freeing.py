@@ -34,7 +34,7 @@ def free_batch(file: Path, found: Draft, settings: Settings, hints: Hints, out: 
     Raises: StartupError when the axis is free already, when what rewrites graphs is not installed, or when no way to
     free it leaves the answers as they are.
     """
-    if importlib.util.find_spec("onnx") is None:
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "training")):
         raise StartupError(
             "--free-batch rewrites graphs with onnx, which is not installed: pip install 'baton-serving[train]'"
         )
@@ -80,7 +80,8 @@ def _rewrite(file: Path, out: Path, axes: dict[str, int]) -> None:
     command = [sys.executable, "-m", "training.batch_axis", str(file), str(out), *named]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise StartupError(ended.stderr.strip().splitlines()[-1])
+        told = ended.stderr.strip() or f"the rewriting ended with status {ended.returncode}"
+        raise StartupError(told.splitlines()[-1])
 
 
 def _check_same(file: Path, original: Engine, freed: Engine) -> None:
