@@ -90,6 +90,9 @@ class Session:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
             graph = file.read_bytes()
             self._session = ort.InferenceSession(graph, options, providers=providers)
+            if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
+                options.enable_mem_reuse = False  # by names it takes sizes for equal, and runs of others fail
+                self._session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
             outside = "external" in str(failure).lower()
             hint = "; export it with its weights inside (external_data=False)" if outside else ""
@@ -112,6 +115,11 @@ class Session:
 
 def _node(argument: ort.NodeArg) -> Node:
     return Node(argument.name, GRAPH_TYPES.get(argument.type, argument.type), tuple(argument.shape))
+
+
+def _names_axes_alike(argument: ort.NodeArg) -> bool:
+    names = [axis for axis in argument.shape if isinstance(axis, str)]
+    return len({*names}) < len(names)
 
 
 def quoted(failure: BaseException) -> str:

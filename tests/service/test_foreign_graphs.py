@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from service.errors import ManifestError, StartupError
 from service.freeing import free_batch
 from service.hints import Hints, read_hints
 from service.inspection import Draft, draft
+from service.runtime import Session
 from service.settings import Settings
 
 CLOSE = 1e-5
@@ -134,6 +136,26 @@ def test_axes_of_one_name_are_told_apart_by_running_the_graph(time_first: bool, 
     assert made.problem is None
     assert made.manifest.sequence.shape == (("time", "batch", 2) if time_first else ("batch", "time", 2))
     assert any("the axes' names do not tell" in doubt for doubt in made.doubts)
+
+
+def test_axes_of_one_name_and_two_sizes_do_not_mislead_the_runtime(tmp_path: Path) -> None:
+    """ONNX Runtime would give a tensor of [batch, 4] the memory of one of [time, 4]."""
+    build = tiny.GraphBuilder(3, lengths="")
+    y, h = build.recurrent("GRU", "x", 4, 4, ["h"])
+    means = []
+    for name in ("h", "x"):
+        (mean,) = build.add("ReduceMean", [name, build.constant(np.array([0], np.int64))], keepdims=0)
+        means.append(build.add("Tanh", build.add("Sigmoid", [mean]))[0])
+    (by_row,) = build.add("Unsqueeze", [means[0], build.constant(np.array([1], np.int64))])
+    (nothing,) = build.add("Mul", [means[1], build.constant(np.array(0, np.float32))])
+    (made,) = build.add("Sum", [y, by_row, nothing])
+    inputs = [tensor("x", "float32", "N", "N", 4), tensor("h", "float32", 1, "N", 4)]
+    outputs = [tensor("y", "float32", "N", "N", 4), tensor("h_out", "float32", 1, "N", 4)]
+    build.save(tmp_path / "alike.onnx", inputs, outputs, {"y": made, "h_out": h})
+    session = Session(tmp_path / "alike.onnx", device="cpu", intra_op_threads=1)
+    for rows, steps in itertools.product(range(1, 6), repeat=2):
+        feeds = {"x": np.ones((rows, steps, 4), np.float32), "h": np.zeros((1, rows, 4), np.float32)}
+        assert session.run(["y"], feeds)[0].shape == (rows, steps, 4)
 
 
 @pytest.mark.parametrize(("counts", "lengths"), [(True, None), (False, "x_lens")])
