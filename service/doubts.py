@@ -29,12 +29,12 @@ def _of_input(reading: Reading, hints: Hints) -> Iterator[str]:
     roles = reading.roles
     sequence, shape = roles.sequence, listed(roles.sequence_shape)
     for node in roles.constants:
-        value = constant_of(node, hints)
-        if isinstance(value, tuple) and node.name not in hints.constants:
-            absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
+        if node.name not in hints.constants:
+            value = constant_of(node, hints)
+            absent = f"the value is not in the graph; {STAND_IN} stands in for it"
+            if isinstance(value, tuple):
+                absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
             yield f"constants.{node.name}: {absent}"
-        elif node.name not in hints.constants:
-            yield f"constants.{node.name}: the value is not in the graph; {STAND_IN} stands in for it"
     if sequence.dtype in ("int32", "int64"):
         yield (
             f"inputs[0]: what the numbers of {sequence.name} stand for, and the largest; where they are ids of a "

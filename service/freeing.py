@@ -25,6 +25,7 @@ from service.probe import TOLERANCES, differ
 from service.repository import load_model
 from service.settings import Settings
 
+OPTION = "--free-batch"
 MOST_TRIES = 16  # ways to choose the batch axis, where several axes are of size 1
 
 
@@ -36,10 +37,10 @@ def free_batch(file: Path, found: Draft, settings: Settings, hints: Hints, out: 
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "training")):
         raise StartupError(
-            "--free-batch rewrites graphs with onnx, which is not installed: pip install 'baton-serving[train]'"
+            f"{OPTION} rewrites graphs with onnx, which is not installed: pip install 'baton-serving[train]'"
         )
     original = _engine(file, found.manifest, settings)
-    refusals = []
+    refusals: list[StartupError] = []
     for axes in itertools.islice(_choices(file, original), MOST_TRIES):
         try:
             _rewrite(file, out, axes)
@@ -48,12 +49,14 @@ def free_batch(file: Path, found: Draft, settings: Settings, hints: Hints, out: 
                 raise freed.problem
             _check_same(out, original, _engine(out, freed.manifest, settings))
         except StartupError as refusal:
-            refusals.append(refusal.message if isinstance(refusal, ManifestError) else str(refusal))
+            refusals.append(refusal)
         else:
             return freed
+    telling = max(refusals, key=lambda refusal: isinstance(refusal, ManifestError) and refusal.field == OPTION)
+    why = telling.message if isinstance(telling, ManifestError) else telling
     raise StartupError(
-        "--free-batch: the graph holds sizes of one row that cannot be rewritten safely, so free the axis where it is "
-        f"exported, or do without the option: {refusals[0]}"
+        f"{OPTION}: the graph holds sizes of one row that cannot be rewritten safely, so free the axis where it is "
+        f"exported, or do without the option: {why}"
     )
 
 
@@ -65,10 +68,10 @@ def _choices(file: Path, engine: Engine) -> Iterator[dict[str, int]]:
     nodes, shapes = {node.name: node for node in engine.model.session.inputs}, engine.manifest.by_row
     fixed = [nodes[name] for name, shape in shapes.items() if holds_one_row(nodes[name], shape)]
     if not fixed:
-        raise ManifestError(file, "--free-batch", "the batch axis is free already; leave the option out")
+        raise ManifestError(file, OPTION, "the batch axis is free already; leave the option out")
     if without := [node.name for node in fixed if lacks_batch(node, shapes[node.name])]:
         message = f"{', '.join(without)} has no batch axis that could be freed; add one where the graph is exported"
-        raise ManifestError(file, "--free-batch", message)
+        raise ManifestError(file, OPTION, message)
     ones = {node.shape: [axis for axis, size in enumerate(node.shape) if size == 1] for node in fixed}
     for places in itertools.product(*ones.values()):
         chosen = dict(zip(ones, places, strict=True))
@@ -88,7 +91,7 @@ def _check_same(file: Path, original: Engine, freed: Engine) -> None:
     gap = differ(original, freed)
     if gap > TOLERANCES[original.manifest.arithmetic]:
         message = f"two rows together are answered {gap:.2g} (relative) away from one at a time"
-        raise ManifestError(file, "--free-batch", message)
+        raise ManifestError(file, OPTION, message)
 
 
 def _engine(file: Path, manifest: Manifest, settings: Settings) -> Engine:

@@ -96,9 +96,14 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
 
 
 def differ(engine: Engine, other: Engine) -> float:
-    """Return how far the answers of two engines to the same rows are apart, relative to the size of the values."""
+    """Return how far two engines are apart on the same rows, from new sessions and from the states after these."""
     rows = sample(engine, LENGTHS[:1] * 2)
-    return _gap(engine, _answers(engine, rows), _answers(other, rows))
+    return _gap(engine, _twice(engine, rows), _twice(other, rows))
+
+
+def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
+    first = _answers(engine, rows)
+    return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
 
 
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
@@ -108,9 +113,8 @@ def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
             cause = answer.__cause__ or answer
             if isinstance(cause, ManifestError):
                 raise cause
-            message = (
-                f"the model fails on a short probe, rows of {', '.join(str(len(row.steps)) for row in rows)} steps"
-            )
+            steps = ", ".join(str(len(row.steps)) for row in rows)
+            message = f"the model fails on a short probe with rows of {steps} steps"
             raise ManifestError(engine.model.file, "file", f"{message} {quoted(cause)}")
     return [answer for answer in answers if isinstance(answer, Answer)]
 
