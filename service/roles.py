@@ -181,8 +181,12 @@ def _with_axes(sequence: Node, uses: Mapping[Node, str], hints: Hints) -> Iterat
 
 
 def _state_shape(node: Node) -> Shape:
-    """Name the batch axis: the free one, else the first of size 1, else one that the graph lacks."""
-    places = [*free_axes(node)[:1], *_ones(node)]
+    """Name the batch axis: the free one, else one of size 1, else one that the graph lacks.
+
+    Of several ones it is the first, but for [1, 1, hidden], where ONNX's recurrent nodes have it second.
+    """
+    ones = _ones(node)
+    places = free_axes(node) or (ones[1:] if ones == [0, 1] and len(node.shape) == 3 else ones)
     return _named(node, {places[0]: "batch"}) if places else ("batch", *node.shape)
 
 

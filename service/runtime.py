@@ -32,7 +32,7 @@ GRAPH_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int
 VERSION: str = ort.__version__
 # The nodes by which a graph turns to int8 as it runs, as ONNX writes a node's type: its field, its length, its name.
 DYNAMIC_INT8 = re.compile(rb"\x22[\x13\x15]DynamicQuantize(?:LSTM|Linear|MatMul)")
-CAUSE = re.compile(r".*Name:'(?P<node>[^']*)' Status Message: (?P<cause>.*)", re.DOTALL)
+CAUSE = re.compile(r".*Name:'(?P<node>[^']*)' Status Message: (?:/\S+ .* was false\. )?(?P<cause>.*)", re.DOTALL)
 
 
 @cache

@@ -205,7 +205,7 @@ def unbatched_sequence(root: Path, **changes: Any) -> Path:
         "lengths": None,
         "inputs": [tensor("x", "float32", "batch", "time", 2)],
         "outputs": [tensor("y", "float32", "batch", "time", 4)],
-        "states": [state("h", "batch", 1, 4)],
+        "states": [state("h", 1, "batch", 4)],
         "graph_shapes": {"x": ["frames", 2], "y": ["frames", 4], "h": [1, 1, 4], "h_out": [1, 1, 4]},
     }
     return write_model(root, build, {"y": rows, "h_out": h}, **{**manifest, **changes})

@@ -73,7 +73,7 @@ def known_to_a_graph(manifest: dict[str, Any]) -> dict[str, Any]:
         (tiny_forms.column, {}),
         (tiny_forms.codes, {}),
         (tiny_forms.dial, {}),
-        (tiny_forms.cell, {"graph_shapes": tiny_forms.ONE_ROW["cell"], "states": [tiny.state("h", "batch", 1, 4)]}),
+        (tiny_forms.cell, {"graph_shapes": tiny_forms.ONE_ROW["cell"]}),
         (tiny_forms.unbatched, {}),
         (tiny_forms.unbatched_sequence, {}),
     ],
