@@ -40,23 +40,21 @@ def free_batch(file: Path, found: Draft, settings: Settings, hints: Hints, out: 
             f"{OPTION} rewrites graphs with onnx, which is not installed: pip install 'baton-serving[train]'"
         )
     original = _engine(file, found.manifest, settings)
-    refusals: list[StartupError] = []
+    reasons: list[str] = []
     for axes in itertools.islice(_choices(file, original), MOST_TRIES):
         try:
             _rewrite(file, out, axes)
             freed = draft(out, found.manifest.name, settings, hints)
-            if freed.problem is not None:
-                raise freed.problem
-            _check_same(out, original, _engine(out, freed.manifest, settings))
         except StartupError as refusal:
-            refusals.append(refusal)
-        else:
+            reasons.append(refusal.message if isinstance(refusal, ManifestError) else str(refusal))
+            continue
+        problem = freed.problem or _difference(out, original, _engine(out, freed.manifest, settings))
+        if problem is None:
             return freed
-    telling = max(refusals, key=lambda refusal: isinstance(refusal, ManifestError) and refusal.field == OPTION)
-    why = telling.message if isinstance(telling, ManifestError) else telling
+        reasons.insert(0, problem.message)  # it ran, so that this choice was the better one
     raise StartupError(
         f"{OPTION}: the graph holds sizes of one row that cannot be rewritten safely, so free the axis where it is "
-        f"exported, or do without the option: {why}"
+        f"exported, or do without the option: {reasons[0]}"
     )
 
 
@@ -87,11 +85,11 @@ def _rewrite(file: Path, out: Path, axes: dict[str, int]) -> None:
         raise StartupError(told.splitlines()[-1])
 
 
-def _check_same(file: Path, original: Engine, freed: Engine) -> None:
+def _difference(file: Path, original: Engine, freed: Engine) -> ManifestError | None:
     gap = differ(original, freed)
-    if gap > TOLERANCES[original.manifest.arithmetic]:
-        message = f"two rows together are answered {gap:.2g} (relative) away from one at a time"
-        raise ManifestError(file, OPTION, message)
+    if gap <= TOLERANCES[original.manifest.arithmetic]:
+        return None
+    return ManifestError(file, OPTION, f"two rows together are answered {gap:.2g} (relative) away from one at a time")
 
 
 def _engine(file: Path, manifest: Manifest, settings: Settings) -> Engine:

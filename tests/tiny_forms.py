@@ -1,6 +1,6 @@
 """Tiny step models of every form that a graph may have: axes in any order or missing, integers, stored starts.
 
-Two at the end are broken, each in its own way.
+Three at the end are broken, each in its own way.
 """
 
 from __future__ import annotations
@@ -275,3 +275,21 @@ def crowd(root: Path, **changes: Any) -> Path:
         "states": [state("h", "batch", 2)],
     }
     return write_model(root, build, {"y": h, "h_out": h}, **{**manifest, **changes})
+
+
+def hearsay(root: Path, **changes: Any) -> Path:
+    """A broken recurrence: rows are mixed in the states that they carry in, which are all alike in new sessions."""
+    build = GraphBuilder(19, lengths="")
+    (mean,) = build.add("ReduceMean", ["h", build.constant(np.array([1], np.int64))], keepdims=1)
+    (spread,) = build.add("Expand", [mean, build.add("Shape", ["h"])[0]])
+    y, h = build.recurrent("GRU", "x", 2, 4, [spread])
+    manifest = {
+        "name": "hearsay",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", "time", 2)],
+        "outputs": [tensor("y", "float32", "batch", "time", 4)],
+        "states": [state("h", 1, "batch", 4)],
+    }
+    return write_model(root, build, {"y": y, "h_out": h}, **{**manifest, **changes})

@@ -140,10 +140,11 @@ def test_a_batch_axis_that_the_graph_fixes_to_more_than_one_row_is_refused(tmp_p
     assert refused.value.field == "inputs[0]"
 
 
-def test_a_graph_that_mixes_its_rows_is_refused(tmp_path: Path) -> None:
-    tiny_forms.crowd(tmp_path)
+@pytest.mark.parametrize("write", [tiny_forms.crowd, tiny_forms.hearsay])
+def test_a_graph_that_mixes_its_rows_is_refused(write: Write, tmp_path: Path) -> None:
+    name = write(tmp_path).parent.name
     with pytest.raises(ManifestError, match="neighbours in the batch; the graph must keep the rows") as refused:
-        load(tmp_path, "crowd")
+        load(tmp_path, name)
     assert refused.value.field == "inputs[0].shape"
 
 
