@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from http import HTTPStatus
@@ -22,7 +23,9 @@ from rich.text import Text
 
 from service import __version__
 from service.errors import StartupError
-from service.inspection import draft
+from service.freeing import free_batch
+from service.hints import read_hints
+from service.inspection import Draft, draft
 from service.repository import find_versions, read_verified
 from service.settings import load_settings
 from service.state.token import KEY_FILE, kept_key, key_id, new_key
@@ -106,16 +109,44 @@ def inspect(
     output: Annotated[
         Path | None, typer.Option(help="Also write the draft, beside a copy of FILE, as <name>/1 in this directory.")
     ] = None,
+    axis: Annotated[
+        list[str] | None, typer.Option(help="What the axes of an input are, as in input=batch,576; may be given again.")
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option(help="An input that stays the same, as in sr=16000; may be given again.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="An input and an output that are a state, as in h0=hn; may be given again.")
+    ] = None,
+    free: Annotated[
+        bool, typer.Option("--free-batch", help="Rewrite a graph of one row so that rows share runs; needs onnx.")
+    ] = False,
 ) -> None:
     """Draft the manifest of a recurrent ONNX file that was not trained here.
 
     The draft goes to stdout; what the graph does not tell goes to stderr, and into the draft's description. The draft
-    is loaded and tried as `serve` would: where that fails, the reason is shown, nothing is written, and the status is
-    1.
+    is loaded and tried as `serve` would: where that fails, or a state is a guess, the reason is shown, nothing is
+    written, and the status is 1. With --free-batch it is the draft of a rewritten copy, which must answer as FILE does.
     """
-    settings, name = load_settings(), name or _name_of(file)
-    with Trial(settings) as trial:
-        found, _ = trial.run(name, file, draft, file, name, settings)
+    settings, hints = load_settings(), read_hints(axis or (), constant or (), state or ())
+    name = name or _name_of(file)
+    with Trial(settings) as trial, tempfile.TemporaryDirectory() as folder:
+        found, _ = trial.run(name, file, draft, file, name, settings, hints)
+        if free and found.problem is None:
+            freed = Path(folder) / file.name
+            found, _ = trial.run(name, file, free_batch, file, found, settings, hints, freed)
+            file = freed
+            typer.echo(
+                "the batch axis was freed, and rows together are answered as the file answers each alone", err=True
+            )
+        _show(found, file, output)
+
+
+def _show(found: Draft, file: Path, output: Path | None) -> None:
+    """Print a draft and its doubts, and write it where it can be served.
+
+    Raises: StartupError where it cannot.
+    """
     typer.echo(found.json(), nl=False)
     typer.echo("the graph does not tell, so settle it in the manifest:", err=True)
     for number, doubt in enumerate(found.doubts, start=1):

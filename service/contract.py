@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service.errors import ManifestError
-from service.tensors import LARGEST_FLOAT, FieldError, Part, Size, State, Tensor
+from service.tensors import LARGEST_FLOAT, FieldError, Part, Shape, Size, State, Tensor
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -157,8 +157,14 @@ class Manifest(Part):
 
     @cached_property
     def features(self) -> int | None:
-        """Values per step of the input; None where a step is one number or one id."""
+        """Values per step of the input, in C order; None where a step is one number or one id."""
         return math.prod(self.sequence.sizes) if self.sequence.sizes else None
+
+    @cached_property
+    def by_row(self) -> dict[str, Shape]:
+        """The shapes of the inputs that are fed by row: all but the constants."""
+        fed: dict[str, Shape] = {self.sequence.name: self.sequence.shape, **{s.input: s.shape for s in self.states}}
+        return {**fed, self.lengths: ("batch",)} if self.lengths else fed
 
     @cached_property
     def state_bytes(self) -> int:
@@ -182,9 +188,6 @@ class Manifest(Part):
 
     def _check_tensors(self) -> None:
         shape = list(self.sequence.shape)
-        if sum(size > 1 for size in self.sequence.sizes) > 1:
-            message = f"is {shape}; beside 'batch', 'time' and ones it may hold one size, the features of a step"
-            raise FieldError("inputs[0].shape", message)
         if self.text is not None and self.features not in (None, 1):
             raise FieldError("inputs[0].shape", f"is {shape}; with 'text' a step is one id, so there are no features")
         if self.text is not None and self.sequence.dtype in LARGEST_FLOAT:

@@ -78,11 +78,12 @@ class Engine:
         self.ends_ms: int | None = None
         self._forward = Forward(model.session, model.file, self.manifest)
         self.state_bytes: int = self._forward.state_bytes
+        self.batch_cells = 1 if self._forward.one_row else settings.batch_cells  # so that each run takes one row
         self.halving = Halving(self.manifest.states)
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             measure=self.measure,
-            batch_cells=settings.batch_cells,
+            batch_cells=self.batch_cells,
             queue_rows=settings.queue_rows,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),

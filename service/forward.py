@@ -1,21 +1,25 @@
 """The forward pass of one model: sequences and states in, outputs and states out, whatever the form of its graph.
 
 Rows are `[time, *rest]` and states are bytes; the graph has its axes in any order, and a time axis or not. It knows
-manifests and arrays, not texts, queues or tokens. Invariants: every tensor that the graph makes has its declared shape
-or the run fails; states go in and come out in manifest order.
+manifests and arrays, not texts, queues or tokens. A graph whose batch axis is 1, or not there, runs a row at a time.
+Invariants: every tensor that the graph makes has its declared shape or the run fails; states go in and come out in
+manifest order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from service.contract import Constant, Manifest
 from service.errors import ManifestError, StateInvalid
+from service.graph import holds_one_row, lacks_batch
 from service.runtime import Array, Node, Session
 from service.state.token import INVALID
+from service.tensors import Shape
 
 
 class Forward:
@@ -33,6 +37,9 @@ class Forward:
         self._state_orders = [_inverse(state.row_order) for state in self._states]
         self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
         nodes = {node.name: node for node in session.inputs}
+        fed = manifest.by_row
+        self.one_row = any(holds_one_row(nodes[name], shape) for name, shape in fed.items())
+        self._squeezed = {name: s.index("batch") for name, s in fed.items() if lacks_batch(nodes[name], s)}
         self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
         if manifest.lengths is not None:
             self._lengths_dtype = nodes[manifest.lengths].dtype
@@ -54,6 +61,10 @@ class Forward:
         Shapes: sequences [time] or [time, features]; outputs [time, *sizes], or [*sizes] where the graph's output has
         no time and its input has.
         """
+        if self.one_row and len(sequences) > 1:
+            alone = [self.run([steps], [state]) for steps, state in zip(sequences, states, strict=True)]
+            each_made, each_state, each_finite = zip(*alone, strict=True)
+            return [*chain(*each_made)], [*chain(*each_state)], [*chain(*each_finite)]
         lengths = [len(steps) for steps in sequences]
         if self._sequence.has_time:
             outputs, carried = self._pass(_padded(sequences, lengths), lengths, self._begin(states))
@@ -118,7 +129,11 @@ class Forward:
             feeds[self._manifest.lengths] = np.array(lengths, self._lengths_dtype)
         for state, tensor in zip(self._states, carried, strict=True):
             feeds[state.input] = np.ascontiguousarray(tensor)
+        for name, axis in self._squeezed.items():
+            feeds[name] = feeds[name].squeeze(axis)
         tensors = self._session.run(self._names, feeds)
+        if self.one_row:
+            tensors = [_with_batch(tensor, shape) for tensor, (_, _, shape) in zip(tensors, self._made, strict=True)]
         self._check_shapes(tensors, len(steps), max(lengths))
         outputs = self._manifest.outputs
         rows = [tensor.transpose(declared.row_order) for declared, tensor in zip(outputs, tensors, strict=False)]
@@ -157,6 +172,10 @@ def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
     for place, steps in zip(padded, sequences, strict=True):
         place[: len(steps)] = steps
     return padded
+
+
+def _with_batch(tensor: Array, shape: Shape) -> Array:
+    return np.expand_dims(tensor, shape.index("batch")) if tensor.ndim == len(shape) - 1 else tensor
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from service.errors import ManifestError
 from service.runtime import Node, Session
 from service.tensors import DTYPE_BYTES, fits
 
+NAMED = ("batch", "time")
 _TYPES = ", ".join(DTYPE_BYTES)
 _Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes of which one will do, shape
 
@@ -46,6 +47,29 @@ def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
         raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
 
 
+def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = False) -> bool:
+    """Return whether `node` can be declared as `shape`: its sizes agree, and what is named is free, or a batch of 1."""
+    lacking = lacks_batch(node, shape)
+    held = [axis for axis in shape if axis != "batch"] if lacking else shape
+    return len(node.shape) == len(held) and all(
+        size == axis
+        or (size == 1 and axis == "batch")
+        or (grows and axis in NAMED)
+        or (not isinstance(size, int) and (axis in NAMED or not lacking))
+        for size, axis in zip(node.shape, held, strict=True)
+    )
+
+
+def holds_one_row(node: Node, shape: Sequence[int | str | None]) -> bool:
+    """Return whether `node`, declared as `shape`, takes one row a run: its batch axis is 1, or is not there."""
+    return lacks_batch(node, shape) or (bool(node.shape) and node.shape[shape.index("batch")] == 1)
+
+
+def lacks_batch(node: Node, shape: Sequence[int | str | None]) -> bool:
+    """Return whether `node` has the axes of `shape` but for the batch."""
+    return len(node.shape) == len(shape) - 1
+
+
 def _check_constant(file: Path, field: str, node: Node, value: Constant) -> None:
     """Compare one constant: one number for all entries of a tensor of fixed shape, or a list of those of a vector."""
     shape = list(node.shape)
@@ -73,11 +97,7 @@ def _check_tensor(
         raise ManifestError(file, field, f"{node.name} is declared {declared}, but the graph has {node.dtype}")
     if not node.shape:
         return  # ONNX Runtime shows a graph that says nothing of the shape like this; runs will tell
-    agrees = len(node.shape) == len(shape) and all(
-        not isinstance(size, int) or size == axis or (grows and isinstance(axis, str))
-        for size, axis in zip(node.shape, shape, strict=True)
-    )
-    if not agrees:
+    if not has_axes(node, shape, grows=grows):
         message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
-        message += "; sizes must agree, and 'batch' and 'time' be free in the graph"
+        message += "; sizes must agree, 'time' be free in the graph, and 'batch' be free, or 1, or not there"
         raise ManifestError(file, field, message)

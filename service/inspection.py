@@ -17,18 +17,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.contract import MANIFEST_FILE, Manifest, field_path, read_manifest, sha256_of
+from service.doubts import find_doubts
 from service.engine import Engine
 from service.errors import ManifestError, StartupError
+from service.hints import Hints
+from service.measuring import constant_of
 from service.metrics import Metrics, ModelMetrics
 from service.probe import probe
-from service.reading import STAND_IN, Reading, Shape, find_readings, free_axes, likeness, listed, told
+from service.reading import Reading, find_readings, told
 from service.repository import load_model
-from service.runtime import Node, Optimisation, Session
+from service.roles import Shape
+from service.runtime import Optimisation, Session
 from service.settings import Settings
-from service.tensors import LARGEST_FLOAT
 
 SPLIT = re.compile(r"\n *")
-ALIKE = 0.5  # names less alike than this tell nothing
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Draft:
         return directory
 
 
-def draft(file: Path, name: str, settings: Settings, *, optimisation: Optimisation) -> Draft:
+def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisation: Optimisation) -> Draft:
     """Return the manifest that fits the graph in `file` best, as model `name`; for a `Trial` to run.
 
     Raises: ManifestError when the graph cannot be loaded, or no manifest could make it servable.
@@ -74,25 +76,38 @@ def draft(file: Path, name: str, settings: Settings, *, optimisation: Optimisati
     session = Session(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
     passed: list[Reading] = []
     failed: list[tuple[Reading, ManifestError]] = []
-    for reading in find_readings(file, session):
-        if passed and reading.likeness < passed[0].likeness:
+    for reading in find_readings(file, session, hints):
+        if passed and reading.rank > passed[0].rank:
             break
-        problem = _try(file, _manifest(file, session, name, reading, []), settings, optimisation)
+        problem = _try(file, _manifest(file, session, name, reading, hints, []), settings, optimisation)
         if problem is None:
             passed.append(reading)
         else:
             failed.append((reading, problem))
-    chosen, problem = (passed[0], None) if passed else failed[0]
-    doubts = _doubts(session, chosen)
-    doubts += [
-        f"states: {told(other.pairs)} works as well; the names do not tell which is right" for other in passed[1:]
-    ]
-    if passed and failed and failed[0][0].likeness > chosen.likeness:
+    chosen, problem = (passed[0], _unsaid(file, passed[0])) if passed else failed[0]
+    doubts = find_doubts(session, chosen, hints, others=passed[1:])
+    if passed and failed and failed[0][0].rank < chosen.rank:
         doubts.append(f"states: the names suggest {told(failed[0][0].pairs)}, but only {told(chosen.pairs)} works")
-    return Draft(_manifest(file, session, name, chosen, doubts), doubts, problem)
+    return Draft(_manifest(file, session, name, chosen, hints, doubts), doubts, problem)
 
 
-def _manifest(file: Path, session: Session, name: str, reading: Reading, doubts: Sequence[str]) -> Manifest:
+def _unsaid(file: Path, reading: Reading) -> ManifestError | None:
+    """Return what is to be asked where a pair is a guess: the draft would work, and might answer anything."""
+    if not reading.guessed:
+        return None
+    options, given = " ".join(f"--state {one}={other}" for one, other in reading.guessed), reading.guessed[0][0]
+    axes = ",".join(map(str, reading.roles.shapes[given]))
+    message = (
+        f"type and shape alone speak for {told(reading.guessed)}, not the names; is each of these the state before and "
+        f"after a step? If so, say it: {options}. If not, say what it is: --axis {given}={axes} for the sequence, "
+        "--constant for what stays the same; what else is fed by row is to be joined with the sequence in the graph"
+    )
+    return ManifestError(file, "states", message)
+
+
+def _manifest(
+    file: Path, session: Session, name: str, reading: Reading, hints: Hints, doubts: Sequence[str]
+) -> Manifest:
     roles, dtypes = reading.roles, {node.name: node.dtype for node in (*session.inputs, *session.outputs)}
     described = "; ".join(f"({number}) {doubt}" for number, doubt in enumerate(doubts, start=1))
     made: dict[str, Any] = {
@@ -105,13 +120,14 @@ def _manifest(file: Path, session: Session, name: str, reading: Reading, doubts:
         "sha256": sha256_of(file),
         "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
         "outputs": [_tensor(output, dtypes, reading.made) for output in reading.outputs],
-        "lengths": roles.lengths,
-        "constants": {node.name: _stand_in(node) for node in roles.constants},
+        "lengths": roles.lengths.name if roles.lengths else None,
+        "constants": {node.name: constant_of(node, hints) for node in roles.constants},
         "states": [
             {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
             for given, output in reading.pairs
         ],
         "streamable": True,
+        "arithmetic": "int8" if session.dynamic_int8 else "float32",
     }
     try:
         return Manifest.model_validate(made)
@@ -122,11 +138,6 @@ def _manifest(file: Path, session: Session, name: str, reading: Reading, doubts:
 
 def _tensor(name: str, dtypes: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return {"name": name, "dtype": dtypes[name], "shape": shapes[name]}
-
-
-def _stand_in(node: Node) -> int | list[int]:
-    (size,) = (size for size in node.shape or (1,) if isinstance(size, int))  # the axis of a constant is fixed
-    return STAND_IN if size == 1 else [STAND_IN] * size
 
 
 def _try(file: Path, manifest: Manifest, settings: Settings, optimisation: Optimisation) -> ManifestError | None:
@@ -142,49 +153,3 @@ def _try(file: Path, manifest: Manifest, settings: Settings, optimisation: Optim
         except ManifestError as problem:
             return problem
     return None
-
-
-def _doubts(session: Session, reading: Reading) -> list[str]:
-    roles, shapes = reading.roles, reading.roles.shapes
-    sequence, outputs = roles.sequence, reading.outputs
-    doubts = []
-    for node in roles.constants:
-        value = _stand_in(node)
-        absent = f"the value is not in the graph; {STAND_IN} stands in for it"
-        if isinstance(value, list):
-            absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
-        doubts.append(f"constants.{node.name}: {absent}")
-    if sequence.dtype in LARGEST_FLOAT:
-        doubts.append(f"inputs[0]: what the values of {sequence.name} are, their order, units and scaling")
-    else:
-        doubts.append(
-            f"inputs[0]: what the numbers of {sequence.name} stand for, and the largest; where they are ids of a "
-            "tokenizer, add its file as text"
-        )
-    named = {str(sequence.shape[axis]) for axis in free_axes(sequence)} & {
-        str(n.shape[free_axes(n)[0]]) for n in roles.states
-    }
-    if "time" in shapes[sequence.name] and not named - {"None"}:
-        doubts.append(
-            f"inputs[0].shape: {listed(shapes[sequence.name])} is a guess that works; the axes' names do not tell"
-        )
-    doubts += [f"outputs[{i}]: what the values of {name} mean; labels can name them" for i, name in enumerate(outputs)]
-    if answering := [output for _, output in reading.pairs if output in outputs]:
-        doubts.append(f"outputs: {', '.join(answering)} is a state, and the answer as the graph has no other output")
-    for node in session.outputs:
-        if node.name not in reading.made:
-            doubts.append(f"outputs: {node.name} is left out: its type is {node.dtype}")
-        elif node.name not in (*outputs, *(output for _, output in reading.pairs)):
-            shape = listed(reading.made[node.name])
-            doubts.append(f"outputs: {node.name} {shape} is left out: it has not one row per step")
-    weak = [pair for pair in reading.pairs if likeness(*pair) < ALIKE]
-    if weak:
-        doubts.append(f"states: {told(weak)} by type, shape and order alone; the names are not alike")
-    if "time" not in shapes[sequence.name]:
-        doubts.append(
-            "states: the pairs are read from names and shapes; without a time axis a wrong pair answers as smoothly "
-            "as a right one, so compare a few steps with the original"
-        )
-    doubts.append("states: whether sessions begin at zeros, as drafted; start takes other values")
-    doubts.append("provenance: where the weights come from, and their licence")
-    return doubts

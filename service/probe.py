@@ -1,20 +1,21 @@
 """What a model does, tried before the first request: the part of the contract that no declaration can prove.
 
-Two short rows are run together, alone, and in chunks with carried state. It warms the session on the way. Invariant: an
-engine that was probed gives a row the same answer in any company, and a streamable one the same answer in any chunks,
-as nearly as its arithmetic can.
+Two short rows are run together, alone, and in chunks with carried state; sessions are gone on with, too. It warms the
+session on the way. Invariant: an engine that was probed gives a row the same answer in any company, and a streamable
+one the same answer in any chunks, as nearly as its arithmetic can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
 from service.contract import Arithmetic
 from service.engine import Answer, Engine, Row
 from service.errors import ManifestError
-from service.runtime import Array
+from service.runtime import Array, quoted
 from service.tensors import LARGEST_FLOAT
 
 LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
@@ -40,25 +41,43 @@ def probe(engine: Engine) -> None:
     if manifest.lengths is None and manifest.sequence.has_time:
         lengths = lengths[:1] * 2
     rows = sample(engine, lengths)
-    together = _answers(engine, rows)
-    alone = [_answers(engine, [row])[0] for row in rows]
+    tried = _twice if manifest.streamable else _answers
+    together = tried(engine, rows)
+    alone = [*chain(*zip(*(tried(engine, [row]) for row in rows), strict=True))]
     if (gap := _gap(engine, together, alone)) > tolerance:
         message = f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; "
+        if engine.model.session.dynamic_int8:
+            raise ManifestError(file, "arithmetic", message + _int8(manifest.arithmetic))
         if manifest.lengths is None:
             message += "the graph must keep the rows of its batch axis apart; is it where 'batch' is declared?"
             raise ManifestError(file, "inputs[0].shape", message)
         message += "the graph must stop each row at its own length, or declare no lengths"
         raise ManifestError(file, "lengths", message)
-    if manifest.streamable and (gap := _gap(engine, together, [_chunked(engine, row) for row in rows])) > tolerance:
-        raise ManifestError(
-            file,
-            "streamable",
-            f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence, so the states do not "
-            "carry everything: a reverse direction, or a state that is missing or paired wrongly; "
-            "name every state, and use one direction only",
+    whole = together[: len(rows)]
+    if manifest.streamable and (gap := _gap(engine, whole, [_chunked(engine, row) for row in rows])) > tolerance:
+        message = f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence"
+        if engine.model.session.dynamic_int8:
+            message += f"; {_int8(manifest.arithmetic)}; where the float32 graph differs as well, a state is missing"
+            raise ManifestError(file, "arithmetic", message)
+        message += (
+            ", so the states do not carry everything: a reverse direction, or a state that is missing or paired "
+            "wrongly; name every state, and use one direction only"
         )
+        raise ManifestError(file, "streamable", message)
     if manifest.task == "sentiment" and abs(sum(_only(together[0].outputs)) - 1) > tolerance:
         raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
+
+
+def _int8(declared: Arithmetic) -> str:
+    """Explain why a graph that quantises as it runs gives a row different answers, and what to do about it."""
+    cause = "the graph scales activations to int8 over all that a run holds, every row and step of it"
+    if declared != "int8":
+        return f'{cause}, so declare "arithmetic": "int8", which allows {TOLERANCES["int8"]}'
+    return (
+        f"{cause}, and at most {TOLERANCES['int8']} is allowed; on processors without VNNI eight-bit weights saturate "
+        "besides: quantise with reduce_range=True, leave the layers that matter most in float32, or serve the "
+        "float32 graph"
+    )
 
 
 def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
@@ -80,6 +99,18 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
     ]
 
 
+def differ(engine: Engine, other: Engine) -> float:
+    """Return how far two engines are apart on the same rows, from new sessions and from the states after these."""
+    rows = sample(engine, LENGTHS[:1] * 2)
+    return _gap(engine, _twice(engine, rows), _twice(other, rows))
+
+
+def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
+    """Return the answers from new sessions, and those from where these end: new sessions are all alike."""
+    first = _answers(engine, rows)
+    return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
+
+
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
     answers = engine.run(rows)
     for answer in answers:
@@ -87,7 +118,9 @@ def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
             cause = answer.__cause__ or answer
             if isinstance(cause, ManifestError):
                 raise cause
-            raise ManifestError(engine.model.file, "file", f"the model fails on a short probe: {cause}")
+            steps = ", ".join(str(len(row.steps)) for row in rows)
+            message = f"the model fails on a short probe with rows of {steps} steps"
+            raise ManifestError(engine.model.file, "file", f"{message} {quoted(cause)}")
     return [answer for answer in answers if isinstance(answer, Answer)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,9 @@ VERSION: str = ort.__version__
 Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before it runs, the furthest first
 OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
 _LEVELS = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
+# The nodes by which a graph turns to int8 as it runs, as ONNX writes a node's type: its field, its length, its name.
+DYNAMIC_INT8 = re.compile(rb"\x22[\x13\x15]DynamicQuantize(?:LSTM|Linear|MatMul)")
+CAUSE = re.compile(r".*Name:'(?P<node>[^']*)' Status Message: (?:/\S+ .* was false\. )?(?P<cause>.*)", re.DOTALL)
 
 
 @cache
@@ -73,7 +77,10 @@ class Node:
 
 
 class Session:
-    """One loaded graph; `run` may be called from several threads, and releases the GIL."""
+    """One loaded graph; `run` may be called from several threads, and releases the GIL.
+
+    `dynamic_int8` says that it scales activations to int8 as it runs, over all that one run holds.
+    """
 
     def __init__(self, file: Path, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> None:
         """Load `file`, which may end the process: `service.trial` finds out in another one.
@@ -90,7 +97,11 @@ class Session:
         providers = choose_providers(device)
         try:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
-            self._session = ort.InferenceSession(file.read_bytes(), options, providers=providers)
+            graph = file.read_bytes()
+            self._session = ort.InferenceSession(graph, options, providers=providers)
+            if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
+                options.enable_mem_reuse = False  # by names it takes sizes for equal, and runs of others fail
+                self._session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
             outside = "external" in str(failure).lower()
             hint = "; export it with its weights inside (external_data=False)" if outside else ""
@@ -101,6 +112,7 @@ class Session:
             if device == "cuda":
                 raise DeviceUnavailable(f"{message}; ONNX Runtime has {', '.join(ort.get_available_providers())}")
             log.warning("device auto: %s, so %s runs on the CPU", message, file)
+        self.dynamic_int8 = DYNAMIC_INT8.search(graph) is not None
         self.inputs = [_node(argument) for argument in self._session.get_inputs()]
         self.outputs = [_node(argument) for argument in self._session.get_outputs()]
 
@@ -112,6 +124,19 @@ class Session:
 
 def _node(argument: ort.NodeArg) -> Node:
     return Node(argument.name, GRAPH_TYPES.get(argument.type, argument.type), tuple(argument.shape))
+
+
+def _names_axes_alike(argument: ort.NodeArg) -> bool:
+    names = [axis for axis in argument.shape if isinstance(axis, str)]
+    return len({*names}) < len(names)
+
+
+def quoted(failure: BaseException) -> str:
+    """Return the innermost cause that ONNX Runtime gives for a failed run, to stand behind an explanation."""
+    if found := CAUSE.match(str(failure)):
+        place = f", at node {found['node']}" if found["node"] else ""
+        return f'(ONNX Runtime: "{found["cause"].strip()}"{place})'
+    return f'(ONNX Runtime: "{failure}")'
 
 
 def cast(values: object, dtype: npt.DTypeLike) -> Array:

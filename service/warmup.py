@@ -30,7 +30,7 @@ class Costs:
 def warm(engine: Engine, settings: Settings) -> None:
     """Run what needs the most memory."""
     shortest, longest = _bounds(engine.manifest, settings)
-    cells, has_time = settings.batch_cells, engine.manifest.sequence.has_time
+    cells, has_time = engine.batch_cells, engine.manifest.sequence.has_time
     for steps in (longest, min(longest, max(shortest, cells // WINDOW))) if has_time else (1,):
         rows = max(1, min(WINDOW, cells // steps))
         engine.run(sample(engine, [steps] * rows))

@@ -143,4 +143,4 @@ def test_a_form_s_snippet_is_a_valid_manifest_with_what_every_model_has(snippet:
 
 
 def test_every_form_has_its_snippet() -> None:
-    assert len(SNIPPETS) == len(re.findall(r"^\*\*", FORMS, flags=re.MULTILINE)) == 7
+    assert len(SNIPPETS) == len(re.findall(r"^\*\*", FORMS, flags=re.MULTILINE)) == 9

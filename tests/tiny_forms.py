@@ -1,6 +1,6 @@
-"""Tiny step models of every form that a graph may have: axes in any order, no time axis, integers, stored starts.
+"""Tiny step models of every form that a graph may have: axes in any order or missing, integers, stored starts.
 
-Two at the end are broken, each in its own way.
+Three at the end are broken, each in its own way.
 """
 
 from __future__ import annotations
@@ -192,6 +192,78 @@ def slope(root: Path, **changes: Any) -> Path:
     return write_model(root, build, made, **{**manifest, **changes})
 
 
+def unbatched(root: Path, **changes: Any) -> Path:
+    """One frame a run, and no batch axis anywhere: an Elman network, and a scalar that counts its steps."""
+    build = GraphBuilder(14)
+    parts = [build.add("MatMul", [name, build.weight(size, 4)])[0] for name, size in (("x", 2), ("h", 4))]
+    (h,) = build.add("Tanh", build.add("Add", parts))
+    (y,) = build.add("MatMul", [h, build.weight(4, 3)])
+    (count,) = build.add("Add", ["count", build.constant(np.array(1, np.int64))])
+    manifest = {
+        "name": "unbatched",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", 2)],
+        "outputs": [tensor("y", "float32", "batch", 3)],
+        "states": [state("h", "batch", 4), state("count", "batch", dtype="int64")],
+        "graph_shapes": {"x": [2], "y": [3], "h": [4], "h_out": [4], "count": [], "count_out": []},
+    }
+    return write_model(root, build, {"y": y, "h_out": h, "count_out": count}, **{**manifest, **changes})
+
+
+def unbatched_sequence(root: Path, **changes: Any) -> Path:
+    """A GRU over the frames of one recording: its input and answer have no batch axis, its state one of size 1."""
+    build = GraphBuilder(15, lengths="")
+    one = build.constant(np.array([1], np.int64))
+    weights = [build.weight(1, 12, 2), build.weight(1, 12, 4), build.weight(1, 24)]
+    y, h = build.add("GRU", [build.add("Unsqueeze", ["x", one])[0], *weights, "", "h"], 2, hidden_size=4)
+    (rows,) = build.add("Squeeze", [y, build.constant(np.array([1, 2], np.int64))])
+    manifest = {
+        "name": "unbatched-sequence",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", "time", 2)],
+        "outputs": [tensor("y", "float32", "batch", "time", 4)],
+        "states": [state("h", 1, "batch", 4)],
+        "graph_shapes": {"x": ["frames", 2], "y": ["frames", 4], "h": [1, 1, 4], "h_out": [1, 1, 4]},
+    }
+    return write_model(root, build, {"y": rows, "h_out": h}, **{**manifest, **changes})
+
+
+def spectrum(root: Path, **changes: Any) -> Path:
+    """One row a run, and features on two axes: three bands of a complex number each, as speech filters take them."""
+    build = GraphBuilder(18)
+    sizes = [build.constant(np.array(shape, np.int64)) for shape in ([1, 6], [1, 3, 1, 2])]
+    (flat,) = build.add("Reshape", ["x", sizes[0]])
+    (h,) = build.add("Tanh", [build.add("Add", [build.dense(flat, 6, 4), build.dense("h", 4, 4)])[0]])
+    (y,) = build.add("Mul", ["x", build.add("Reshape", [build.dense(h, 4, 6), sizes[1]])[0]])
+    axes = ["batch", 3, 1, 2]
+    manifest = {
+        "name": "spectrum",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", *axes)],
+        "outputs": [tensor("y", "float32", *axes)],
+        "states": [state("h", "batch", 4)],
+        "graph_shapes": {"x": [1, 3, 1, 2], "y": [1, 3, 1, 2], "h": [1, 4], "h_out": [1, 4]},
+    }
+    return write_model(root, build, {"y": y, "h_out": h}, **{**manifest, **changes})
+
+
+ONE_ROW = {  # the graph shapes of `cell` and of `time_major`, exported for one row
+    "cell": {"x": [1, 2], "y": [1, 3], "h": [1, 1, 4], "h_out": [1, 1, 4]},
+    "time_major": {
+        "x": ["time", 1, 2],
+        "y": ["time", 1, 1, 4],
+        "lengths": [1],
+        **{name: [1, 1, 4] for name in ("h", "c", "h_out", "c_out")},
+    },
+}
+
+
 def grower(root: Path, **changes: Any) -> Path:
     """A broken recurrence: each run makes its state wider."""
     build = GraphBuilder(12)
@@ -224,3 +296,21 @@ def crowd(root: Path, **changes: Any) -> Path:
         "states": [state("h", "batch", 2)],
     }
     return write_model(root, build, {"y": h, "h_out": h}, **{**manifest, **changes})
+
+
+def hearsay(root: Path, **changes: Any) -> Path:
+    """A broken recurrence: rows are mixed in the states that they carry in, which are all alike in new sessions."""
+    build = GraphBuilder(19, lengths="")
+    (mean,) = build.add("ReduceMean", ["h", build.constant(np.array([1], np.int64))], keepdims=1)
+    (spread,) = build.add("Expand", [mean, build.add("Shape", ["h"])[0]])
+    y, h = build.recurrent("GRU", "x", 2, 4, [spread])
+    manifest = {
+        "name": "hearsay",
+        "task": "step",
+        "streamable": True,
+        "lengths": None,
+        "inputs": [tensor("x", "float32", "batch", "time", 2)],
+        "outputs": [tensor("y", "float32", "batch", "time", 4)],
+        "states": [state("h", 1, "batch", 4)],
+    }
+    return write_model(root, build, {"y": y, "h_out": h}, **{**manifest, **changes})

@@ -5,8 +5,9 @@ What the server answers is compared with ONNX Runtime on the raw graph, fed by h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from streams import Stream
 
 from service.client import Client
 from service.contract import read_manifest
+from service.engine import Answer, Engine, Row
 from service.forward import Forward
 from service.graph import check_graph
+from service.metrics import Metrics, ModelMetrics
 from service.repository import load_model
 from service.runtime import Session
+from service.settings import Settings
 
 pytestmark = pytest.mark.old_cpu
 
@@ -32,6 +36,7 @@ RNG = np.random.default_rng(12)
 PAIRS = RNG.normal(size=(12, 2)).astype(np.float32).tolist()
 CODES = RNG.integers(0, 7, size=12).tolist()
 HIGH = (1.7e9 + RNG.integers(-200, 200, size=12) / 256).tolist()  # float32 has numbers 128 apart there
+BANDS = RNG.normal(size=(12, 6)).astype(np.float32).tolist()
 TURNS = RNG.integers(-200, 200, size=12).tolist()
 Run = Callable[[dict[str, Any]], dict[str, np.ndarray]]
 Outputs = dict[str, Any]
@@ -125,6 +130,29 @@ def slope_by_hand(run: Run, rows: list) -> Outputs:
     return made
 
 
+def unbatched_by_hand(run: Run, rows: list) -> Outputs:
+    states, made = {"h": floats(4), "count": np.array(0)}, []
+    for row in rows:
+        out = run({"x": np.array(row, np.float32), **states})
+        made.append(out["y"])
+        states = {name: out[f"{name}_out"] for name in states}
+    assert states["count"] == len(rows)
+    return {"y": made}
+
+
+def unbatched_sequence_by_hand(run: Run, rows: list) -> Outputs:
+    return {"y": run({"x": np.array(rows, np.float32), "h": floats(1, 1, 4)})["y"]}
+
+
+def spectrum_by_hand(run: Run, rows: list) -> Outputs:
+    h, made = floats(1, 4), []
+    for row in rows:
+        out = run({"x": np.array(row, np.float32).reshape(1, 3, 1, 2), "h": h})
+        made.append(out["y"][0])
+        h = out["h_out"]
+    return {"y": made}
+
+
 @dataclass(frozen=True)
 class Form:
     """One form of graph: how it is written, what a session of it takes, and its answers by hand."""
@@ -156,6 +184,13 @@ FORMS = {
     "codes": Form(tiny_forms.codes, codes_by_hand, CODES, "values"),
     "dial": Form(tiny_forms.dial, dial_by_hand, TURNS, "values"),
     "slope": Form(tiny_forms.slope, slope_by_hand, HIGH, "values"),
+    "one-row-cell": Form(tiny_forms.cell, cell_by_hand, PAIRS, changes=(("graph_shapes", tiny_forms.ONE_ROW["cell"]),)),
+    "one-row-time-major": Form(
+        tiny_forms.time_major, time_major_by_hand, PAIRS, changes=(("graph_shapes", tiny_forms.ONE_ROW["time_major"]),)
+    ),
+    "unbatched": Form(tiny_forms.unbatched, unbatched_by_hand, PAIRS),
+    "spectrum": Form(tiny_forms.spectrum, spectrum_by_hand, BANDS),
+    "unbatched-sequence": Form(tiny_forms.unbatched_sequence, unbatched_sequence_by_hand, PAIRS),
 }
 each_form = pytest.mark.parametrize("name", FORMS)
 
@@ -249,6 +284,40 @@ def test_the_last_step_is_what_is_returned_where_not_all_are_asked_for(served: S
     (every,) = step(served, "meter", (None, PAIRS[:3]))
     assert result["outputs"] == {name: values[-1] for name, values in every["outputs"].items()}
     assert result["outputs"]["steps"] == (1 << 60) + 3
+
+
+@pytest.mark.parametrize(("name", "share"), [("one-row-cell", False), ("unbatched", False), ("cell", True)])
+def test_rows_share_runs_only_where_the_graph_has_a_batch_axis(served: Server, name: str, share: bool) -> None:
+    items = [{"inputs": PAIRS[:2]}] * 8
+    usage = served.post("/v1/step", {"model": name, "items": items}).json()["usage"]
+    assert (usage["batch_rows"] > 1) == share
+
+
+@pytest.mark.anyio
+async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> None:
+    file = models / "one-row-cell" / "1" / "model.onnx"
+    both_run = threading.Barrier(2)
+
+    class Meeting(Session):
+        def run(self, names: Any, feeds: Any) -> Any:
+            both_run.wait(timeout=60)
+            return super().run(names, feeds)
+
+    model = load_model(file.parent, device="cpu", intra_op_threads=1)
+    model = replace(model, session=Meeting(file, device="cpu", intra_op_threads=1))
+    engine = Engine(model, Settings(run_threads=2), ModelMetrics(Metrics(), "one-row-cell", "1"))
+    engine.batcher.start()
+    rows = [Row(np.array(PAIRS[:1], np.float32)) for _ in range(2)]
+    served = await engine.batcher.submit(rows, timeout_s=60)
+    await engine.batcher.drain()
+    assert all(isinstance(answer, Answer) for answer in served.outcomes)
+
+
+def test_a_stream_of_a_graph_of_one_row_is_answered_as_its_steps(served: Server) -> None:
+    (whole,) = step(served, "one-row-cell", (None, PAIRS[:4]))
+    with Stream(served, "one-row-cell") as stream:
+        made = [stream.ask(inputs=[row])["outputs"]["y"] for row in PAIRS[:4]]
+    np.testing.assert_allclose(made, whole["outputs"]["y"], atol=CLOSE)
 
 
 def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:

@@ -52,7 +52,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     ),
     (lambda m: m["inputs"][0].update(shape=["time", "batch", 2]), "file", "the model fails on a short probe"),
     (lambda m: m["inputs"][0].update(shape=["time", 2]), "inputs[0].shape", "'batch' exactly once"),
-    (lambda m: m["inputs"][0].update(shape=["batch", "time", 2, 2]), "inputs[0].shape", "one size, the features"),
+    (lambda m: m["inputs"][0].update(shape=["batch", "time", 2, 2]), "inputs[0]", "but the graph has"),
     (lambda m: m["outputs"][0].update(name="z"), "outputs[0]", "the graph has no output 'z'"),
     (lambda m: m["outputs"][0].update(shape=["batch", "time", 4]), "outputs[0]", "the graph has ['batch', 'time', 3]"),
     (lambda m: m["outputs"][0].update(shape=["batch", 3]), "outputs[0].shape", "must hold 'time', as the input"),

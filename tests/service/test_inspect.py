@@ -20,6 +20,10 @@ import torch
 from conftest import ROOT, ServerFactory
 from onnx import load, save_model
 
+from service import inspection
+from service.hints import Hints
+from service.settings import Settings
+
 CLOSE = 1e-5
 STEPS = np.random.default_rng(5).normal(size=(6, 3)).astype(np.float32)
 
@@ -69,6 +73,9 @@ def known_to_a_graph(manifest: dict[str, Any]) -> dict[str, Any]:
         (tiny_forms.column, {}),
         (tiny_forms.codes, {}),
         (tiny_forms.dial, {}),
+        (tiny_forms.cell, {"graph_shapes": tiny_forms.ONE_ROW["cell"]}),
+        (tiny_forms.unbatched, {}),
+        (tiny_forms.unbatched_sequence, {}),
     ],
 )
 def test_a_draft_says_what_the_manifest_written_by_hand_says(
@@ -76,7 +83,9 @@ def test_a_draft_says_what_the_manifest_written_by_hand_says(
 ) -> None:
     directory = write(tmp_path, **changes)
     by_hand = json.loads((directory / "manifest.json").read_text())
-    assert known_to_a_graph(drafted(directory / "model.onnx")) == known_to_a_graph(by_hand)
+    made = inspection.draft(directory / "model.onnx", "model", Settings(), Hints())
+    assert made.problem is None
+    assert known_to_a_graph(json.loads(made.json())) == known_to_a_graph(by_hand)
 
 
 @pytest.mark.parametrize("batch", ["batch", "s0", "unk__7", None])
@@ -229,17 +238,22 @@ def test_a_constant_vector_is_drafted_with_as_many_numbers_as_it_takes(tmp_path:
     assert "constants.gain: the 2 values are not in the graph; 1 stands in for each" in draft["description"]
 
 
-def test_pairs_that_neither_names_nor_runs_tell_apart_are_a_doubt(tmp_path: Path) -> None:
+def test_pairs_that_neither_names_nor_runs_tell_apart_are_asked_for(tmp_path: Path) -> None:
     build = tiny.GraphBuilder(9, lengths="")
     sums = [build.add("Add", ["x", name])[0] for name in ("p", "q")]
     total = build.add("Add", sums)[0]
     inputs = [tiny.tensor(name, "float32", "batch", 2) for name in ("x", "p", "q")]
     outputs = [tiny.tensor(name, "float32", "batch", 2) for name in ("a1", "a2", "a3")]
     build.save(tmp_path / "sums.onnx", inputs, outputs, {"a1": total, "a2": sums[0], "a3": sums[1]})
-    ended = inspect(tmp_path / "sums.onnx")
+    ended = inspect(tmp_path / "sums.onnx", "--output", str(tmp_path / "models"))
     assert json.loads(ended.stdout)["inputs"][0]["name"] == "x"
     assert "states: p -> a3, q -> a2 works as well; the names do not tell which is right" in ended.stderr
     assert "states: p -> a2, q -> a3 by type, shape and order alone" in ended.stderr
+    assert ended.returncode == 1
+    assert "If so, say it: --state p=a2 --state q=a3" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "models").exists()
+    said = drafted(tmp_path / "sums.onnx", "--state", "p=a3", "--state", "q=a2", "--output", str(tmp_path / "models"))
+    assert [(state["input"], state["output"]) for state in said["states"]] == [("p", "a3"), ("q", "a2")]
 
 
 @pytest.mark.parametrize("shape", [["batch", 7, 3], [1, 1, 3], [None, None, None]])
@@ -267,9 +281,24 @@ def calibrated(root: Path) -> Path:
     return tiny_kinds.weather(root, constants={"offsets": [0, 0.5]})
 
 
-def fixed_batch(root: Path) -> Path:
-    shapes = {"x": [1, "time", 2], "h": [1, 1, 4], "c": [1, 1, 4]}
-    return tiny.stepper(root, lengths=None, graph_shapes=shapes)
+def fixed_inside(root: Path) -> Path:
+    build = tiny.GraphBuilder(7, lengths="")
+    (mixed,) = build.add("Add", [build.dense("x", 2, 4), build.dense("h", 4, 4)])
+    (h,) = build.add("Reshape", [mixed, build.constant(np.array([1, 4], np.int64))])
+    inputs = [tiny.tensor("x", "float32", "batch", 2), tiny.tensor("h", "float32", "batch", 4)]
+    outputs = [tiny.tensor("y", "float32", "batch", 3), tiny.tensor("h_out", "float32", "batch", 4)]
+    build.save(root / "model.onnx", inputs, outputs, {"y": build.dense(h, 4, 3), "h_out": h})
+    return root
+
+
+def masked(root: Path) -> Path:
+    """A policy without a state: its mask has the shape of its answer."""
+    build = tiny.GraphBuilder(3, lengths="")
+    (actions,) = build.add("Mul", [build.dense("obs_0", 6, 2), "action_masks"])
+    inputs = [tiny.tensor("obs_0", "float32", "batch", 6), tiny.tensor("action_masks", "float32", "batch", 2)]
+    outputs = [tiny.tensor("continuous_actions", "float32", "batch", 2)]
+    build.save(root / "model.onnx", inputs, outputs, {"continuous_actions": actions})
+    return root
 
 
 def bidirectional(root: Path) -> Path:
@@ -325,10 +354,11 @@ def missing(root: Path) -> Path:
         (tiny.forecast, "states: the graph has no state: it takes values"),
         (tiny_kinds.weather, "A classifier or forecaster has none: write its manifest by hand"),
         (calibrated, "states: the graph has no state: it takes values and begins anew"),
-        (fixed_batch, "inputs: no axis is free in h [1, 1, 4] and c [1, 1, 4]: the graph was exported for one batch"),
+        (fixed_inside, "the graph runs with one row and not with two: its batch axis is free by name alone"),
+        (masked, "states: type and shape alone speak for action_masks -> continuous_actions, not the names"),
         (
             fixed_time,
-            "one size above 1 at most, which is not so of x [batch, 7, 2]",
+            "batch, time, and one size above 1, which is not so of x [batch, 7, 2]",
         ),
         (unreturned_state, "states: no output has the type and shape of h [1, batch, 4]"),
         (tiny_forms.thirteenth, "states: no output is left with the type and shape of s0 [batch, 4]"),
