@@ -77,4 +77,6 @@ $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Its graphs are what tests need, without the torchaudio that it asks for.
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps silero-vad
 	touch $@ $(VENV)/.serving

@@ -295,7 +295,7 @@ def test_rows_share_runs_only_where_the_graph_has_a_batch_axis(served: Server, n
 
 @pytest.mark.anyio
 async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> None:
-    file = models / "one-row-cell" / "1" / "model.onnx"
+    directory = models / "one-row-cell" / "1"
     both_run = threading.Barrier(2)
 
     class Meeting(Session):
@@ -303,8 +303,9 @@ async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> 
             both_run.wait(timeout=60)
             return super().run(names, feeds)
 
-    model = load_model(file.parent, device="cpu", intra_op_threads=1)
-    model = replace(model, session=Meeting(file, device="cpu", intra_op_threads=1))
+    options: dict[str, Any] = {"device": "cpu", "intra_op_threads": 1, "optimisation": "all"}
+    model = load_model(directory, read_manifest(directory), **options)
+    model = replace(model, session=Meeting(directory / "model.onnx", **options))
     engine = Engine(model, Settings(run_threads=2), ModelMetrics(Metrics(), "one-row-cell", "1"))
     engine.batcher.start()
     rows = [Row(np.array(PAIRS[:1], np.float32)) for _ in range(2)]

@@ -38,7 +38,7 @@ FRAMES = np.random.default_rng(3).normal(scale=0.1, size=(6, 576)).astype(np.flo
 def drafted(file: Path, **said: tuple[str, ...]) -> Draft:
     """Draft with `axes`, `constants` and `states` as they are typed."""
     options = {"axes": (), "constants": (), "states": (), **said}
-    return draft(file, file.stem, Settings(), read_hints(**options))
+    return draft(file, file.stem, Settings(), read_hints(**options), optimisation="all")
 
 
 def refused(file: Path, **said: tuple[str, ...]) -> str:
@@ -110,7 +110,8 @@ def test_features_on_several_axes_are_asked_for_and_taken(tmp_path: Path) -> Non
     made = drafted(file, axes=("x=batch,3,1,2",))
     assert (made.problem, made.manifest.features) == (None, 6)
     assert made.manifest.outputs[0].shape == ("batch", 3, 1, 2)
-    again = free_batch(file, made, Settings(), Hints({"x": ("batch", 3, 1, 2)}), tmp_path / "freed.onnx")
+    hints, out = Hints({"x": ("batch", 3, 1, 2)}), tmp_path / "freed.onnx"
+    again = free_batch(file, made, Settings(), hints, out, optimisation="all")
     assert (again.problem, again.manifest.outputs[0].shape) == (None, ("batch", 3, 1, 2))
 
 
@@ -152,7 +153,7 @@ def test_axes_of_one_name_and_two_sizes_do_not_mislead_the_runtime(tmp_path: Pat
     inputs = [tensor("x", "float32", "N", "N", 4), tensor("h", "float32", 1, "N", 4)]
     outputs = [tensor("y", "float32", "N", "N", 4), tensor("h_out", "float32", 1, "N", 4)]
     build.save(tmp_path / "alike.onnx", inputs, outputs, {"y": made, "h_out": h})
-    session = Session(tmp_path / "alike.onnx", device="cpu", intra_op_threads=1)
+    session = Session(tmp_path / "alike.onnx", device="cpu", intra_op_threads=1, optimisation="all")
     for rows, steps in itertools.product(range(1, 6), repeat=2):
         feeds = {"x": np.ones((rows, steps, 4), np.float32), "h": np.zeros((1, rows, 4), np.float32)}
         assert session.run(["y"], feeds)[0].shape == (rows, steps, 4)
@@ -257,7 +258,7 @@ def spoken(root: Path) -> Path:
 
 
 def freed(file: Path, out: Path) -> Draft:
-    return free_batch(file, drafted(file), Settings(), Hints(), out)
+    return free_batch(file, drafted(file), Settings(), Hints(), out, optimisation="all")
 
 
 def test_a_freed_batch_axis_lets_rows_share_a_run_and_changes_no_answer(tmp_path: Path) -> None:
