@@ -27,7 +27,7 @@ test: $(VENV)/.development  ## run the tests
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
 	  echo "installing nginx, behind which replicas are tested"; $(APT_INSTALL) nginx; }
-	$(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-old-cpu: $(VENV)/.development  ## run the tests that depend on the processor on one with AVX2 alone, emulated (slow)
 	@command -v qemu-x86_64 >/dev/null || { echo "installing qemu-user, which emulates it"; $(APT_INSTALL) qemu-user; }

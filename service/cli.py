@@ -1,4 +1,7 @@
-"""The `baton` command."""
+"""The `baton` command.
+
+Each of its commands imports what it needs by itself: all together takes a second, which `baton keys` need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import urllib.request
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,14 +26,10 @@ from rich.text import Text
 
 from service import __version__
 from service.errors import StartupError
-from service.freeing import free_batch
-from service.hints import read_hints
-from service.inspection import Draft, draft
-from service.repository import find_versions, read_verified
 from service.settings import load_settings
-from service.state.token import KEY_FILE, kept_key, key_id, new_key
-from service.trial import Trial
-from service.workers import run_service
+
+if TYPE_CHECKING:
+    from service.inspection import Draft
 
 app = typer.Typer(
     help="Serve recurrent models over HTTP, their state a value that the client carries.",
@@ -72,6 +71,8 @@ def serve(
     stand in docs/settings.md. A model that breaks its manifest, or an unknown BATON_ variable, ends start-up with the
     reason.
     """
+    from service.workers import run_service
+
     run_service(load_settings(host=host, port=port, models_dir=models_dir, device=device, workers=workers))
 
 
@@ -128,6 +129,11 @@ def inspect(
     is loaded and tried as `serve` would: where that fails, or a state is a guess, the reason is shown, nothing is
     written, and the status is 1. With --free-batch it is the draft of a rewritten copy, which must answer as FILE does.
     """
+    from service.freeing import free_batch
+    from service.hints import read_hints
+    from service.inspection import draft
+    from service.trial import Trial
+
     settings, hints = load_settings(), read_hints(axis or (), constant or (), state or ())
     name = name or _name_of(file)
     with Trial(settings) as trial, tempfile.TemporaryDirectory() as folder:
@@ -182,6 +188,8 @@ def _name_of(file: Path) -> str:
 @keys.command("new")
 def new() -> None:
     """Print a fresh token key, fit for BATON_TOKEN_KEYS; its id and what to do with it go to stderr."""
+    from service.state.token import key_id, new_key
+
     key = new_key()
     typer.echo(f"key {key_id(key, 'the new key').hex()}; keep it secret.", err=True)
     typer.echo(
@@ -198,6 +206,8 @@ def list_keys() -> None:
 
     An id is what the log names where a token was sealed with a key that is not in the ring.
     """
+    from service.state.token import KEY_FILE, kept_key, key_id
+
     settings = load_settings()
     ring = [(key.get_secret_value(), f"BATON_TOKEN_KEYS[{n}]") for n, key in enumerate(settings.token_keys)]
     if not ring and (kept := kept_key(settings.state_dir)) is not None:
@@ -212,6 +222,8 @@ def list_keys() -> None:
 
 
 def _from_directory(models_dir: Path) -> list[dict[str, Any]]:
+    from service.repository import find_versions, read_verified
+
     manifests = (read_verified(directory) for directory in find_versions(models_dir))
     newest = {manifest.name: manifest for manifest in manifests}
     return [manifest.model_dump(include=set(SHOWN)) for manifest in newest.values()]

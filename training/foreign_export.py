@@ -26,7 +26,7 @@ from training.nodes import OPSET
 from training.padding import padding_advice
 from training.publish import MODEL_FILE, PublishError, publish, write_files
 from training.recipe import Release, TextReader
-from training.trial import call_of, servable_of
+from training.signature import call_of, servable_of
 
 FACTS_FILE = "facts.json"
 LIMITS = (

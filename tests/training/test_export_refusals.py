@@ -175,9 +175,9 @@ CALLED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
     ),
     "lengths as floats": (Reader(), (X, LENGTHS.float()), BOTH, "lengths must be a tensor of 4 whole numbers"),
     "double": (Reader().double(), (X.double(), LENGTHS), BOTH, r"is torch.float64, .* call module.float\(\) first"),
-    "doubles": (Reader(), (X.double(), LENGTHS), BOTH, "x is torch.float64; Baton serves float32"),
+    "doubles": (Reader(), (X.double(), LENGTHS), BOTH, "the module fails on 2 rows of 7 steps at .*float64"),
     "all alike": (Reader(), (zeros(4, 7, 3), LENGTHS), BOTH, "all steps of x in the example are alike"),
-    "truths": (Truths(), (X, LENGTHS), BOTH, "output is torch.bool; Baton serves float32, int32, int64"),
+    "truths": (Truths(), (X, LENGTHS), BOTH, "output is torch.bool; Baton serves float32, float64, int32, int64"),
     "pooled steps": (
         Halves(),
         (X, LENGTHS),
