@@ -31,7 +31,7 @@ test: $(VENV)/.development  ## run the tests
 
 test-old-cpu: $(VENV)/.development  ## run the tests that depend on the processor on one with AVX2 alone, emulated (slow)
 	@command -v qemu-x86_64 >/dev/null || { echo "installing qemu-user, which emulates it"; $(APT_INSTALL) qemu-user; }
-	$(BIN)/python -m training.old_cpu -m pytest -m old_cpu
+	$(BIN)/python -m training.old_cpu -m pytest -m old_cpu $$(grep -rl --include='*.py' mark.old_cpu tests)
 
 check: $(VENV)/.development  ## lint, formatting, types
 	$(BIN)/ruff check .

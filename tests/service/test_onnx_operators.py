@@ -26,8 +26,6 @@ from service.repository import load_model
 from service.runtime import Session
 from service.settings import Settings
 
-pytestmark = pytest.mark.old_cpu
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # other operators' cases overflow on purpose
     CASES = {
