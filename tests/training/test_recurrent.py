@@ -16,8 +16,6 @@ from training.export import ExportError, check_graph, export
 from training.precision import settle
 from training.recurrent import Recurrent
 
-pytestmark = pytest.mark.old_cpu
-
 CELLS = ["rnn", "lstm", "gru"]
 OPTIONS: list[dict[str, Any]] = [
     *({"cell": cell} for cell in CELLS),

@@ -17,8 +17,6 @@ from echo import servable_stack
 from training.export import export
 from training.recurrent import Recurrent
 
-pytestmark = pytest.mark.old_cpu
-
 X = [[0.1, 0.4], [0.7, 0.9]]
 TOLERANCE = 2e-7  # float32 keeps 24 bits of numbers below one
 Gate = tuple[list[float], float, float]  # weights, the bias of the inputs, the bias of the state
