@@ -57,8 +57,8 @@ NARROW_LIMITS = {
         "The speed-ups are medians over paired runs of one thread's time on the processor it was published on; 1.8 is "
         "the aim. Where the run of a row is short, its fixed costs, which int8 leaves as they are, keep it below. "
         "Processors without eight-bit dot products (VNNI) gain less.",
-        "Weights have seven bits, whose sums are exact on every x86-64 processor. Figures that end in `_on_avx2` were "
-        "measured on a processor with neither VNNI nor AVX-512, emulated.",
+        "Weights have seven bits, whose sums are exact on every x86-64 processor. A figure that ends in `_on_avx2` was "
+        "measured on a processor with neither VNNI nor AVX-512, emulated; without such, the other kind was not tried.",
     ),
     "float16": (
         "It is for GPUs. A CPU computes it in float32 with casts around, slower than the float32 model. Its speed on a "

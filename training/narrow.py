@@ -77,11 +77,7 @@ def publish_narrow(
             shutil.copytree(float32, directory, ignore=shutil.ignore_patterns(CARD_FILE))
             write_files(directory, {wide.file: narrow})
             write_manifest(directory, declared)
-        with serving(Path(staging)) as url:
-            figures = compared(release.measure(url), provenance.metrics, of=name)
-        if old_cpu is not None:
-            with serving(Path(staging), old_cpu) as url:
-                figures += _renamed(compared(release.measure(url), provenance.metrics, of=f"{name} on AVX2 alone"))
+        figures = _served_figures(release, Path(staging), provenance.metrics, old_cpu, of=name)
         figures += _own_figures(moved, arithmetic, bytes_now=len(narrow), bytes_before=len(graph))
         today = datetime.now(UTC).date()
         told = provenance.model_copy(update={"metrics": figures, "command": command, "created": today, "seeds": None})
@@ -117,8 +113,17 @@ def compared(measured: tuple[Metric, ...], wide: tuple[Metric, ...], *, of: str)
     )
 
 
-def _renamed(figures: tuple[Metric, ...]) -> tuple[Metric, ...]:
-    return tuple(figure.model_copy(update={"name": figure.name + ON_AVX2}) for figure in figures)
+def _served_figures(
+    release: Release, models_dir: Path, wide: tuple[Metric, ...], old_cpu: Path | None, *, of: str
+) -> tuple[Metric, ...]:
+    """Measure through the service what the float32 model has in `wide`; with `old_cpu` there as well."""
+    with serving(models_dir) as url:
+        figures = compared(release.measure(url), wide, of=of)
+    if old_cpu is None:
+        return figures
+    with serving(models_dir, old_cpu) as url:
+        there = compared(release.measure(url), wide, of=f"{of} on AVX2 alone")
+    return figures + tuple(figure.model_copy(update={"name": figure.name + ON_AVX2}) for figure in there)
 
 
 def _float32_provenance(wide: Manifest) -> Provenance:
