@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
-from service.state.token import KeyRing, Sealer, new_session_id
+from service.state.keys import KeyRing
+from service.state.token import Sealer, new_session_id
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WINDOW = 1024  # items whose rows are sorted by length before they are cut into batches

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from loadtests.report import write_between
 from loadtests.serving import ROOT
-from service.contract import read_manifest
-from service.engine import Answer, Engine, Row
+from service.contract.files import read_manifest
+from service.engine.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
-from service.repository import load_model
+from service.model.repository import load_model
 from service.settings import Settings
 from training.data import find
 from training.forecast_data import read_ett, read_weekly
@@ -62,7 +62,7 @@ class Sessions:
         return answers
 
     def _trip(self, state: bytes) -> bytes:
-        return self._engine.halving.restore(self._engine.halving.halve(state))
+        return self._engine.layout.from_float16(self._engine.layout.to_float16(state))
 
 
 def engine_of(name: str) -> Engine:

@@ -20,18 +20,21 @@ from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
-from service.auth import Authenticator
-from service.call import Service
-from service.endpoints import forecast, health, models, sentiment, state, step, upgrade
-from service.endpoints.stream import Streams
-from service.http import BodyRoute, RequestScope, install_error_handlers
-from service.loading import Loader
+from service.endpoints import health, models, sentiment, upgrade
+from service.endpoints.forecast import endpoint as forecast
+from service.endpoints.stateful import state, step
+from service.endpoints.stateful.stream import Streams
+from service.engine.loader import Loader
+from service.engine.preparation import Tried
 from service.metrics import Metrics
-from service.preparation import Tried
-from service.sessions import Sessions
 from service.settings import Settings
+from service.state.keys import KeyRing, load_or_create_key
+from service.state.sessions import Sessions
 from service.state.store import open_store
-from service.state.token import KeyRing, Sealer, load_or_create_key
+from service.state.token import Sealer
+from service.web.auth import Authenticator
+from service.web.context import Service
+from service.web.routes import BodyRoute, RequestScope, install_error_handlers
 
 log = logging.getLogger("baton.app")
 

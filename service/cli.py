@@ -29,7 +29,7 @@ from service.errors import StartupError
 from service.settings import load_settings
 
 if TYPE_CHECKING:
-    from service.inspection import Draft
+    from service.inspect.draft import Draft
 
 app = typer.Typer(
     help="Serve recurrent models over HTTP, their state a value that the client carries.",
@@ -129,10 +129,10 @@ def inspect(
     is loaded and tried as `serve` would: where that fails, or a state is a guess, the reason is shown, nothing is
     written, and the status is 1. With --free-batch it is the draft of a rewritten copy, which must answer as FILE does.
     """
-    from service.freeing import free_batch
-    from service.hints import read_hints
-    from service.inspection import draft
-    from service.trial import Trial
+    from service.engine.trial import Trial
+    from service.inspect.draft import draft
+    from service.inspect.free_batch import free_batch
+    from service.inspect.hints import read_hints
 
     settings, hints = load_settings(), read_hints(axis or (), constant or (), state or ())
     name = name or _name_of(file)
@@ -188,7 +188,7 @@ def _name_of(file: Path) -> str:
 @keys.command("new")
 def new() -> None:
     """Print a fresh token key, fit for BATON_TOKEN_KEYS; its id and what to do with it go to stderr."""
-    from service.state.token import key_id, new_key
+    from service.state.keys import key_id, new_key
 
     key = new_key()
     typer.echo(f"key {key_id(key, 'the new key').hex()}; keep it secret.", err=True)
@@ -206,7 +206,7 @@ def list_keys() -> None:
 
     An id is what the log names where a token was sealed with a key that is not in the ring.
     """
-    from service.state.token import KEY_FILE, kept_key, key_id
+    from service.state.keys import KEY_FILE, kept_key, key_id
 
     settings = load_settings()
     ring = [(key.get_secret_value(), f"BATON_TOKEN_KEYS[{n}]") for n, key in enumerate(settings.token_keys)]
@@ -222,7 +222,7 @@ def list_keys() -> None:
 
 
 def _from_directory(models_dir: Path) -> list[dict[str, Any]]:
-    from service.repository import find_versions, read_verified
+    from service.model.repository import find_versions, read_verified
 
     manifests = (read_verified(directory) for directory in find_versions(models_dir))
     newest = {manifest.name: manifest for manifest in manifests}

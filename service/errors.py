@@ -224,7 +224,19 @@ class StateError(RequestError):
 
 
 class StateInvalid(StateError):
+    """A token that this service did not make for this client: the client is not told which of that it is."""
+
     code, status = "state_invalid", 422
+
+    def __init__(
+        self,
+        message: str = "the state token is damaged, was not made by this service, or belongs to someone else",
+        *,
+        reason: str,
+        detail: str = "",
+        field: str | None = "state",
+    ) -> None:
+        super().__init__(message, reason=reason, detail=detail, field=field)
 
 
 class StateWrongModel(StateError):
@@ -275,3 +287,8 @@ class DeadlineExceeded(Unavailable):
 
 class InternalError(Unavailable):
     code, status = "internal", 500
+
+
+def model_ended() -> StateExpired:
+    """Return why a session cannot go on once the version of its model has retired for good."""
+    return StateExpired("the model version of this session has come to its end; begin a new session", reason="ended")

@@ -30,15 +30,15 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
+from service.engine.preparation import Tried, try_versions
+from service.engine.trial import Trial
 from service.errors import SettingsError, StartupError
-from service.heads import HttpProtocol
-from service.logs import configure_logging
-from service.preparation import Tried, try_versions
-from service.repository import find_versions
+from service.model.repository import find_versions
 from service.settings import Settings
 from service.state.token import token_chars
-from service.trial import Trial
-from service.websocket import StreamProtocol
+from service.web.access_log import configure_logging
+from service.web.heads import HttpProtocol
+from service.web.websocket import StreamProtocol
 
 log = logging.getLogger("baton.workers")
 S = TypeVar("S", bound=socket.socket)

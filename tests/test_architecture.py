@@ -8,64 +8,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = (
-    {"service", "service.errors", "service.tensors"},
-    {
-        "service.contract",
-        "service.settings",
-        "service.metrics",
-        "service.auth",
-        "service.logs",
-        "service.heads",
-        "service.websocket",
-    },
-    {"service.submission", "service.waiting", "service.frequency"},
-    {
-        "service.runtime",
-        "service.batching",
-        "service.state",
-        "service.state.halving",
-        "service.state.store",
-        "service.state.token",
-        "service.wire",
-    },
-    {"service.graph", "service.names", "service.trial"},
-    {"service.forward", "service.hints"},
-    {"service.repository", "service.roles"},
-    {"service.engine", "service.measuring"},
-    {"service.engines", "service.probe", "service.reading"},
-    {"service.sessions", "service.warmup", "service.doubts"},
-    {"service.call", "service.steps", "service.history", "service.preparation", "service.inspection"},
-    {"service.loading"},
-    {"service.frames", "service.http", "service.freeing"},
-    {"service.items"},
-    {
-        "service.endpoints",
-        "service.endpoints.sentiment",
-        "service.endpoints.forecast",
-        "service.endpoints.step",
-        "service.endpoints.state",
-        "service.endpoints.stream",
-        "service.endpoints.models",
-        "service.endpoints.health",
-        "service.endpoints.upgrade",
-    },
-    {"service.app"},
-    {"service.workers"},
-    {"service.cli"},
-    {"service.__main__"},
-    {"service.client.errors"},  # from here on what runs at the clients'; a test holds that it loads none of the above
-    {"service.client.inputs", "service.client.lifetime", "service.client.retries"},
-    {"service.client.results", "service.client.routes"},
-    {"service.client.journal"},
-    {"service.client.streaming"},
-    {"service.client.asynchronous"},
-    {"service.client.blocking"},
-    {"service.client"},
+ORDER = (  # a folder or file of the service imports what stands in the rows above its own, and nothing else
+    {"__init__", "errors", "metrics"},
+    {"contract", "settings", "batching"},
+    {"model"},
+    {"engine"},
+    {"state"},
+    {"web"},
+    {"endpoints", "inspect"},
+    {"app"},
+    {"workers"},
+    {"cli"},
+    {"__main__"},
+    {"client"},
 )
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+LEVEL = {place: level for level, row in enumerate(ORDER) for place in row}
 NEVER_IN_SERVICE = {"torch", "onnx", "onnxscript", "lightning", "training", "matplotlib", "torchmetrics", "pooch"}
-SHARED_WITH_TRAINING = {"service.contract", "service.tensors", "service.errors"}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -88,15 +46,44 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def test_every_module_of_the_service_has_its_layer() -> None:
-    assert set(modules("service")) == set(LEVEL)
+def place(module: str) -> str:
+    """Return the folder or file at the top of the service that `module` is, or is in."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def used(module: str, package: str = "service") -> set[str]:
+    """Return the modules of the service that a module of `package` imports; a folder's own docstring is no module."""
+    return imports(modules(package)[module]) & set(modules("service")) - FOLDERS
+
+
+FOLDERS = {name for name, file in modules("service").items() if file.name == "__init__.py" and name != "service"}
+
+
+def test_every_folder_and_file_of_the_service_has_its_row() -> None:
+    assert {place(module) for module in modules("service")} == set(LEVEL)
 
 
 @pytest.mark.parametrize("module", sorted(modules("service")))
-def test_a_module_of_the_service_imports_only_from_lower_layers(module: str) -> None:
-    ours = {name for name in imports(modules("service")[module]) if name in LEVEL} - {"service"}
-    above = {name for name in ours if LEVEL[name] >= LEVEL[module]}
-    assert not above
+def test_a_module_of_the_service_imports_only_from_the_rows_above(module: str) -> None:
+    others = {name for name in used(module) if place(name) != place(module)}
+    assert not {name for name in others if LEVEL[place(name)] >= LEVEL[place(module)]}
+
+
+@pytest.mark.parametrize("folder", sorted({place(module) for module in FOLDERS}))
+def test_no_modules_of_a_folder_import_each_other_in_a_circle(folder: str) -> None:
+    left = {module: used(module) for module in modules("service") if place(module) == folder}
+    while free := [module for module, names in left.items() if not names & set(left)]:
+        for module in free:
+            del left[module]
+    assert not left
+
+
+def test_endpoints_never_import_one_another() -> None:
+    """An endpoint is a file of its folder, or a folder of files that share what they read and show."""
+    endpoints = {module: module.split(".")[2] for module in modules("service") if module.count(".") > 1}
+    endpoints = {module: name for module, name in endpoints.items() if place(module) == "endpoints"}
+    for module, own in endpoints.items():
+        assert {endpoints[name] for name in used(module) if name in endpoints} <= {own}
 
 
 @pytest.mark.parametrize("module", sorted(modules("service")))
@@ -106,10 +93,9 @@ def test_the_service_never_imports_what_only_training_needs(module: str) -> None
 
 def test_onnxruntime_has_one_importer() -> None:
     importers = {module for module, file in modules("service").items() if "onnxruntime" in imports(file)}
-    assert importers == {"service.runtime"}
+    assert importers == {"service.model.onnx_session"}
 
 
 @pytest.mark.parametrize("module", sorted(modules("training")))
-def test_training_shares_contract_tensors_and_errors_with_the_service_and_nothing_else(module: str) -> None:
-    used = {name for name in imports(modules("training")[module]) if name in LEVEL} - {"service"}
-    assert used <= SHARED_WITH_TRAINING
+def test_training_shares_the_contract_and_errors_with_the_service_and_nothing_else(module: str) -> None:
+    assert {place(name) for name in used(module, "training")} <= {"__init__", "contract", "errors"}

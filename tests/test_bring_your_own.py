@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, Server, ServerFactory
 from test_readme import assert_same
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training import export_module
 
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text()

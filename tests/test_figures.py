@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Server
 
-from service.contract import Metric, read_manifest
+from service.contract.files import read_manifest
+from service.contract.provenance import Metric
 from training import charlm, forecast, forecast_live, segrnn, sentiment, spam
 from training.data import VARIABLE, find
 from training.report import versions

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.contract import Manifest, Metric, Network, Provenance, Variant
+from service.contract.manifest import Manifest
+from service.contract.provenance import Metric, Network, Provenance, Variant
 from training.parity import BOUND, Parity
 from training.recipe import Release
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
-from service.contract import field_path
+from service.contract.files import field_path
 from service.errors import StartupError
 from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
 from training.recipe import Kind, Recipe, Run, Table

@@ -12,7 +12,7 @@ from functools import partial
 import lightning
 import numpy as np
 
-from service import contract, tensors
+from service.contract import provenance, tensors
 from training.charlm_network import CharNetwork
 from training.charlm_training import UNKNOWN, CharModule, Corpus, Settings, make_tokenizer
 from training.data import find
@@ -98,7 +98,7 @@ def frequencies(text: str, characters: str) -> tuple[Array, Array]:
     return single / single.sum(), pairs / pairs.sum(axis=1, keepdims=True)
 
 
-def figures(corpus: Corpus, model: str, url: str) -> tuple[contract.Metric, ...]:
+def figures(corpus: Corpus, model: str, url: str) -> tuple[provenance.Metric, ...]:
     """Return the nats per character of the whole validation part beside those of two tables of frequencies."""
     text, characters = corpus.validation, corpus.characters
     value = round(nats(ask_probabilities(url, model, text, characters)), 5)
@@ -110,7 +110,7 @@ def figures(corpus: Corpus, model: str, url: str) -> tuple[contract.Metric, ...]
         "validation_nats_per_character_vs_single": (nats(single[ids[1:]]), method.format("single characters")),
     }
     return tuple(
-        contract.Metric(name=name, value=value, floor=round(floor, 5), floor_method=how)
+        provenance.Metric(name=name, value=value, floor=round(floor, 5), floor_method=how)
         for name, (floor, how) in floors.items()
     )
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from service.errors import StartupError
 from training.arithmetic import Narrow
 from training.card import value_and_spread

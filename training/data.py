@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pooch  # type: ignore[import-untyped]
 
-from service.contract import DataSource, sha256_of
+from service.contract.files import sha256_of
+from service.contract.provenance import DataSource
 from service.errors import StartupError
 
 VARIABLE = "BATON_DATA_DIR"

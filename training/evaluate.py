@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from service import contract
+from service.contract import manifest as contract
 from service.errors import StartupError
 
 START_LIMIT_S = 600.0  # an emulated processor takes minutes

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.onnx import OnnxExporterError
 
+from service.contract.tensors import State, Tensor
 from service.errors import StartupError
-from service.tensors import State, Tensor
 from training.explicit import ExplicitLayers, LayerError
 from training.nodes import OPSET
 from training.recurrent import Recurrent

@@ -15,7 +15,8 @@ import lightning
 import numpy as np
 from pydantic import Field
 
-from service import contract, tensors
+from service.contract import manifest as contract
+from service.contract import provenance, tensors
 from training.conformal import OFFSETS
 from training.data import find
 from training.export import Array, Servable
@@ -38,8 +39,8 @@ LICENCE = (
     "as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
     "and on generated series"
 )
-GENERATED = contract.DataSource(name="generated series", part="training/generate.py, drawn by seed: trained on")
-PATTERNS = contract.DataSource(
+GENERATED = provenance.DataSource(name="generated series", part="training/generate.py, drawn by seed: trained on")
+PATTERNS = provenance.DataSource(
     name="generated patterns", part="training/generate_patterns.py, drawn by seed: trained on"
 )
 LIMITS = (
@@ -140,7 +141,7 @@ def forecast_servable(network: ForecastNetwork, offsets: tuple[float, ...]) -> S
     )
 
 
-def measure_forecast(model: str, url: str) -> tuple[contract.Metric, ...]:
+def measure_forecast(model: str, url: str) -> tuple[provenance.Metric, ...]:
     """Measure the served model on M4 weekly's test part, on ETTh1, and on clean signals."""
     forecast = partial(ask_forecast, url, model)
     histories, futures = read_weekly(find(WEEKLY_TRAIN).path), read_weekly(find(WEEKLY_TEST).path)

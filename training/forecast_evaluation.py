@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from service.contract import Metric
+from service.contract.provenance import Metric
 from training.evaluate import ask
 from training.forecast_data import ETT_TEST, ETT_TRAIN
 from training.forecast_metrics import LEVELS, MEDIAN, coverage, mase, smape

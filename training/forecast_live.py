@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from service import contract, tensors
+from service.contract import provenance, tensors
 from training.conformal import OFFSETS
 from training.data import find
 from training.export import Servable
@@ -119,7 +119,7 @@ def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
     )
 
 
-def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
+def measure(model: str, url: str) -> tuple[provenance.Metric, ...]:
     """Measure the served model on ETTh1's test part."""
     return live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from service.contract import Metric
+from service.contract.provenance import Metric
 from training.evaluate import ask
 from training.forecast_data import ETT_TEST, ETT_TRAIN
 from training.forecast_metrics import constant_spread, coverage, pinball, spread_loss

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from service.tensors import LARGEST_FLOAT, Dtype, Shape, State
+from service.contract.tensors import LARGEST_FLOAT, Dtype, Shape, State
 from training.conformal import apply_offsets
 from training.forecast_metrics import LEVELS, MEDIAN
 from training.forecast_network import DOUBLE_STEP, SMALLEST_SCALE, rising

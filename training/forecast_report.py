@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from statsforecast.models import AutoETS, SeasonalNaive
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training.data import find
 from training.forecast import ETT, WEEKLY_TEST, WEEKLY_TRAIN
 from training.forecast_data import ETT_TEST, read_ett, read_weekly

@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from service.contract import Forecast, Network, Task
+from service.contract.manifest import Forecast, Task
+from service.contract.provenance import Network
 from training import parity
 from training.catalogue import MODEL_NAME
 from training.explicit import cell_of

@@ -12,7 +12,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.contract import Manifest, Metric, Provenance, read_manifest, verify_files
+from service.contract.files import read_manifest, verify_files
+from service.contract.manifest import Manifest
+from service.contract.provenance import Metric, Provenance
 from training import drift
 from training.arithmetic import NARROWING, Narrow
 from training.card import write_narrow_card

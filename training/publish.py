@@ -18,15 +18,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.contract import (
-    MANIFEST_FILE,
-    Manifest,
-    Metric,
-    Provenance,
-    Text,
-    read_manifest,
-    verify_files,
-)
+from service.contract.files import MANIFEST_FILE, read_manifest, verify_files
+from service.contract.manifest import Manifest, Text
+from service.contract.provenance import Metric, Provenance
 from service.errors import StartupError
 from training import parity
 from training.card import write_card

@@ -13,7 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 import lightning
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import DataSource, Forecast, Metric, Network, Task
+from service.contract.manifest import Forecast, Task
+from service.contract.provenance import DataSource, Metric, Network
 from training.export import Servable
 from training.precision import Precision
 

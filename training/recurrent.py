@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from service.contract import Network, Variant
+from service.contract.provenance import Network, Variant
+from service.contract.tensors import Shape, State
 from service.errors import StartupError
-from service.tensors import Shape, State
 from training.cells import PeepholeLSTM, ResetBeforeGRU, Sequences, UnrolledLayer
 from training.nodes import STATE_NAMES, Cell, add_node, attributes_of, onnx_weights
 

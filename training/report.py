@@ -20,7 +20,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import MANIFEST_FILE, Manifest, read_manifest
+from service.contract.files import MANIFEST_FILE, read_manifest
+from service.contract.manifest import Manifest
 from training.card import figures_table, networks_sentence
 from training.evaluate import serving
 from training.plots import draw_learning_curves, save

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training.charlm import read_corpus
 from training.data import find
 from training.forecast_report import report_forecast

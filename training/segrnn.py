@@ -12,7 +12,8 @@ from functools import partial
 import lightning
 import numpy as np
 
-from service import contract, tensors
+from service.contract import manifest as contract
+from service.contract import provenance, tensors
 from training.conformal import OFFSETS
 from training.data import find
 from training.export import Array, Servable
@@ -66,7 +67,7 @@ def servable(network: SegRNNNetwork, offsets: tuple[float, ...]) -> Servable:
     )
 
 
-def measure(name: str, url: str, stride: int = 1) -> tuple[contract.Metric, ...]:
+def measure(name: str, url: str, stride: int = 1) -> tuple[provenance.Metric, ...]:
     """Measure the served model on ETTh1's test part, on every `stride`-th window."""
     return etth1_figures(read_ett(find(ETT).path), partial(ask_segrnn, url, name), stride)
 

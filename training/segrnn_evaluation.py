@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.contract import Metric
+from service.contract.provenance import Metric
 from training.evaluate import ask
 from training.forecast_data import ETT_TEST, ETT_TRAIN, Values
 from training.segrnn_network import HORIZON, LOOKBACK

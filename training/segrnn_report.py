@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training.data import find
 from training.forecast_data import ETT_TEST, ETT_TRAIN, Values, read_ett
 from training.plots import Fan, draw_coverage, draw_error, draw_fans

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from service import contract
+from service.contract import provenance
 from training.data import Found, find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
@@ -99,7 +99,7 @@ def ask_sentiment_live(model: str, url: str, texts: list[str]) -> list[str]:
 
 def measure(
     label: Callable[[str, list[str]], list[str]], parts: dict[str, Found], url: str
-) -> tuple[contract.Metric, ...]:
+) -> tuple[provenance.Metric, ...]:
     """Return the accuracy on dev and test beside that of the majority class of train."""
     train = read_phrases(parts["train"].path)[1]
     majority = int(np.mean(train) > 0.5)
@@ -108,7 +108,7 @@ def measure(
         texts, labels = read_phrases(parts[part].path)
         given = [LABELS.index(answer) for answer in label(url, texts)]
         metrics.append(
-            contract.Metric(
+            provenance.Metric(
                 name=f"sst2_{part}_accuracy",
                 value=float(np.mean(np.array(given) == labels)),
                 floor=float(np.mean(np.array(labels) == majority)),

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from service import tensors
+from service.contract import tensors
 from service.errors import StartupError
 from training.explicit import cell_of
 from training.export import Array, Servable, line_of

@@ -30,7 +30,7 @@ from torchmetrics.functional.classification import (
     binary_specificity_at_sensitivity,
 )
 
-from service import contract
+from service.contract import provenance
 from training.data import find
 from training.evaluate import ask
 from training.recipe import Release, TextReader
@@ -185,7 +185,7 @@ def ask_spam(model: str, url: str, texts: Sequence[str]) -> Tensor:
     return torch.tensor([result["scores"]["spam"] for result in results], dtype=torch.float64)
 
 
-def measure(model: str, parts: Mapping[str, Messages], url: str) -> tuple[contract.Metric, ...]:
+def measure(model: str, parts: Mapping[str, Messages], url: str) -> tuple[provenance.Metric, ...]:
     """Return the figures on dev and test beside those of naive Bayes, trained on the same part."""
     metrics = []
     for part in ("dev", "test"):
@@ -193,7 +193,7 @@ def measure(model: str, parts: Mapping[str, Messages], url: str) -> tuple[contra
         found = figures(ask_spam(model, url, messages.texts), messages.labels)
         floors = figures(naive_bayes(parts["train"], messages.texts), messages.labels)
         metrics += [
-            contract.Metric(
+            provenance.Metric(
                 name=f"spam_{part}_{figure}",
                 value=value,
                 floor=floors[figure],

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import Manifest, read_manifest
-from service.tensors import LARGEST_FLOAT
+from service.contract.files import read_manifest
+from service.contract.manifest import Manifest
+from service.contract.tensors import LARGEST_FLOAT
 
 # Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

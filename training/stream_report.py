@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training.data import find
 from training.evaluate import ask
 from training.forecast import ETT

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import Manifest
+from service.contract.manifest import Manifest
 from training.evaluate import ask
 from training.plots import draw_by_share, draw_confusion, draw_reliability, draw_surprise
 from training.report import Picture, Table

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from service import tensors
+from service.contract import tensors
 from training.export import Array, Servable
 from training.nodes import Cell
 from training.recipe import Table

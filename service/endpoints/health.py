@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from service.call import call_of
 from service.errors import Draining, NotReady
-from service.http import error_responses
+from service.web.context import call_of
+from service.web.routes import error_responses
 
 router = APIRouter(tags=["operations"])
 

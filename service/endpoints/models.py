@@ -9,12 +9,14 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from service import __version__, runtime
-from service.call import call_of, require_tenant
-from service.contract import Arithmetic, Forecast, Metric, Network, Provenance, Task, Text
-from service.engine import Engine
-from service.http import error_responses
-from service.tensors import State, Tensor
+from service import __version__
+from service.contract.manifest import Arithmetic, Forecast, Task, Text
+from service.contract.provenance import Metric, Network, Provenance
+from service.contract.tensors import State, Tensor
+from service.engine.engine import Engine
+from service.model import onnx_session as runtime
+from service.web.context import call_of, require_tenant
+from service.web.routes import error_responses
 
 router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
 

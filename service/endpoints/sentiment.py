@@ -8,13 +8,13 @@ import numpy as np
 from fastapi import APIRouter
 from pydantic import Discriminator, Field, Tag
 
-from service.call import Call
-from service.contract import Task
-from service.engine import Answer, Engine, Row
+from service.contract.manifest import Task
+from service.engine.engine import Answer, Engine, Row
 from service.errors import ItemTooLarge
-from service.http import BODY_ERRORS, BodyRoute, Reply
-from service.items import Job, answer_items
-from service.wire import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
+from service.web.batch import Job, answer_items
+from service.web.context import Call
+from service.web.routes import BODY_ERRORS, BodyRoute, Reply
+from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 

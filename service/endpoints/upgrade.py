@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.call import call_of
 from service.errors import UpgradeRequired
+from service.web.context import call_of
 
 router = APIRouter()
 

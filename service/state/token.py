@@ -9,7 +9,7 @@ and its plaintext is
     session id 16 bytes | step uint64 | issued uint64 ms | expires uint64 ms | form 1 byte | payload's bytes uint32
     payload | 0 to 2 zeros, so that base64url needs no padding
 
-The form says what the payload is: the state itself, the state halved, or the name of a snapshot of it. Everything
+The form says what the payload is: the state, the state cut to float16, or the name of a snapshot of it. Everything
 before the salt, and the tenant, is bound as associated data; the fingerprint is a hash of the model's name, version
 and weights, so those are bound as well, and a token can be told genuine even when its model is gone. Each token is
 encrypted under a key of its own, derived from the ring's key and the token's random salt with keyed BLAKE2b (RFC
@@ -23,42 +23,33 @@ anything else raises.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import os
 import secrets
-import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.errors import SettingsError, StateExpired, StateFromFuture, StateInvalid
+from service.errors import StateExpired, StateFromFuture, StateInvalid, model_ended
+from service.state.keys import KEY_ID_BYTES, SALT_BYTES, KeyRing
 
 VERSION = 3
-KEY_BYTES = 32
-KEY_FILE = "token.key"
-HEADER = struct.Struct("<B4s16s")
-SALT_BYTES = 24
+HEADER = struct.Struct(f"<B{KEY_ID_BYTES}s16s")
 NONCE = bytes(12)
 RANDOM_BYTES = 16_384  # drawn at a time: a system call gives up the GIL, and then waits for a run
 TAG_BYTES = 16
 BODY = struct.Struct("<16sQQQBI")
 OVERHEAD_BYTES = HEADER.size + SALT_BYTES + BODY.size + TAG_BYTES
-INVALID = "the state token is damaged, was not made by this service, or belongs to someone else"
 
 
 class Form(IntEnum):
     """What a token's payload is."""
 
     EXACT = 0  # the state's tensors, raw little-endian, in manifest order
-    HALVED = 1  # the same with float32 tensors as float16
+    FLOAT16 = 1  # the same with float32 tensors as float16
     HELD = 2  # the name of the state's snapshot in the store
 
 
@@ -75,27 +66,6 @@ class Session:
     expires_ms: int
     form: Form
     payload: bytes
-
-
-class KeyRing:
-    """Keys by their id; the first seals, all open.
-
-    Raises: SettingsError for a key that is not 32 bytes of base64url.
-    """
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys: dict[bytes, bytes] = {}
-        for number, text in enumerate(keys, start=1):
-            source = f"token key {number} of {len(keys)}"
-            self._keys[key_id(text, source)] = _read_key(text, source)
-        self.newest_id = next(iter(self._keys))
-
-    def cipher(self, key_id: bytes, salt: bytes) -> AESGCM | None:
-        """Return the cipher of the one token that has `salt`; None for a key that is not in the ring."""
-        key = self._keys.get(key_id)
-        if key is None:
-            return None
-        return AESGCM(hashlib.blake2b(salt, key=key, person=b"baton token", digest_size=KEY_BYTES).digest())
 
 
 class Sealer:
@@ -140,12 +110,12 @@ class Sealer:
         Raises: StateInvalid when it cannot be a token, by its length and first bytes, before any cryptography.
         """
         if len(token) > OVERHEAD_BYTES + longest_payload_bytes + 2:
-            raise StateInvalid(INVALID, reason="too_long")
+            raise StateInvalid(reason="too_long")
         if len(token) < OVERHEAD_BYTES:
-            raise StateInvalid(INVALID, reason="too_short")
+            raise StateInvalid(reason="too_short")
         version, _, fingerprint = HEADER.unpack_from(token)
         if version != VERSION:
-            raise StateInvalid(INVALID, reason="unknown_version")
+            raise StateInvalid(reason="unknown_version")
         claimed: bytes = fingerprint
         return claimed
 
@@ -159,11 +129,11 @@ class Sealer:
         key = HEADER.unpack(header)[1]
         cipher = self._keys.cipher(key, salt)
         if cipher is None:
-            raise StateInvalid(INVALID, reason="unknown_key", detail=key.hex())
+            raise StateInvalid(reason="unknown_key", detail=key.hex())
         try:
             body = cipher.decrypt(NONCE, token[HEADER.size + SALT_BYTES :], header + tenant.encode())
         except InvalidTag:
-            raise StateInvalid(INVALID, reason="not_authentic") from None
+            raise StateInvalid(reason="not_authentic") from None
         session_id, step, issued_ms, expires_ms, form, size = BODY.unpack_from(body)
         payload = body[BODY.size : BODY.size + size]
         session = Session(session_id, step, issued_ms, expires_ms, FORMS[form], payload)
@@ -180,11 +150,6 @@ class Sealer:
         return session
 
 
-def model_ended() -> StateExpired:
-    """Return why a session cannot go on once the version of its model has retired for good."""
-    return StateExpired("the model version of this session has come to its end; begin a new session", reason="ended")
-
-
 def _random(size: int) -> Iterator[bytes]:
     """Yield random bytes, `size` at a time."""
     while True:
@@ -199,95 +164,3 @@ def token_chars(payload_bytes: int) -> int:
 
 def new_session_id() -> bytes:
     return secrets.token_bytes(16)
-
-
-def new_key() -> str:
-    """Return a fresh key, fit for BATON_TOKEN_KEYS."""
-    return _encode(secrets.token_bytes(KEY_BYTES))
-
-
-def key_id(key: str, source: str) -> bytes:
-    """Return the id of a key, which stands in the tokens that it seals.
-
-    Raises: SettingsError, about `source`, when it is not 32 bytes of base64url.
-    """
-    return hashlib.sha256(b"baton key id" + _read_key(key, source)).digest()[:4]
-
-
-def kept_key(directory: Path) -> str | None:
-    """Return the key kept in `directory`, None where none has been made yet.
-
-    Raises: SettingsError when it is damaged, or can be read by others.
-    """
-    file = directory / KEY_FILE
-    try:
-        if not file.exists():
-            return None
-        mode, key = stat.S_IMODE(file.stat().st_mode), file.read_text("latin-1")
-    except OSError as failure:
-        raise _unusable(directory, failure) from failure
-    if mode & 0o077:
-        raise SettingsError(f"{file} can be read by others (mode {mode:04o}): chmod 600 it, or make a new key")
-    _read_key(key, str(file))
-    return key
-
-
-def load_or_create_key(directory: Path) -> tuple[str, bool]:
-    """Return the key kept in `directory`, and whether it was made just now (readable by its owner alone).
-
-    Several workers may call this at once: all get the key of the first.
-
-    Raises: SettingsError when the directory cannot be used, or its key is damaged or readable by others.
-    """
-    if (key := kept_key(directory)) is not None:
-        return key, False
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = directory / f".{KEY_FILE}.{secrets.token_hex(8)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(new_key().encode())
-            out.flush()
-            os.fsync(out.fileno())
-        created = _link(draft, directory / KEY_FILE)
-    except OSError as failure:
-        raise _unusable(directory, failure) from failure
-    key = kept_key(directory)
-    assert key is not None
-    return key, created
-
-
-def _unusable(directory: Path, failure: OSError) -> SettingsError:
-    return SettingsError(
-        f"the token key cannot be kept in {directory} ({failure}); set BATON_STATE_DIR to a directory that this "
-        "user may write, or BATON_TOKEN_KEYS to keys of your own"
-    )
-
-
-def _read_key(text: str, source: str) -> bytes:
-    try:
-        key = _decode(text.strip())
-    except (binascii.Error, UnicodeEncodeError):
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise SettingsError(f"{source} is not {KEY_BYTES} bytes of base64url")
-    return key
-
-
-def _link(draft: Path, file: Path) -> bool:
-    """Give the finished `draft` its name, unless another process was first."""
-    try:
-        os.link(draft, file)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    return True
-
-
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

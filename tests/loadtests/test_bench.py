@@ -22,7 +22,7 @@ from loadtests.report import Figure
 from loadtests.requirements import BenchError
 from loadtests.scenarios import compare_answers
 from loadtests.serving import Running, baseline, baton
-from service.repository import read_verified
+from service.model.repository import read_verified
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,10 @@ import numpy as np
 import tiny
 
 from loadtests.precision import Sessions
-from service.contract import read_manifest
-from service.engine import Answer, Engine, Row
+from service.contract.files import read_manifest
+from service.engine.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
-from service.repository import load_model
+from service.model.repository import load_model
 from service.settings import Settings
 
 

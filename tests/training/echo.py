@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from service import contract, tensors
+from service.contract import provenance, tensors
 from training import catalogue
 from training.evaluate import ask
 from training.export import Array, Servable
@@ -92,11 +92,11 @@ class Echo(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.05)
 
 
-def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
+def measure(model: str, url: str) -> tuple[provenance.Metric, ...]:
     """The error of one number's echo, through the service, beside that of always answering zero."""
     (result,) = ask(url, "/v1/step", "items", [{"inputs": [[0.5]]}], model=model)
     error = abs(result["outputs"]["y"][0] - 0.5)
-    return (contract.Metric(name="echo_error", value=error, floor=0.5, floor_method="always zero"),)
+    return (provenance.Metric(name="echo_error", value=error, floor=0.5, floor_method="always zero"),)
 
 
 class Settings(Table):
@@ -115,7 +115,7 @@ def release(module: lightning.LightningModule, name: str = MODEL, **changes: Any
         "task": "step",
         "description": "Gives each number back.",
         "servable": servable_stack(network.recurrent, 1),
-        "data": (contract.DataSource(name="normal numbers", part="drawn while training"),),
+        "data": (provenance.DataSource(name="normal numbers", part="drawn while training"),),
         "licence": "Apache-2.0",
         "limits": ("It is a test.",),
         "measure": partial(measure, name),

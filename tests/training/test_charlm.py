@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from training import charlm
 from training.catalogue import find_recipe
 from training.charlm import figures, frequencies

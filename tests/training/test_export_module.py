@@ -17,7 +17,8 @@ import users_modules as users
 from test_family import no_server
 from torch import Tensor, nn
 
-from service.contract import Forecast, read_manifest, verify_files
+from service.contract.files import read_manifest, verify_files
+from service.contract.manifest import Forecast
 from training import export_module, publish
 from training.evaluate import ask, serving
 from training.parity import BOUND

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service import contract, tensors
+from service.contract import files, provenance, tensors
 from training import publish
 from training.evaluate import ask, serving
 from training.export import Servable
@@ -137,7 +137,7 @@ def release(name: str, network: Averager | Judge, tokenizer: Tokenizer) -> Relea
         task="sentiment" if name in WHOLE else "step",
         description="A member of the family.",
         servable=network.servable(),
-        data=(contract.DataSource(name="numbers", part="drawn while training"),),
+        data=(provenance.DataSource(name="numbers", part="drawn while training"),),
         licence="Apache-2.0",
         limits=("It is a test.",),
         measure=lambda url: (),
@@ -182,7 +182,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
 @pytest.mark.parametrize("name", STREAMING | WHOLE)
 def test_member_is_published_within_parity_as_one_node_a_layer(family: Family, name: str) -> None:
     """Graph, facts and card agree on what the member is; one direction streams, and was compared in chunks."""
-    manifest = contract.read_manifest(family.models / name / "1")
+    manifest = files.read_manifest(family.models / name / "1")
     (network,), provenance = manifest.networks, manifest.provenance
     assert provenance is not None
     assert 0 < provenance.parity_max_abs <= BOUND
@@ -232,7 +232,7 @@ def test_option_of_another_cell_is_refused(cell: Any, option: dict[str, Any]) ->
 def test_first_step_begins_at_the_learned_start(family: Family) -> None:
     """The start stands in the manifest as it was learned."""
     recurrent = family.networks["lstm-3"].recurrent
-    manifest = contract.read_manifest(family.models / "lstm-3/1")
+    manifest = files.read_manifest(family.models / "lstm-3/1")
     for state, start in zip(manifest.states, recurrent.zero_states(1), strict=True):
         assert np.any(start.detach().numpy())
         np.testing.assert_array_equal(np.array(state.start, np.float32), start[:, 0].detach())

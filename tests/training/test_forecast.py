@@ -13,7 +13,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from service.contract import Metric, read_manifest
+from service.contract.files import read_manifest
+from service.contract.provenance import Metric
 from training import forecast
 from training.catalogue import find_recipe
 from training.conformal import OFFSETS

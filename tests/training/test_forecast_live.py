@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.contract import Metric, read_manifest
+from service.contract.files import read_manifest
+from service.contract.provenance import Metric
 from training import forecast_live
 from training.catalogue import find_recipe
 from training.data import Found

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from service.contract import Metric, read_manifest, verify_files
+from service.contract.files import read_manifest, verify_files
+from service.contract.provenance import Metric
 from training import cli, drift
 from training.arithmetic import to_float16, to_int8
 from training.evaluate import ask, serving

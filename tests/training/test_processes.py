@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from training import cli, runs
 from training.processes import share
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from service.contract import read_manifest, sha256_of, verify_files
+from service.contract.files import read_manifest, sha256_of, verify_files
 from training import cli
 from training.evaluate import EvaluationError, ask, serving
 from training.parity import BOUND, ParityError

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from service.contract import Manifest, read_manifest
-from service.tensors import Tensor
+from service.contract.files import read_manifest
+from service.contract.manifest import Manifest
+from service.contract.tensors import Tensor
 from training import plots, text_report
 from training.publish import publish
 from training.report import FOLDER, SECTION, Picture, Table, models_page, read_facts, write_reports

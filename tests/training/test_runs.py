@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from torch import Tensor
 from typer.testing import CliRunner
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from training import cli, runs
 from training.curve import learning_curve
 from training.recipe import Recipe

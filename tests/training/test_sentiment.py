@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from training import cli, data, sentiment
 from training.data import PublicFile
 from training.text import train_review_words

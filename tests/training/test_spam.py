@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from service.contract import read_manifest
+from service.contract.files import read_manifest
 from training import cli, data, spam
 from training.data import PublicFile, find
 

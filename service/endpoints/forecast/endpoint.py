@@ -1,0 +1,128 @@
+"""POST /v1/forecast: histories in, means and quantiles of the next values out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from service.contract.manifest import Forecast as ForecastSpec
+from service.contract.manifest import Task
+from service.endpoints.forecast.history import Missing, Values, read_history
+from service.endpoints.forecast.timestamps import list_times
+from service.engine.engine import Answer, Row
+from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable
+from service.web.batch import Job, answer_items
+from service.web.context import Call
+from service.web.routes import BODY_ERRORS, BodyRoute, Reply
+from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
+
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
+
+MOST_LEVELS = 100
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Percent = Annotated[float, Field(gt=0, lt=100)]
+LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as floats
+
+
+class Series(Strict):
+    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    values: Values = Field(
+        description="the history, oldest first, null = missing: numbers, or rows of the model's channels",
+        examples=[[5.8, 5.7, None, 5.1], [[5.8, 2.0], [5.7, 2.1], [5.2, None], [5.1, 1.9]]],
+    )
+    start: str | None = Field(None, description="ISO 8601 time of the first value; with freq, gives timestamps")
+    freq: str | None = Field(
+        None, max_length=32, description="distance of the values, as pandas has it: 15min, h, D, B, W-MON, ME, QS..."
+    )
+
+
+class ForecastRequest(RunRequest):
+    task: ClassVar[Task] = "forecast"
+    items_field: ClassVar[str] = "series"
+
+    series: list[Series] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
+    horizon: int = Field(ge=1, description="how many values to forecast")
+    quantiles: list[Probability] | None = Field(
+        None, min_length=1, max_length=MOST_LEVELS, description="probabilities, of those the model has; default: all"
+    )
+    levels: list[Percent] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_LEVELS,
+        description="central intervals in percent: 80 gives quantiles 0.1 and 0.9",
+    )
+    missing: Missing = Field(
+        "error",
+        description="what to do with null: refuse the series, repeat the value before, or interpolate",
+    )
+
+
+class Forecast(Result):
+    channels: list[str] | None = Field(None, description="what the entries of rows are, where the model names them")
+    mean: list[float] | list[list[float]] = Field(description="horizon values, or rows of the model's channels")
+    quantiles: dict[str, list[float] | list[list[float]]] = Field(description="the same for each quantile")
+    timestamps: list[str] | None = Field(None, description="ISO 8601 times of the forecast, where start and freq came")
+    warnings: list[str]
+
+
+@router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
+async def forecast(call: Call, body: ForecastRequest) -> Reply:
+    """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
+    engines = call.service.engines
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
+    spec = engine.manifest.forecast
+    assert spec is not None
+    if body.horizon > spec.horizon:
+        message = f"{body.horizon} values asked for; this model forecasts {spec.horizon}"
+        raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
+    columns = _columns(spec, body)
+
+    def prepare(series: Series) -> Job:
+        history, warnings = read_history(series.values, engine.manifest, body.missing)
+        timestamps, readings = _timestamps(series, body.horizon)
+        more = {"timestamps": timestamps, "channels": engine.manifest.sequence.labels}
+        told = {"warnings": warnings + readings, **{name: value for name, value in more.items() if value is not None}}
+        return Job(engine, Row(history), partial(_shown, body.horizon, columns, told), "values")
+
+    return await answer_items(call, body, engine, prepare)
+
+
+def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
+    """Return the quantiles to show, as text, with their places in the model's output."""
+    if body.quantiles is None and body.levels is None:
+        return {f"{level:g}": place for place, level in enumerate(spec.quantiles)}
+    asked = [("quantiles", level, level) for level in body.quantiles or []]
+    for level in body.levels or []:
+        asked += [("levels", level, (100 - level) / 200), ("levels", level, (100 + level) / 200)]
+    columns: dict[str, int] = {}
+    for field, given, probability in sorted(asked, key=lambda entry: entry[2]):
+        place = next((i for i, q in enumerate(spec.quantiles) if abs(q - probability) < LEVEL_MATCH), None)
+        if place is None:
+            has = ", ".join(f"{q:g}" for q in spec.quantiles)
+            raise QuantileUnavailable(f"{given:g} is not among the quantiles of this model: {has}", field=field)
+        columns[f"{spec.quantiles[place]:g}"] = place
+    return columns
+
+
+def _timestamps(series: Series, horizon: int) -> tuple[list[str] | None, list[str]]:
+    """Return the times of the forecast, None where the series has none, and warnings of how they were understood."""
+    if series.start is None and series.freq is None:
+        return None, []
+    if series.freq is None:
+        message = "start is given and freq is not, which says how far apart the values are: 15min, D, ME..."
+        raise InvalidRequest(message, field="freq")
+    if series.start is None:
+        raise InvalidRequest("freq is given and start is not, which says when the first value was", field="start")
+    return list_times(series.start, series.freq, range(len(series.values), len(series.values) + horizon))
+
+
+def _shown(horizon: int, columns: dict[str, int], told: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    quantiles = answer.outputs["quantiles"][:horizon]
+    return {
+        "mean": answer.outputs["mean"][:horizon].tolist(),
+        "quantiles": {name: quantiles[..., place].tolist() for name, place in columns.items()},
+        **told,
+    }

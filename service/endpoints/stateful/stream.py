@@ -1,0 +1,320 @@
+"""WS /v1/stream: one session on one connection, its state kept here until the client asks for a token of it.
+
+Frames are answered one by one, in their order: the next is not looked at before the answer of the last is written, so a
+client that does not read holds up nobody but itself. Invariants: a frame is part of the session when it was answered,
+and not otherwise; whatever ends a stream but its client, the client gets a token of the last answered step first, or
+is told why there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
+
+from service.endpoints.stateful.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
+from service.endpoints.stateful.step_json import read_row, show_step
+from service.engine.engine import Answer, Row
+from service.errors import (
+    BodyTimeout,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PrecisionTooLow,
+    RequestError,
+    StateError,
+    StateFromFuture,
+    Unavailable,
+)
+from service.state.sessions import Hold, Point, Precision, null_state
+from service.web.access_log import ACCESS
+from service.web.context import Caller, Service
+from service.web.routes import error_response
+from service.web.schema import read_whole
+from service.web.websocket import ABNORMAL, Connection, End
+
+log = logging.getLogger("baton.stream")
+access_log = logging.getLogger(ACCESS)
+
+PATH = "/v1/stream"
+ACCEPTED = 101
+POLICY, INTERNAL, TRY_AGAIN = 1008, 1011, 1013
+OUR_CODES = range(1000, 1016)  # others are the clients' own
+
+
+class Streams:
+    """The streams of this process, as an ASGI application; on any other path a WebSocket is refused."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._open = service, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = Caller(scope, self._service)
+        try:
+            self._admit(caller, scope["path"])
+        except RequestError as error:
+            answer = error_response(caller, error)
+            answer.raw_headers.append((b"x-request-id", caller.request_id.encode()))
+            await answer(scope, receive, send)
+            endpoint, seconds = PATH if scope["path"] == PATH else "unmatched", _seconds_since(caller.started)
+            self._service.metrics.answered(endpoint, error.status, seconds)
+            access_log.info(f"WS {endpoint} {error.status} {1e3 * seconds:.1f}ms id={caller.request_id} {caller.log}")
+        else:
+            await self._serve(caller, receive, send)
+
+    def _admit(self, caller: Caller, path: str) -> None:
+        """Raises: NotFound, Unauthorized, Draining, NotReady, Overloaded."""
+        if path != PATH:
+            raise NotFound(f"there is no WebSocket here; see {PATH}")
+        caller.authenticate()
+        self._service.engines.admit("step", rows=0)
+        most = self._service.settings.max_streams
+        if self._open >= most:
+            raise Overloaded(f"{most} streams are open already", limit=most, retry_after_ms=1000)
+
+    async def _serve(self, caller: Caller, receive: Receive, send: Send) -> None:
+        metrics, code = self._service.metrics, ABNORMAL
+        connection = Connection(receive, send, patience_s=self._service.settings.stream_idle_s)
+        stream = _Stream(caller, connection)
+        self._open += 1
+        metrics.streams.inc()
+        try:
+            await connection.accept((b"x-request-id", caller.request_id.encode()))
+            code = await stream.serve()
+        except asyncio.CancelledError as stop:
+            caller.log += f" cut off: {stop}"
+        finally:
+            connection.release()
+            self._open -= 1
+            metrics.streams.dec()
+            metrics.streams_closed.labels(str(code) if code in OUR_CODES else "other").inc()
+            metrics.requests.labels(PATH, ACCEPTED).inc()
+            told = f"id={caller.request_id} frames={stream.frames} steps={stream.steps}{caller.log}"
+            access_log.info(f"WS {PATH} {code} {_seconds_since(caller.started):.1f}s {told}")
+
+
+def _seconds_since(started: float) -> float:
+    return time.perf_counter() - started
+
+
+class _Stream:
+    """One connection from its first frame to its last; `frames` answered and `steps` taken so far."""
+
+    def __init__(self, caller: Caller, connection: Connection) -> None:
+        self._caller, self._service, self._connection = caller, caller.service, connection
+        self._timeout_s = self._service.settings.timeout_ms / 1000
+        self._point: Point | None = None  # after the last answered frame
+        self._carried = 0  # the step at which the client was last given a token, or came with one
+        self._last_only, self._checkpoint_every = True, math.inf
+        self._hold: Hold | None = None
+        self._precision: Precision = "f32"
+        self.frames = self.steps = 0
+
+    async def serve(self) -> int:
+        """Serve the stream to its end and return its close code."""
+        try:
+            code, error = await self._serve_frames()
+            await self._finish(error)
+            await self._connection.close(code)
+        except End as end:
+            return end.code
+        return code
+
+    async def _serve_frames(self) -> tuple[int, RequestError | None]:
+        """Answer frames until the end; return its close code, and the reason when there is one to tell.
+
+        Raises: End when the client left.
+        """
+        error: RequestError
+        try:
+            point = await self._open()
+            while True:
+                point = await self._answer(await self._connection.receive(), point)
+        except End as end:
+            if end.left:
+                raise
+            return end.code, None
+        except RequestError as failure:
+            error = failure
+        except Exception:  # the last place that can still tell the client
+            log.exception("stream %s failed", self._caller.request_id)
+            error = InternalError("the service failed; the log has the cause")
+        return _close_code(error), error
+
+    async def _finish(self, error: RequestError | None) -> None:
+        """Send the last token, where the session can still go on, and the reason."""
+        if self._point is not None and self._point.step > self._carried and not isinstance(error, StateError):
+            try:
+                await self._send_best(self._point, self._hold, "client")
+            except RequestError as failure:
+                log.warning("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure)
+                error = error or failure
+        if error is not None:
+            self._service.metrics.refused(error.code)
+            self._caller.log += f" code={error.log_code} message={str(error)!r}"
+            await self._refuse(error, final=True)
+
+    async def _open(self) -> Point:
+        """Return where the session begins, once the client was told.
+
+        Raises: RequestError when it cannot begin.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                first = await self._connection.receive()
+        except TimeoutError:
+            limit = self._service.settings.timeout_ms
+            raise BodyTimeout(f"the first frame did not arrive within {limit} ms", limit=limit) from None
+        if isinstance(first, bytes):
+            raise InvalidRequest('the first frame is binary; begin with a text frame, {"model": ...}')
+        wanted = read_whole(Opening, first)
+        start = await self._start(wanted)
+        self._service.sessions.holds(start, wanted.hold, wanted.precision)  # refuse at once what cannot be handed out
+        self._hold, self._precision = wanted.hold, wanted.precision
+        self._caller.log = f" model={start.engine.manifest.name}"
+        self._point, self._carried = start, start.step
+        self._last_only = wanted.returned == "last"
+        self._checkpoint_every = wanted.checkpoint_every or math.inf
+        await self._send(opened(start))
+        return start
+
+    async def _start(self, wanted: Opening) -> Point:
+        sessions, tenant = self._service.sessions, self._caller.tenant
+        tokens = [] if wanted.state is None else [wanted.state]
+        model = self._service.engines.name(wanted.model, "step")
+        resumed = await sessions.resume(tokens, model=model, tenant=tenant)
+        newest = self._service.engines.for_task(model, "step")  # not before: models may be reloaded meanwhile
+        if "state" not in wanted.model_fields_set:
+            return sessions.begin(newest)
+        (start,) = resumed or [null_state()]
+        if isinstance(start, StateError):
+            self._service.metrics.tokens_rejected.labels(start.reason).inc()
+        if isinstance(start, RequestError):
+            raise start
+        return start
+
+    async def _answer(self, frame: str | bytes, start: Point) -> Point:
+        """Answer one frame, in its place even when it is refused for what it holds; return where the session is then.
+
+        Raises: RequestError for what is not the frame's fault.
+        """
+        wants_token = False
+        try:
+            if isinstance(frame, bytes):
+                row = read_binary(frame, start, self._service.settings)
+                answer, point = await self._run(row, start)
+                await self._connection.send(write_binary(start.engine, answer, self._last_only))
+            else:
+                point, wants_token = await self._answer_text(frame, start)
+        except RequestError as error:
+            if isinstance(error, Unavailable | StateError):
+                raise
+            await self._refuse_in_place(error)
+            point = start
+        self._point = point
+        self.frames += 1
+        self.steps += point.step - start.step
+        self._service.metrics.stream_frames.inc()
+        await self._checkpoint_in_place(point, wanted=wants_token)
+        return point
+
+    async def _answer_text(self, frame: str, start: Point) -> tuple[Point, bool]:
+        """Return where the session is then, and whether a checkpoint of it is wanted."""
+        given = read_whole(StepFrame, frame)
+        if given.checkpoint and not given.has_steps:
+            if start.state is None:
+                raise InvalidRequest("the session has taken no step yet, so there is no state", field="checkpoint")
+            return start, True
+        row, member = read_row(given, start, self._service.settings)
+        try:
+            answer, point = await self._run(row, start)
+        except RequestError as error:
+            error.field = error.field or member
+            raise
+        shown = show_step(start, row, answer, last_only=self._last_only)
+        await self._send({"type": "step", "step": point.step, **shown})
+        return point, given.checkpoint
+
+    async def _run(self, row: Row, start: Point) -> tuple[Answer, Point]:
+        """Return the answer, and the point that the steps lead to; a full queue is waited for.
+
+        Raises: what the batcher raises, and what became of the row.
+        """
+        batcher = start.engine.batcher
+        left_s = await batcher.admit_in_time(1, timeout_s=self._timeout_s)
+        submission = batcher.enqueue([row], timeout_s=left_s)
+        try:
+            (outcome,) = (await batcher.answer(submission)).outcomes
+        finally:
+            batcher.abandon(submission)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome, start.after(len(row.steps), outcome.state)
+
+    async def _checkpoint_in_place(self, point: Point, *, wanted: bool) -> None:
+        """Send a checkpoint that is wanted, as it was asked for or not at all, or one that is due, as it can be made;
+        one that is due and cannot be made now stays due.
+
+        Raises: StateError when the session cannot go on.
+        """
+        try:
+            if wanted:
+                await self._send_checkpoint(point, self._hold, self._precision, asked=True)
+            elif point.step - self._carried >= self._checkpoint_every:
+                await self._send_best(point, self._hold)
+        except RequestError as error:
+            if isinstance(error, StateError):
+                raise
+            if wanted:
+                await self._refuse_in_place(error)
+
+    async def _send_best(self, point: Point, *holds: Hold | None) -> None:
+        """Send a checkpoint by the first of `holds` that can be done, exact where the stream's precision is too low.
+
+        Raises: why the first cannot, when none can.
+        """
+        refusals = []
+        for hold in dict.fromkeys(holds):
+            try:
+                try:
+                    return await self._send_checkpoint(point, hold, self._precision)
+                except PrecisionTooLow:
+                    return await self._send_checkpoint(point, hold, "f32")
+            except RequestError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+    async def _send_checkpoint(
+        self, point: Point, hold: Hold | None, precision: Precision, *, asked: bool = False
+    ) -> None:
+        """Raises: what `Sessions.hand_out` returns."""
+        (carried,) = await self._service.sessions.hand_out(
+            [point], tenant=self._caller.tenant, hold=hold, precision=precision
+        )
+        if isinstance(carried, RequestError):
+            raise carried
+        await self._send(checkpoint(point, carried, asked=asked))
+        self._carried = point.step
+
+    async def _refuse_in_place(self, error: RequestError) -> None:
+        self._service.metrics.item_errors.labels(error.code).inc()
+        await self._refuse(error, final=False)
+
+    async def _refuse(self, error: RequestError, *, final: bool) -> None:
+        step = 0 if self._point is None else self._point.step
+        await self._send(refusal(error, self._caller.request_id, step, final=final))
+
+    async def _send(self, content: dict[str, Any]) -> None:
+        await self._connection.send(to_json(content, bytes_mode="base64").decode())
+
+
+def _close_code(error: RequestError) -> int:
+    if isinstance(error, Unavailable | StateFromFuture):
+        return INTERNAL if isinstance(error, InternalError) else TRY_AGAIN
+    return POLICY

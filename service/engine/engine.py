@@ -1,0 +1,151 @@
+"""One model version at work: rows in, answers out, in shared runs.
+
+It knows manifests, rows and texts, not HTTP and not tokens. Invariant: a row's answer does not depend on its neighbours
+beyond float rounding (`service.engine.probe` sees to it before the first request).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Encoding
+
+from service.batching.batcher import Batcher
+from service.contract.tensors import LARGEST_FLOAT
+from service.errors import (
+    EmptyInput,
+    ItemTooLarge,
+    ModelFailed,
+    NotFinite,
+    RequestError,
+    SessionTooLong,
+)
+from service.metrics import ModelMetrics
+from service.model.forward import Forward
+from service.model.onnx_session import Array
+from service.model.repository import Model
+from service.settings import Settings
+
+log = logging.getLogger("baton.engine")
+
+NO_STEPS: Array = np.empty(0)
+DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
+
+    `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
+    take. A text of more than `most_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
+    been tokenised.
+
+    Shapes: steps [time] or [time, features].
+    """
+
+    steps: Array = field(default_factory=lambda: NO_STEPS)
+    state: bytes | None = None
+    steps_left: int = sys.maxsize
+    text: str | None = None
+    most_tokens: int = 0
+    cut: bool = False
+    encoding: Encoding | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the model made of one row; `state` is all its states, little-endian, in manifest order.
+
+    Shapes: outputs without their batch axis, cut to the row's own steps.
+    """
+
+    outputs: dict[str, Array]
+    state: bytes
+
+
+class Engine:
+    """A model, its batcher, and the way between rows and tensors.
+
+    `ends_ms` is for `Engines` to set: until when a version that is retiring goes on; None for one that stays.
+    """
+
+    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
+        self.model, self.manifest, self.metrics = model, model.manifest, metrics
+        self.ends_ms: int | None = None
+        self._forward = Forward(model.session, model.file, self.manifest)
+        self.layout = self._forward.layout
+        self.batch_cells = 1 if self._forward.one_row else settings.batch_cells  # so that each run takes one row
+        self.batcher: Batcher[Row, Answer] = Batcher(
+            self.run,
+            measure=self.measure,
+            batch_cells=self.batch_cells,
+            queue_rows=settings.queue_rows,
+            observer=metrics,
+            threads=settings.worker_share(settings.run_threads),
+            same_size=self.manifest.lengths is None and self.manifest.sequence.has_time,
+            name=f"{self.manifest.name}-{self.manifest.version}",
+        )
+
+    def measure(self, rows: list[Row]) -> list[int | Exception]:
+        """Return how many steps each row has, or why it cannot be run; texts are tokenised together."""
+        texts = [row for row in rows if row.text is not None]
+        try:
+            self._tokenise(texts)
+        except Exception as failure:  # noqa: BLE001 - the library raises bare Exceptions; it is logged
+            if len(rows) > 1:
+                return [size for row in rows for size in self.measure([row])]
+            log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
+            return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
+        given = [row.steps.ravel() for row in rows if row.encoding is None]
+        finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # one look at all is the cheaper
+        return [self._admitted(row, self._size(row, finite)) for row in rows]
+
+    def _admitted(self, row: Row, size: int | Exception) -> int | Exception:
+        if isinstance(size, int) and size > row.steps_left:
+            return SessionTooLong(f"{size} steps; the session may take {row.steps_left} more", limit=row.steps_left)
+        return size
+
+    def _tokenise(self, rows: list[Row]) -> None:
+        if rows:
+            vocabulary = self.model.vocabulary
+            assert vocabulary is not None
+            whole = self.manifest.task != "step"  # a text that comes in pieces has no marks of beginning and end
+            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=whole)
+            for row, encoding in zip(rows, encodings, strict=True):
+                row.encoding = encoding
+
+    def _size(self, row: Row, finite: bool) -> int | Exception:
+        if row.encoding is None:
+            if finite or np.isfinite(row.steps).all():
+                return len(row.steps)
+            dtype = self.manifest.sequence.dtype
+            return NotFinite(f"a value is not finite, or beyond the range of {dtype}, {LARGEST_FLOAT[dtype]:.2g}")
+        ids = row.encoding.ids
+        if not ids:
+            return EmptyInput("the text has no words; give at least one")
+        if len(ids) > row.most_tokens and not row.cut:
+            message = f"the text has {len(ids)} tokens; at most {row.most_tokens}"
+            return ItemTooLarge(message, limit=row.most_tokens)
+        row.steps = np.array(ids[: row.most_tokens], self.manifest.sequence.dtype)
+        return len(row.steps)
+
+    def run(self, rows: list[Row]) -> list[Answer | Exception]:
+        """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
+        try:
+            outputs, states, finite = self._forward.run([row.steps for row in rows], [row.state for row in rows])
+        except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
+            if len(rows) > 1:
+                return [answer for row in rows for answer in self.run([row])]
+            if isinstance(failure, RequestError):
+                return [failure]
+            log.error("%s: the run of one row failed: %s", self.manifest.name, failure)
+            error = ModelFailed("the model fails on this input; the log has the cause")
+            error.__cause__ = failure
+            return [error]
+        return [
+            Answer(made, state) if sound else NotFinite(DRIVEN_OFF)
+            for made, state, sound in zip(outputs, states, finite, strict=True)
+        ]

@@ -1,0 +1,191 @@
+"""Models from disk to work: before the service opens its port, and again whenever it is asked to.
+
+The models directory is the desired state. A reload tries what is new in a process of its own, then loads, probes and
+warms it on a thread of its own while requests go on being answered; then all of it takes effect at once, or, when
+anything is wrong, nothing. It knows directories and engines, not signals and not requests. Invariant: what answers
+requests has passed every check, and a loaded version is what its directory held when it was loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import closing, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import Gauge
+
+from service.contract.files import MANIFEST_FILE
+from service.contract.manifest import Task
+from service.engine.engine import Engine
+from service.engine.preparation import Tried, prepare, try_versions
+from service.engine.registry import Engines
+from service.engine.trial import Trial
+from service.errors import ManifestError, NotReady, RequestError, StartupError, model_ended
+from service.metrics import Metrics
+from service.model.repository import find_versions, read_verified
+from service.settings import Settings
+
+log = logging.getLogger("baton.loading")
+
+
+class Loader:
+    """Keeps `engines` to what the models directory holds. `clock` gives seconds since 1970."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, clock: Callable[[], float], tried: Collection[Tried]
+    ) -> None:
+        """Load every model; those of `tried` need no trial.
+
+        Raises: ManifestError or DeviceUnavailable when one will not do.
+        """
+        self._settings, self._metrics, self._clock, self._tried = settings, metrics, clock, tried
+        self._asked = asyncio.Event()
+        self._trial = Trial(settings)
+        self.engines = Engines(self._load([]))
+
+    def start(self) -> None:
+        """Let the engines work, on the event loop that is running."""
+        for engine in self.engines.all:
+            self._start(engine)
+
+    async def drain(self) -> None:
+        """Answer what waits for the engines, and end their work, and that of a reload."""
+        self._trial.stop()
+        await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
+
+    def ask(self) -> None:
+        """Have the models directory looked at again; asking while that is under way has it done once more."""
+        self._asked.set()
+        self.engines.settled.clear()
+
+    async def follow(self) -> None:
+        """Reload when asked to, and unload each retiring version when its time has come, until cancelled."""
+        while True:
+            end_ms = self.engines.next_end_ms
+            wait_s = None if end_ms is None else max(0.0, end_ms / 1000 - self._clock())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), wait_s)
+            if self._asked.is_set():
+                self._asked.clear()
+                await self._reload()
+                if not self._asked.is_set():
+                    self.engines.settled.set()
+            if ended := self.engines.remove_ended(self._now_ms()):
+                await self._unload(ended)
+            gc.collect()  # an engine and its batcher hold each other
+
+    async def _reload(self) -> None:
+        self._trial = Trial(self._settings)
+        try:
+            wanted = await asyncio.to_thread(self._load, self.engines.all)
+            self._replace(wanted)
+        except (StartupError, OSError) as error:
+            log.error("the models were not reloaded, those loaded before serve on: %s", error)
+            outcome = "refused"
+        except Exception:  # a reload may fail, the service may not
+            log.exception("the models were not reloaded, those loaded before serve on")
+            outcome = "refused"
+        else:
+            outcome = "done"
+        self._metrics.reloads.labels(outcome).inc()
+
+    def _replace(self, wanted: list[Engine]) -> None:
+        """Let `wanted` answer from here on."""
+        before = set(self.engines.all)
+        for engine in wanted:
+            if engine not in before:
+                self._start(engine)
+        now_ms = self._now_ms()
+        self.engines.replace(wanted, now_ms=now_ms, ttl_ms=1000 * self._settings.state_ttl_s)
+        log.info("models reloaded: %s answer", ", ".join(_label(engine) for engine in wanted))
+        for engine in self.engines.all:
+            if engine.ends_ms is not None and engine.ends_ms > now_ms:
+                log.info("%s is retiring: its sessions may go on until %s", _label(engine), _shown(engine.ends_ms))
+
+    async def _unload(self, ended: list[Engine]) -> None:
+        """Answer what still waits for the engines, and let go of them."""
+        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest.task)) for engine in ended))
+        while ended:
+            self._say_unloaded(ended.pop())  # no name may keep an engine from here on
+
+    def _start(self, engine: Engine) -> None:
+        engine.batcher.start()
+        self._info(engine).set(1)
+
+    def _say_unloaded(self, engine: Engine) -> None:
+        self._info(engine).set(0)
+        log.info("unloaded %s", _label(engine))
+
+    def _load(self, loaded: Iterable[Engine]) -> list[Engine]:
+        """Return an engine for every version on disk, those of `loaded` where they are the same.
+
+        Raises: ManifestError or DeviceUnavailable when one will not do.
+        """
+        root = self._settings.models_dir
+        known = {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
+        staying = [directory for directory, engine in known.items() if engine.ends_ms is None]
+        directories = find_versions(root, loaded=staying)
+        new = [directory for directory in directories if directory not in known]
+        engines = []
+        with closing(try_versions(new, self._settings, self._trial, self._tried)) as tried:
+            for directory in directories:
+                engine = known.get(directory)
+                if engine is None:
+                    engine = self._load_version(next(tried))
+                else:
+                    _check_unchanged(directory, engine)
+                engines.append(engine)
+        return engines
+
+    def _load_version(self, tried: Tried) -> Engine:
+        started = time.perf_counter()
+        engine = prepare(
+            tried.directory, tried.manifest, self._settings, self._metrics, optimisation=tried.optimisation
+        )
+        engine.batcher.calibrate(**asdict(tried.costs))
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        where = engine.model.session.device
+        log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), engine.manifest.task, where, elapsed_ms)
+        return engine
+
+    def _info(self, engine: Engine) -> Gauge:
+        manifest = engine.manifest
+        return self._metrics.model_info.labels(manifest.name, manifest.version, manifest.task)
+
+    def _now_ms(self) -> int:
+        return int(1000 * self._clock())
+
+
+def _refusal(task: Task) -> Callable[[], RequestError]:
+    """Return what makes the refusal of work that found its version before it ended: a session has no other."""
+    return model_ended if task == "step" else _unloaded
+
+
+def _unloaded() -> RequestError:
+    return NotReady("this version of the model was unloaded just now; send the request again", retry_after_ms=1000)
+
+
+def _check_unchanged(directory: Path, engine: Engine) -> None:
+    """Raises: ManifestError when the directory does not hold what was loaded from it."""
+    found, loaded = read_verified(directory).model_dump(), engine.manifest.model_dump()
+    for field, value in loaded.items():
+        if found[field] != value:
+            message = (
+                f"has changed since {_label(engine)} was loaded; a version is immutable: restore it, "
+                "and publish the change as a new version"
+            )
+            raise ManifestError(directory / MANIFEST_FILE, field, message)
+
+
+def _label(engine: Engine) -> str:
+    return f"{engine.manifest.name} {engine.manifest.version}"
+
+
+def _shown(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

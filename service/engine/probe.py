@@ -1,0 +1,147 @@
+"""What a model does, tried before the first request: the part of the contract that no declaration can prove.
+
+Two short rows are run together, alone, and in chunks with carried state; sessions are gone on with, too. It warms the
+session on the way. Invariant: an engine that was probed gives a row the same answer in any company, and a streamable
+one the same answer in any chunks, as nearly as its arithmetic can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from service.contract.manifest import Arithmetic
+from service.contract.tensors import LARGEST_FLOAT
+from service.engine.engine import Answer, Engine, Row
+from service.errors import ManifestError
+from service.model.onnx_session import Array, quoted
+
+LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
+# Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
+# sentiment model in int8, whose activations are scaled over the whole batch), far below what a reverse direction or a
+# lost state does.
+TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
+
+
+def probe(engine: Engine) -> None:
+    """Run the engine on small rows.
+
+    Raises: ManifestError when it fails, when what it makes is not shaped as declared, when padding or neighbours change
+    an answer, or when a streamable model's chunks do not add up to the whole.
+    """
+    manifest, file = engine.manifest, engine.model.file
+    tolerance = TOLERANCES[manifest.arithmetic]
+    lengths = LENGTHS
+    if manifest.forecast is not None:
+        shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
+        longest = min(longest, shortest + LENGTHS[0])
+        lengths = longest, max(shortest, longest - 1)
+    if manifest.lengths is None and manifest.sequence.has_time:
+        lengths = lengths[:1] * 2
+    rows = sample(engine, lengths)
+    tried = _twice if manifest.streamable else _answers
+    together = tried(engine, rows)
+    alone = [*chain(*zip(*(tried(engine, [row]) for row in rows), strict=True))]
+    if (gap := _gap(engine, together, alone)) > tolerance:
+        message = f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; "
+        if engine.model.session.dynamic_int8:
+            raise ManifestError(file, "arithmetic", message + _int8(manifest.arithmetic))
+        if manifest.lengths is None:
+            message += "the graph must keep the rows of its batch axis apart; is it where 'batch' is declared?"
+            raise ManifestError(file, "inputs[0].shape", message)
+        message += "the graph must stop each row at its own length, or declare no lengths"
+        raise ManifestError(file, "lengths", message)
+    whole = together[: len(rows)]
+    if manifest.streamable and (gap := _gap(engine, whole, [_chunked(engine, row) for row in rows])) > tolerance:
+        message = f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence"
+        if engine.model.session.dynamic_int8:
+            message += f"; {_int8(manifest.arithmetic)}; where the float32 graph differs as well, a state is missing"
+            raise ManifestError(file, "arithmetic", message)
+        message += (
+            ", so the states do not carry everything: a reverse direction, or a state that is missing or paired "
+            "wrongly; name every state, and use one direction only"
+        )
+        raise ManifestError(file, "streamable", message)
+    if manifest.task == "sentiment" and abs(sum(_only(together[0].outputs)) - 1) > tolerance:
+        raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
+
+
+def _int8(declared: Arithmetic) -> str:
+    """Explain why a graph that quantises as it runs gives a row different answers, and what to do about it."""
+    cause = "the graph scales activations to int8 over all that a run holds, every row and step of it"
+    if declared != "int8":
+        return f'{cause}, so declare "arithmetic": "int8", which allows {TOLERANCES["int8"]}'
+    return (
+        f"{cause}, and at most {TOLERANCES['int8']} is allowed; on processors without VNNI eight-bit weights saturate "
+        "besides: quantise with reduce_range=True, leave the layers that matter most in float32, or serve the "
+        "float32 graph"
+    )
+
+
+def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
+    """Return rows of `lengths` that the model can run, for trying it out.
+
+    Of whole numbers it tries 0, 1 and a tokenizer's last id: which others a graph without a tokenizer takes is unknown.
+    """
+    sequence, rng = engine.manifest.sequence, np.random.default_rng(0)
+    features = () if engine.manifest.features is None else (engine.manifest.features,)
+    if sequence.dtype in LARGEST_FLOAT:
+        return [Row(rng.normal(size=(length, *features)).astype(sequence.dtype)) for length in lengths]
+    ids = [1, 0]
+    if engine.model.vocabulary is not None:
+        ids = [engine.model.vocabulary.tokenizer.get_vocab_size() - 1, *ids]  # finds an embedding that is too small
+    turned = [np.roll(ids, -index) for index in range(len(lengths))]  # so that the rows differ
+    return [
+        Row(np.resize(values, (length, *features)).astype(sequence.dtype))
+        for values, length in zip(turned, lengths, strict=True)
+    ]
+
+
+def differ(engine: Engine, other: Engine) -> float:
+    """Return how far two engines are apart on the same rows, from new sessions and from the states after these."""
+    rows = sample(engine, LENGTHS[:1] * 2)
+    return _gap(engine, _twice(engine, rows), _twice(other, rows))
+
+
+def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
+    """Return the answers from new sessions, and those from where these end: new sessions are all alike."""
+    first = _answers(engine, rows)
+    return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
+
+
+def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
+    answers = engine.run(rows)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            cause = answer.__cause__ or answer
+            if isinstance(cause, ManifestError):
+                raise cause
+            steps = ", ".join(str(len(row.steps)) for row in rows)
+            message = f"the model fails on a short probe with rows of {steps} steps"
+            raise ManifestError(engine.model.file, "file", f"{message} {quoted(cause)}")
+    return [answer for answer in answers if isinstance(answer, Answer)]
+
+
+def _chunked(engine: Engine, row: Row) -> Answer:
+    first = _answers(engine, [Row(row.steps[:1])])[0]
+    rest = _answers(engine, [Row(row.steps[1:], first.state)])[0]
+    outputs = {name: np.concatenate([value, rest.outputs[name]]) for name, value in first.outputs.items()}
+    return Answer(outputs, rest.state)
+
+
+def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
+    """Return the largest difference between two lists of answers, relative to the size of the values."""
+    largest = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in (one, other)]
+        for name, value in made.items():
+            apart = np.abs(np.subtract(value, due[name], dtype=np.float64))
+            largest = max(largest, float(np.max(apart / (1 + np.abs(due[name])), initial=0)))
+    return largest
+
+
+def _only(outputs: dict[str, Array]) -> Array:
+    (value,) = outputs.values()
+    return value

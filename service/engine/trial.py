@@ -1,0 +1,190 @@
+"""Work that may end a process, done in one of its own before it is done in this one.
+
+ONNX Runtime is native code: a graph can make it crash, run for ever, or take all the memory there is, and no exception
+tells. So a `Trial` lets a child do the work first, and watches. It knows processes and how they end, not models.
+Invariant: whatever becomes of the child, the caller gets an answer or an exception within a bounded time, and the child
+neither grows past a bounded memory nor outlives its parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self, TypeVar
+
+from service.errors import ManifestError, StartupError
+from service.model.onnx_session import OPTIMISATIONS, Optimisation
+from service.settings import Settings
+
+log = logging.getLogger("baton.trial")
+
+WATCH_S = 0.02  # between two looks at a child: what it takes of memory meanwhile is a few hundred megabytes at most
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+FIRST_TO_GO = "1000"  # the kernel's highest: where memory runs out, it ends this process and not the service
+
+T = TypeVar("T")
+
+
+class _Crash(Exception):
+    """The child died of a signal that native code gets for what it does."""
+
+
+class Trial:
+    """A child process that does one piece of work after another: started for the first, and again after a death."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most_s, self._most_bytes = settings.trial_s, settings.trial_bytes
+        self._stopped = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._end(self._child)
+
+    def stop(self) -> None:
+        """Have the work under way, and any after it, end with a StartupError; for another thread to call."""
+        self._stopped.set()
+
+    def run(self, what: str, file: Path, work: Callable[..., T], *arguments: object) -> tuple[T, Optimisation]:
+        """Return what `work(*arguments, optimisation=...)` returns in the child, and the optimisation it survives.
+
+        Raises: StartupError or OSError as `work` does; ManifestError naming `file` when the child dies, does not come
+        to an end, or takes too much memory.
+        """
+        crash = ""
+        for optimisation in OPTIMISATIONS:
+            try:
+                answer: T = self._do(what, file, (work, arguments, {"optimisation": optimisation}))
+            except _Crash as failure:
+                crash = str(failure)
+                continue
+            if crash:
+                message = "%s: ONNX Runtime %s as it optimised %s as far as it can, so it is loaded at level %r"
+                log.warning(message, file, crash, what, optimisation)
+            return answer, optimisation
+        message = (
+            f"ONNX Runtime {crash} as it loads and tries {what}, whatever the level of optimisation; export it in "
+            "float32, with another opset or another exporter"
+        )
+        raise ManifestError(file, "file", message)
+
+    def _do(self, what: str, file: Path, task: tuple[Any, ...]) -> Any:
+        """Have the child do `task`; it lives on only if it has answered."""
+        child = self._child or self._start()
+        log.info("trying %s in process %d", what, child.pid)
+        try:
+            self._connection.send(task)
+            answer = self._answer(what, file, child)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise _explain(what, file, self._end(child)) from None
+        except BaseException:
+            self._end(child)
+            raise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _answer(self, what: str, file: Path, child: subprocess.Popen[bytes]) -> Any:
+        deadline = time.monotonic() + self._most_s
+        while not self._connection.poll(WATCH_S):
+            if self._stopped.is_set():
+                raise StartupError(f"{file}: {what} is no longer tried, for the service is ending")
+            if time.monotonic() > deadline:
+                message = f"{what} is not loaded and tried within {self._most_s} s; does every loop in it end? "
+                raise ManifestError(file, "file", message + "If it needs longer, raise BATON_TRIAL_S")
+            if _own_bytes(child.pid) > self._most_bytes:
+                message = f"loading and trying {what} takes more than {self._most_bytes} bytes of memory; "
+                raise ManifestError(file, "file", message + "make it smaller, or raise BATON_TRIAL_BYTES")
+        return self._connection.recv()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._connection, theirs = Pipe()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # what is counted there is none of the service's
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # that of `baton inspect` is the draft
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # what a terminal sends is for the parent to act on
+            )
+        return self._child
+
+    def _end(self, child: subprocess.Popen[bytes]) -> int:
+        """End the child if need be, and return its exit status, that of a signal negative."""
+        child.kill()
+        self._connection.close()
+        self._child = None
+        return child.wait()
+
+
+def _explain(what: str, file: Path, status: int) -> Exception:
+    """Say why a child has ended before it answered."""
+    tries = f"the process that tries {what}"
+    if status >= 0:
+        return ManifestError(file, "file", f"{tries} ended itself with status {status}; its last words are in the log")
+    number = signal.Signals(-status)
+    died = f"died of {number.name} ({signal.strsignal(number)})"
+    if number in CRASHES:
+        return _Crash(died)
+    if number == signal.SIGKILL:
+        died += ", perhaps by the kernel for want of memory; give it more, or set BATON_TRIAL_BYTES below what there is"
+    return ManifestError(file, "file", f"{tries} {died}")
+
+
+def _own_bytes(pid: int) -> int:
+    """Return the memory that a process has without what it maps from files: libraries, those of CUDA above all."""
+    _, resident, mapped, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (resident - mapped) * PAGE_BYTES
+
+
+def main() -> None:
+    """Do what the parent sends, and answer, as the child."""
+    logging.disable()  # what goes wrong is raised, for the parent to log
+    with suppress(OSError):  # a system without this file has no killer to point the way to
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    tasks: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+    while True:
+        task = tasks.get()
+        try:
+            work, arguments, options = pickle.loads(task)
+            answer = work(*arguments, **options)
+        except (StartupError, OSError) as refusal:
+            answer = refusal
+        except Exception as failure:  # noqa: BLE001 - it is printed, and comes to the parent
+            traceback.print_exc()
+            answer = StartupError(f"the trial failed, as the traceback in the log shows: {failure!r}")
+        connection.send(answer)
+
+
+def _receive(connection: Connection[Any, Any], tasks: SimpleQueue[bytes]) -> None:
+    """Take what the parent sends, and end with it, whatever is being done."""
+    with suppress(EOFError, ConnectionResetError):
+        while True:
+            tasks.put(connection.recv_bytes())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Running a foreign graph at a few sizes, which tells the shapes of its outputs, and a size that it does not name.
+
+Exporters write wrong sizes where a step once ran at one size, so what the file says of its outputs is not asked. It
+knows roles, not readings. Invariant: a failed run is explained; what ONNX Runtime says of it stands at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from service.contract.manifest import Constant
+from service.contract.tensors import DTYPE_BYTES
+from service.errors import ManifestError
+from service.inspect.hints import Hints
+from service.inspect.roles import FEATURES, Roles, Shape, listed
+from service.model.onnx_session import Array, Node, Session, quoted
+
+STAND_IN = 1  # for a constant, whose value no graph tells; 0 would divide by zero where it divides
+SIZES = ({"batch": 2, "time": 3}, {"batch": 5, "time": 3}, {"batch": 2, "time": 7})
+ONE_ROW = ({"batch": 1, "time": 3}, {"batch": 1, "time": 7})
+MOST_FEATURES = 2048
+Runs = Mapping[str, Sequence[Array]]
+
+
+def run_at_sizes(file: Path, session: Session, roles: Roles, hints: Hints) -> Runs:
+    """Return what zeros make of each output at each of a few sizes; of those of types that Baton handles.
+
+    Raises: ManifestError when the graph does not run, with what could be said to help.
+    """
+    names = [node.name for node in session.outputs if node.dtype in DTYPE_BYTES]
+    runs: list[list[Array]] = []
+    for sizes in sizes_of(roles):
+        try:
+            runs.append(session.run(names, _feeds(roles, hints, sizes)))
+        except Exception as failure:  # onnxruntime's exceptions share no public base
+            raise _explained(file, session, roles, hints, failure) from failure
+    return dict(zip(names, zip(*runs, strict=True), strict=True))
+
+
+def name_axes(roles: Roles, runs: Runs) -> dict[str, Shape]:
+    """Return the shapes of the outputs, None for an axis that goes with neither batch nor time.
+
+    Where a run takes one row, batch is the first axis of size 1, or one that the output lacks.
+    """
+    sizes = sizes_of(roles)
+    kinds = {tuple(size[axis] for size in sizes): axis for axis in SIZES[0]}
+    made: dict[str, Shape] = {}
+    for name, tensors in runs.items():
+        axes = zip(*(tensor.shape for tensor in tensors), strict=True)
+        shape: list[int | str | None] = [found[0] if len({*found}) == 1 else kinds.get(found) for found in axes]
+        if roles.of_one_row:
+            place = shape.index(1) if 1 in shape else 0
+            shape[place : place + (1 in shape)] = ["batch"]
+        made[name] = tuple(shape)
+    return made
+
+
+def find_features(file: Path, session: Session, roles: Roles, hints: Hints) -> Roles:
+    """Return `roles` with the one size of features that the graph runs with.
+
+    Raises: ManifestError when there is none, or more than one.
+    """
+    sizes, able = sizes_of(roles)[0], []
+    for features in range(1, MOST_FEATURES + 1):
+        failure = _failure(session, roles, hints, {**sizes, FEATURES: features})
+        able += [] if failure else [features]
+        if len(able) > 1:
+            message = f"as {listed(roles.sequence_shape)} it runs with {able[0]} features and with {able[1]}"
+            raise ManifestError(file, "--axis", _asked(roles, hints, message))
+    if not able:
+        assert failure is not None
+        raise _explained(file, session, roles, hints, failure)
+    named = tuple(able[0] if axis == FEATURES else axis for axis in roles.sequence_shape)
+    return replace(roles, shapes={**roles.shapes, roles.sequence.name: named})
+
+
+def sizes_of(roles: Roles) -> Sequence[Mapping[str, int]]:
+    """Return the sizes that the graph is run at."""
+    return ONE_ROW if roles.of_one_row else SIZES
+
+
+def constant_of(node: Node, hints: Hints) -> Constant:
+    """Return the value that is said of a constant, or what stands in for it."""
+    sizes = [size for size in node.shape if isinstance(size, int)]  # the axis of a constant is fixed
+    return hints.constants.get(node.name, (STAND_IN,) * sizes[0] if sizes and sizes[0] > 1 else STAND_IN)
+
+
+def _feeds(roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> dict[str, Array]:
+    feeds = {node.name: np.zeros(roles.size(node, sizes), node.dtype) for node in roles.by_row}
+    if roles.lengths is not None:
+        feeds[roles.lengths.name] += sizes["time"]
+    for node in roles.constants:
+        feeds[node.name] = np.full(roles.size(node, sizes), constant_of(node, hints), node.dtype)
+    return feeds
+
+
+def _failure(session: Session, roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> Exception | None:
+    try:
+        session.run([], _feeds(roles, hints, sizes))
+    except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; the caller tells of it
+        return failure
+    return None
+
+
+def _explained(file: Path, session: Session, roles: Roles, hints: Hints, failure: Exception) -> ManifestError:
+    shown = ", ".join(f"{node.name} {listed(roles.shapes[node.name])}" for node in roles.by_row)
+    known = not roles.of_one_row and FEATURES not in roles.sequence_shape
+    if known and _failure(session, roles, hints, ONE_ROW[0]) is None:
+        message = (
+            f"with {shown} the graph runs with one row and not with two: its batch axis is free by name alone, and "
+            "fixed to 1 inside; export it from an example of two rows, with a free batch axis"
+        )
+    else:
+        message = _asked(roles, hints, f"it does not run with {shown}")
+    return ManifestError(file, "inputs[0].shape", f"{message} {quoted(failure)}")
+
+
+def _asked(roles: Roles, hints: Hints, found: str) -> str:
+    """Say what was found, and with which options to say what the graph does not tell."""
+    sequence = roles.sequence
+    asked = [
+        f"{node.name} was fed {STAND_IN}; say its value, as in --constant {node.name}=VALUE"
+        for node in roles.constants
+        if node.name not in hints.constants
+    ]
+    if sequence.name not in hints.axes:
+        axes = ",".join("SIZE" if axis == FEATURES else str(axis) for axis in roles.sequence_shape)
+        asked.insert(0, f"say what its axes are, as in --axis {sequence.name}={axes}")
+    return "; ".join([f"the graph does not tell all of {sequence.name} {listed(sequence.shape)}: {found}", *asked])

@@ -1,0 +1,157 @@
+"""The draft of a manifest for a graph that nobody here made, tried before it is shown.
+
+`service.inspect.interpretation` says what the graph can be; loading it and `service.engine.probe` tell which of that
+it is. It does not know what the numbers mean, and every draft says so. Invariant: a `Draft` without a problem is served
+as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.contract.files import MANIFEST_FILE, field_path, read_manifest, sha256_of
+from service.contract.manifest import Manifest
+from service.engine.engine import Engine
+from service.engine.probe import probe
+from service.errors import ManifestError, StartupError
+from service.inspect.axes import constant_of
+from service.inspect.doubts import find_doubts
+from service.inspect.hints import Hints
+from service.inspect.interpretation import Reading, find_readings, told
+from service.inspect.roles import Shape
+from service.metrics import Metrics, ModelMetrics
+from service.model.onnx_session import Optimisation, Session
+from service.model.repository import load_model
+from service.settings import Settings
+
+SPLIT = re.compile(r"\n *")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A manifest, what it could not know, and why it cannot be served, if so."""
+
+    manifest: Manifest
+    doubts: list[str]
+    problem: ManifestError | None
+
+    def json(self) -> str:
+        """Return the manifest as people write it: a shape on one line."""
+        text = self.manifest.model_dump_json(indent=2, exclude_defaults=True)
+        return re.sub(r"\[\n *([^\[\]{}]*?)\n *\]", lambda row: f"[{re.sub(SPLIT, ' ', row[1])}]", text) + "\n"
+
+    def write(self, file: Path, models_dir: Path) -> Path:
+        """Write the draft beside a copy of `file` as `models_dir/<name>/1`, and return that directory.
+
+        Raises: StartupError when it is there already, or cannot be written; then nothing is.
+        """
+        directory = models_dir / self.manifest.name / self.manifest.version
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".") as folder:
+                made = Path(folder) / directory.name
+                made.mkdir()
+                shutil.copyfile(file, made / self.manifest.file)
+                (made / MANIFEST_FILE).write_text(self.json())
+                made.rename(directory)
+        except OSError as failure:
+            raise StartupError(f"{directory} cannot be written: {failure.strerror}") from failure
+        return directory
+
+
+def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisation: Optimisation) -> Draft:
+    """Return the manifest that fits the graph in `file` best, as model `name`; for a `Trial` to run.
+
+    Raises: ManifestError when the graph cannot be loaded, or no manifest could make it servable.
+    """
+    if not file.is_file():
+        raise ManifestError(file, "file", "is missing; give an ONNX file")
+    threads = settings.intra_op_threads
+    session = Session(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
+    passed: list[Reading] = []
+    failed: list[tuple[Reading, ManifestError]] = []
+    for reading in find_readings(file, session, hints):
+        if passed and reading.rank > passed[0].rank:
+            break
+        problem = _try(file, _manifest(file, session, name, reading, hints, []), settings, optimisation)
+        if problem is None:
+            passed.append(reading)
+        else:
+            failed.append((reading, problem))
+    chosen, problem = (passed[0], _unsaid(file, passed[0])) if passed else failed[0]
+    doubts = find_doubts(session, chosen, hints, others=passed[1:])
+    if passed and failed and failed[0][0].rank < chosen.rank:
+        doubts.append(f"states: the names suggest {told(failed[0][0].pairs)}, but only {told(chosen.pairs)} works")
+    return Draft(_manifest(file, session, name, chosen, hints, doubts), doubts, problem)
+
+
+def _unsaid(file: Path, reading: Reading) -> ManifestError | None:
+    """Return what is to be asked where a pair is a guess: the draft would work, and might answer anything."""
+    if not reading.guessed:
+        return None
+    options, given = " ".join(f"--state {one}={other}" for one, other in reading.guessed), reading.guessed[0][0]
+    axes = ",".join(map(str, reading.roles.shapes[given]))
+    message = (
+        f"type and shape alone speak for {told(reading.guessed)}, not the names; is each of these the state before and "
+        f"after a step? If so, say it: {options}. If not, say what it is: --axis {given}={axes} for the sequence, "
+        "--constant for what stays the same; what else is fed by row is to be joined with the sequence in the graph"
+    )
+    return ManifestError(file, "states", message)
+
+
+def _manifest(
+    file: Path, session: Session, name: str, reading: Reading, hints: Hints, doubts: Sequence[str]
+) -> Manifest:
+    roles, dtypes = reading.roles, {node.name: node.dtype for node in (*session.inputs, *session.outputs)}
+    described = "; ".join(f"({number}) {doubt}" for number, doubt in enumerate(doubts, start=1))
+    made: dict[str, Any] = {
+        "schema_version": 1,
+        "name": name,
+        "version": "1",
+        "task": "step",
+        "description": f"DRAFT, made from the graph alone. To settle: {described}",
+        "file": "model.onnx",
+        "sha256": sha256_of(file),
+        "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
+        "outputs": [_tensor(output, dtypes, reading.made) for output in reading.outputs],
+        "lengths": roles.lengths.name if roles.lengths else None,
+        "constants": {node.name: constant_of(node, hints) for node in roles.constants},
+        "states": [
+            {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
+            for given, output in reading.pairs
+        ],
+        "streamable": True,
+        "arithmetic": "int8" if session.dynamic_int8 else "float32",
+    }
+    try:
+        return Manifest.model_validate(made)
+    except ValidationError as failure:
+        error = failure.errors(include_url=False)[0]
+        raise ManifestError(file, field_path(error["loc"]) or "inputs", error["msg"]) from None
+
+
+def _tensor(name: str, dtypes: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    return {"name": name, "dtype": dtypes[name], "shape": shapes[name]}
+
+
+def _try(file: Path, manifest: Manifest, settings: Settings, optimisation: Optimisation) -> ManifestError | None:
+    """Load and probe the model as the service would."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            directory = Draft(manifest, [], None).write(file, Path(folder))
+            read, threads = read_manifest(directory), settings.intra_op_threads
+            model = load_model(
+                directory, read, device=settings.device, intra_op_threads=threads, optimisation=optimisation
+            )
+            probe(Engine(model, settings, ModelMetrics(Metrics(), manifest.name, manifest.version)))
+        except ManifestError as problem:
+            return problem
+    return None

@@ -1,0 +1,162 @@
+"""Reading a foreign graph: which of the roles that its inputs can have do run, and where the states come out again.
+
+Running the graph tells the shapes of its outputs, whatever the file says of them. Which reading is right is for
+`service.inspect.draft` to try. It knows graphs, not manifests. Invariant: in a `Reading` every state comes out with the
+type and shape that it goes in with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from service.errors import ManifestError
+from service.inspect.axes import Runs, find_features, name_axes, run_at_sizes, sizes_of
+from service.inspect.hints import Hints
+from service.inspect.names import agree, likeness
+from service.inspect.roles import (
+    FEATURES,
+    Roles,
+    Shape,
+    find_roles,
+    is_named_like_lengths,
+    listed,
+    may_be_sequence,
+    unfit,
+)
+from service.model.onnx_session import Node, Session
+
+TELLING = ("states", "--axis", "outputs", "inputs[0].shape")  # of what refusals are about, the most telling first
+MOST_READINGS = 24  # all orders of four states of one shape
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand a graph.
+
+    `made` has the shapes that runs showed of the outputs, but for those of types that Baton does not handle; `said` are
+    the pairs that a person named.
+    """
+
+    roles: Roles
+    made: Mapping[str, Shape]
+    pairs: Pairs
+    said: Pairs
+
+    @cached_property
+    def guessed(self) -> Pairs:
+        """The pairs that nothing but type and shape speaks for."""
+        return tuple(pair for pair in self.pairs if pair not in self.said and not agree(*pair))
+
+    @cached_property
+    def rank(self) -> tuple[int, float]:
+        """How little the names of the pairs speak for it."""
+        return len(self.guessed), -round(sum(likeness(*pair) for pair in self.pairs), 6)
+
+    @property
+    def in_order(self) -> int:
+        """How many pairs stand in the same order at the end of inputs and outputs."""
+        last = list(self.made)[-len(self.pairs) :]
+        return sum(output == place for (_, output), place in zip(self.pairs, last, strict=False))
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs that answer, with one row for each step of each row of the batch; a state's if no other does."""
+        taken = {output for _, output in self.pairs}
+        timed = "time" in self.roles.shapes[self.roles.sequence.name]
+        able = [
+            name
+            for name, shape in self.made.items()
+            if None not in shape and shape.count("batch") == 1 and shape.count("time") == timed
+        ]
+        return [name for name in able if name not in taken] or able
+
+
+def find_readings(file: Path, session: Session, hints: Hints) -> list[Reading]:
+    """Return the ways to understand the graph of `session`, loaded from `file`: the likeliest first, 24 at most.
+
+    Raises: ManifestError when there is none, with the reason and what could be said to help.
+    """
+    hints.check(file, session)
+    refusals: list[ManifestError] = []
+    for _, alike in itertools.groupby(find_roles(file, session, hints), key=lambda roles: roles.resort):
+        found: list[Reading] = []
+        for roles in alike:
+            try:
+                found += _read(file, session, roles, hints)
+            except ManifestError as refusal:
+                refusals.append(refusal)
+        if found:
+            return sorted(found, key=lambda reading: (*reading.rank, -reading.in_order))[:MOST_READINGS]
+    raise min(refusals, key=lambda refusal: TELLING.index(refusal.field))
+
+
+def _read(file: Path, session: Session, roles: Roles, hints: Hints) -> list[Reading]:
+    """Return the readings with these roles.
+
+    Raises: ManifestError when there are none.
+    """
+    if FEATURES in roles.sequence_shape:
+        roles = find_features(file, session, roles, hints)
+    runs = run_at_sizes(file, session, roles, hints)
+    matches = {state.name: _matches(session, roles, runs, state, hints) for state in roles.states}
+    if lonely := _lonely(roles, matches):
+        raise ManifestError(file, "states", _without_output(roles, lonely[0], matches, hints))
+    made, said = name_axes(roles, runs), tuple(hints.states.items())
+    pairings = itertools.islice(_pairings(matches), MOST_READINGS)
+    answering = [reading for pairs in pairings if (reading := Reading(roles, made, pairs, said)).outputs]
+    if not answering:
+        message = "beside the states, no output has one row per step; the graph needs one to answer with"
+        raise ManifestError(file, "outputs", message)
+    return answering
+
+
+def _matches(session: Session, roles: Roles, runs: Runs, state: Node, hints: Hints) -> list[str]:
+    """Return the outputs that can be the next value of `state`, the likeliest names first."""
+    shapes = [roles.size(state, sizes) for sizes in sizes_of(roles)]
+    alike = [node.name for node in session.outputs if node.dtype == state.dtype]
+    names = [name for name in alike if [tensor.shape for tensor in runs[name]] == shapes]
+    if state.name in hints.states:
+        names = [name for name in names if name == hints.states[state.name]]
+    elif is_named_like_lengths(state):  # a count grows with what was read; what stays at 0 is lengths handed through
+        names = [name for name in names if runs[name][0].all()]
+    return sorted(names, key=lambda name: -likeness(state.name, name))
+
+
+def _lonely(roles: Roles, matches: Mapping[str, list[str]]) -> list[Node]:
+    """Return the states that have fewer outputs of their type and shape than there are such states."""
+    alike = Counter(tuple(sorted(outputs)) for outputs in matches.values())
+    return [state for state in roles.states if alike[group := tuple(sorted(matches[state.name]))] > len(group)]
+
+
+def _without_output(roles: Roles, state: Node, matches: Mapping[str, list[str]], hints: Hints) -> str:
+    shape = roles.shapes[state.name]
+    if said := hints.states.get(state.name):
+        return f"--state {state.name}={said} cannot be: {said} has another type or shape, or is said of another input"
+    if not may_be_sequence(shape):
+        return unfit([state])
+    return (
+        f"no output {'is left with' if matches[state.name] else 'has'} the type and shape of {state.name} "
+        f"{listed(shape)}, so it is no state, and the sequence is {roles.sequence.name}; a state comes out as it goes "
+        "in, and all else is one input"
+    )
+
+
+def _pairings(matches: Mapping[str, list[str]], taken: Pairs = ()) -> Iterator[Pairs]:
+    """Yield each way to give every input one of its matches, none twice."""
+    if len(taken) == len(matches):
+        yield taken
+        return
+    name = list(matches)[len(taken)]
+    for output in matches[name]:
+        if all(output != other for _, other in taken):
+            yield from _pairings(matches, (*taken, (name, output)))
+
+
+def told(pairs: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{given} -> {output}" for given, output in pairs)

@@ -1,0 +1,177 @@
+"""The forward pass of one model: sequences and states in, outputs and states out, whatever the form of its graph.
+
+Rows are `[time, *rest]` and states are bytes; the graph has its axes in any order, and a time axis or not. It knows
+manifests and arrays, not texts, queues or tokens. A graph whose batch axis is 1, or not there, runs a row at a time.
+Invariants: every tensor that the graph makes has its declared shape or the run fails; states go in and come out in
+manifest order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from service.contract.manifest import Constant, Manifest
+from service.contract.tensors import Shape
+from service.errors import ManifestError, StateInvalid
+from service.model.graph_check import holds_one_row, lacks_batch
+from service.model.layout import StateLayout
+from service.model.onnx_session import Array, Node, Session
+
+
+class Forward:
+    """A loaded graph, run as its manifest says."""
+
+    def __init__(self, session: Session, file: Path, manifest: Manifest) -> None:
+        """Take a session that `check_graph` found to fit `manifest`, which was read from `file`."""
+        self._session, self._file, self._manifest = session, file, manifest
+        self._sequence, self._states = manifest.sequence, manifest.states
+        self._made = [(f"outputs[{i}]", t.name, t.shape) for i, t in enumerate(manifest.outputs)]
+        self._made += [(f"states[{i}].output", s.output, s.shape) for i, s in enumerate(self._states)]
+        self._names = [name for _, name, _ in self._made]
+        self._graph_order = _inverse(self._sequence.row_order)
+        self._leading = 2 if self._sequence.has_time else 1  # axes before those of a step: batch, and time
+        self._state_orders = [_inverse(state.row_order) for state in self._states]
+        self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
+        nodes = {node.name: node for node in session.inputs}
+        fed = manifest.by_row
+        self.one_row = any(holds_one_row(nodes[name], shape) for name, shape in fed.items())
+        self._squeezed = {name: s.index("batch") for name, s in fed.items() if lacks_batch(nodes[name], s)}
+        self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
+        if manifest.lengths is not None:
+            self._lengths_dtype = nodes[manifest.lengths].dtype
+        self.layout = StateLayout(self._states)
+
+    def run(
+        self, sequences: Sequence[Array], states: Sequence[bytes | None]
+    ) -> tuple[list[dict[str, Array]], list[bytes], list[bool]]:
+        """Run rows together; return each one's outputs, its state after them, and whether all of these are finite.
+
+        A state of None is a new session's. Raises: StateInvalid for a state that is not finite; ManifestError for a
+        tensor that is not shaped as declared; what ONNX Runtime raises.
+
+        Shapes: sequences [time] or [time, features]; outputs [time, *sizes], or [*sizes] where the graph's output has
+        no time and its input has.
+        """
+        if self.one_row and len(sequences) > 1:
+            alone = [self.run([steps], [state]) for steps, state in zip(sequences, states, strict=True)]
+            each_made, each_state, each_finite = zip(*alone, strict=True)
+            return [*chain(*each_made)], [*chain(*each_state)], [*chain(*each_finite)]
+        lengths = [len(steps) for steps in sequences]
+        if self._sequence.has_time:
+            outputs, carried = self._pass(_padded(sequences, lengths), lengths, self._begin(states))
+            final = np.empty(len(lengths), self.layout.dtype)
+            self._pack(final, carried)
+        else:
+            outputs, final = self._step_by_step(sequences, lengths, states)
+        made = [
+            {
+                tensor.name: rows[index, :length] if by_time else rows[index]
+                for tensor, rows, by_time in zip(self._manifest.outputs, outputs, self._by_time, strict=True)
+            }
+            for index, length in enumerate(lengths)
+        ]
+        after = [final[state.input] for state in self._states]
+        finite = [True] * len(lengths)
+        if not all(np.isfinite(rows).all() for rows in (*outputs, *after)):
+            finite = [
+                all(np.isfinite(values).all() for values in (*made[index].values(), *(rows[index] for rows in after)))
+                for index in range(len(lengths))
+            ]
+        packed, size = final.tobytes(), self.layout.size
+        return made, [packed[index * size : (index + 1) * size] for index in range(len(lengths))], finite
+
+    def _step_by_step(
+        self, sequences: Sequence[Array], lengths: list[int], states: Sequence[bytes | None]
+    ) -> tuple[list[Array], Array]:
+        """Run a graph without a time axis once for each step; rows that have ended take no part in later runs."""
+        places = np.argsort([-length for length in lengths], kind="stable")  # so that the rows that go on come first
+        steps = _padded([sequences[place] for place in places], lengths)
+        carried = self._begin([states[place] for place in places])
+        outputs = [np.zeros((*steps.shape[:2], *t.sizes), t.dtype) for t in self._manifest.outputs]
+        final = np.empty(len(lengths), self.layout.dtype)
+        done = 0
+        for end in sorted(set(lengths)):
+            running = sum(length >= end for length in lengths)
+            carried = [
+                tensor.transpose(state.row_order)[:running].transpose(order)
+                for state, tensor, order in zip(self._states, carried, self._state_orders, strict=True)
+            ]
+            for step in range(done, end):
+                made, carried = self._pass(steps[:running, step], [1] * running, carried)
+                for rows, values in zip(outputs, made, strict=True):
+                    rows[:running, step] = values
+            self._pack(final[:running], carried)
+            done = end
+        back = np.argsort(places)
+        return [rows[back] for rows in outputs], final[back]
+
+    def _pass(self, steps: Array, lengths: list[int], carried: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Run the graph once; return its outputs, rows first, and its states as the graph has them.
+
+        Shapes: steps [batch, time, ...], or [batch, ...] for a graph without a time axis.
+        """
+        shaped = steps.reshape(*steps.shape[: self._leading], *self._sequence.sizes)
+        feeds = {self._sequence.name: np.ascontiguousarray(shaped.transpose(self._graph_order)), **self._constants}
+        if self._manifest.lengths is not None:
+            feeds[self._manifest.lengths] = np.array(lengths, self._lengths_dtype)
+        for state, tensor in zip(self._states, carried, strict=True):
+            feeds[state.input] = np.ascontiguousarray(tensor)
+        for name, axis in self._squeezed.items():
+            feeds[name] = feeds[name].squeeze(axis)
+        tensors = self._session.run(self._names, feeds)
+        if self.one_row:
+            tensors = [_with_batch(tensor, shape) for tensor, (_, _, shape) in zip(tensors, self._made, strict=True)]
+        self._check_shapes(tensors, len(steps), max(lengths))
+        outputs = self._manifest.outputs
+        rows = [tensor.transpose(declared.row_order) for declared, tensor in zip(outputs, tensors, strict=False)]
+        return rows, tensors[len(outputs) :]
+
+    def _check_shapes(self, tensors: list[Array], rows: int, steps: int) -> None:
+        axes: dict[int | str, int] = {"batch": rows, "time": steps}
+        for (field, name, shape), tensor in zip(self._made, tensors, strict=True):
+            if tensor.shape != tuple([axes.get(axis, axis) for axis in shape]):
+                message = f"{name} is declared {list(shape)}, but with a batch of {rows} it is {list(tensor.shape)}"
+                raise ManifestError(self._file, field, message)
+
+    def _begin(self, states: Sequence[bytes | None]) -> list[Array]:
+        """Return what the rows carry in, as the graph takes it."""
+        if not self._states:
+            return []
+        by_row = np.frombuffer(b"".join([state or self.layout.new for state in states]), self.layout.dtype)
+        carried = []
+        for state, order in zip(self._states, self._state_orders, strict=True):
+            values = by_row[state.input]
+            if not np.isfinite(values).all():
+                raise StateInvalid(reason="not_finite")
+            carried.append(values.transpose(order).astype(state.dtype, "C"))
+        return carried
+
+    def _pack(self, by_row: Array, carried: list[Array]) -> None:
+        for state, tensor in zip(self._states, carried, strict=True):
+            by_row[state.input] = tensor.transpose(state.row_order)
+
+
+def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
+    shape = (len(sequences), max(lengths), *sequences[0].shape[1:])
+    if min(lengths) == max(lengths):
+        return np.concatenate(sequences).reshape(shape)
+    padded = np.zeros(shape, sequences[0].dtype)
+    for place, steps in zip(padded, sequences, strict=True):
+        place[: len(steps)] = steps
+    return padded
+
+
+def _with_batch(tensor: Array, shape: Shape) -> Array:
+    return np.expand_dims(tensor, shape.index("batch")) if tensor.ndim == len(shape) - 1 else tensor
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _filled(node: Node, value: Constant) -> Array:
+    return np.full([size for size in node.shape if isinstance(size, int)], value, node.dtype)

@@ -1,0 +1,103 @@
+"""The check of a loaded graph against its manifest: names, types and shapes.
+
+It knows what the graph says of itself; how it behaves is for `service.engine.probe` to try. Invariant: a graph that
+passed has every input, output and state that its manifest declares, as declared, and needs no other input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.contract.manifest import Constant, Manifest
+from service.contract.tensors import DTYPE_BYTES, fits
+from service.errors import ManifestError
+from service.model.onnx_session import Node, Session
+
+NAMED = ("batch", "time")
+_TYPES = ", ".join(DTYPE_BYTES)
+_Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes of which one will do, shape
+
+
+def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
+    """Check what `session` takes and makes against `manifest`, which was read from `file`.
+
+    Raises: ManifestError naming `file`, the field and what the graph has.
+    """
+    given = {node.name: node for node in session.inputs}
+    made = {node.name: node for node in session.outputs}
+    inputs: list[_Declared] = [("inputs[0]", tensor.name, (tensor.dtype,), tensor.shape) for tensor in manifest.inputs]
+    if manifest.lengths:
+        inputs.append(("lengths", manifest.lengths, ("int32", "int64"), ("batch",)))
+    outputs: list[_Declared] = [(f"outputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.outputs)]
+    for i, state in enumerate(manifest.states):
+        inputs.append((f"states[{i}].input", state.input, (state.dtype,), state.shape))
+        outputs.append((f"states[{i}].output", state.output, (state.dtype,), state.shape))
+    for kind, declared, found in (("input", inputs, given), ("output", outputs, made)):
+        for field, name, dtypes, shape in declared:
+            if name not in found:
+                raise ManifestError(file, field, f"the graph has no {kind} {name!r}; it has {', '.join(found)}")
+            _check_tensor(file, field, found[name], dtypes, shape, grows=kind == "output")
+    for name, value in manifest.constants.items():
+        if name not in given:
+            raise ManifestError(file, f"constants.{name}", f"the graph has no such input; it has {', '.join(given)}")
+        _check_constant(file, f"constants.{name}", given[name], value)
+    unfed = set(given) - {name for _, name, _, _ in inputs} - set(manifest.constants)
+    if unfed:
+        raise ManifestError(file, "inputs", f"the graph also needs {', '.join(sorted(unfed))}; declare them")
+
+
+def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = False) -> bool:
+    """Return whether `node` can be declared as `shape`: its sizes agree, and what is named is free, or a batch of 1."""
+    lacking = lacks_batch(node, shape)
+    held = [axis for axis in shape if axis != "batch"] if lacking else shape
+    return len(node.shape) == len(held) and all(
+        size == axis
+        or (size == 1 and axis == "batch")
+        or (grows and axis in NAMED)
+        or (not isinstance(size, int) and (axis in NAMED or not lacking))
+        for size, axis in zip(node.shape, held, strict=True)
+    )
+
+
+def holds_one_row(node: Node, shape: Sequence[int | str | None]) -> bool:
+    """Return whether `node`, declared as `shape`, takes one row a run: its batch axis is 1, or is not there."""
+    return lacks_batch(node, shape) or (bool(node.shape) and node.shape[shape.index("batch")] == 1)
+
+
+def lacks_batch(node: Node, shape: Sequence[int | str | None]) -> bool:
+    """Return whether `node` has the axes of `shape` but for the batch."""
+    return len(node.shape) == len(shape) - 1
+
+
+def _check_constant(file: Path, field: str, node: Node, value: Constant) -> None:
+    """Compare one constant: one number for all entries of a tensor of fixed shape, or a list of those of a vector."""
+    shape = list(node.shape)
+    if node.dtype not in DTYPE_BYTES or not all(isinstance(size, int) for size in shape):
+        raise ManifestError(file, field, f"the graph has {node.dtype} {shape}; a constant is {_TYPES} of fixed shape")
+    if isinstance(value, tuple) and shape != [len(value)]:
+        takes = f"a list of {shape[0]} numbers" if len(shape) == 1 else "one number"
+        message = f"a list of {len(value)} is declared, but the graph has {node.dtype} {shape}; give {takes}"
+        raise ManifestError(file, field, message)
+    for place, number in enumerate(value) if isinstance(value, tuple) else [(None, value)]:
+        if not fits(number, node.dtype):
+            named = field if place is None else f"{field}[{place}]"
+            raise ManifestError(file, named, f"{number} is declared, but the graph takes {node.dtype}")
+
+
+def _check_tensor(
+    file: Path, field: str, node: Node, dtypes: Sequence[str], shape: Sequence[int | str], *, grows: bool
+) -> None:
+    """Compare one tensor; where it `grows` as runs do, a size in place of a named axis is left to them.
+
+    Exporters write an output's sizes as they were in an example, time above all; ONNX Runtime runs with any others.
+    """
+    if node.dtype not in dtypes:
+        declared = " or ".join(dtypes)
+        raise ManifestError(file, field, f"{node.name} is declared {declared}, but the graph has {node.dtype}")
+    if not node.shape:
+        return  # ONNX Runtime shows a graph that says nothing of the shape like this; runs will tell
+    if not has_axes(node, shape, grows=grows):
+        message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
+        message += "; sizes must agree, 'time' be free in the graph, and 'batch' be free, or 1, or not there"
+        raise ManifestError(file, field, message)

@@ -1,0 +1,145 @@
+"""ONNX Runtime: devices, and sessions that run any graph.
+
+The only importer of onnxruntime. It knows tensors and names, not manifests, requests, rows or tokens. Invariant: a
+`Session` that exists holds a graph that ONNX Runtime took.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DeviceUnavailable, ManifestError
+
+# Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
+
+log = logging.getLogger("baton.runtime")
+
+Array = np.ndarray[Any, np.dtype[Any]]
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+GRAPH_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+VERSION: str = ort.__version__
+Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before it runs, the furthest first
+OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
+_LEVELS = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
+# The nodes by which a graph turns to int8 as it runs, as ONNX writes a node's type: its field, its length, its name.
+DYNAMIC_INT8 = re.compile(rb"\x22[\x13\x15]DynamicQuantize(?:LSTM|Linear|MatMul)")
+CAUSE = re.compile(r".*Name:'(?P<node>[^']*)' Status Message: (?:/\S+ .* was false\. )?(?P<cause>.*)", re.DOTALL)
+
+
+@cache
+def choose_providers(device: str) -> list[str]:
+    """Return the execution providers for `device` (auto, cpu or cuda), the preferred first.
+
+    Raises: DeviceUnavailable when cuda is asked for and this build of ONNX Runtime has no CUDA provider.
+    """
+    if device == "cpu":
+        return [CPU]
+    there = ort.get_available_providers()
+    if CUDA in there:
+        return [CUDA, CPU]
+    if device == "cuda":
+        raise DeviceUnavailable(
+            f"device 'cuda' needs {CUDA}, but this ONNX Runtime has {', '.join(there)}; "
+            "install onnxruntime-gpu in place of onnxruntime (docs/deployment.md), or set BATON_DEVICE to cpu or auto"
+        )
+    log.info("device auto: no %s here (there are %s), so models run on the CPU", CUDA, ", ".join(there))
+    return [CPU]
+
+
+@dataclass(frozen=True)
+class Node:
+    """An input or output of a graph.
+
+    Shapes: an axis is its size, its name, or None where the graph gives neither; dtype is as numpy names it, or as ONNX
+    Runtime does for what the service never feeds.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """One loaded graph; `run` may be called from several threads, and releases the GIL.
+
+    `dynamic_int8` says that it scales activations to int8 as it runs, over all that one run holds.
+    """
+
+    def __init__(self, file: Path, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> None:
+        """Load `file`, which may end the process: `service.engine.trial` finds out in another one.
+
+        Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
+        """
+        options = ort.SessionOptions()
+        options.graph_optimization_level = _LEVELS[optimisation]
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_mem_pattern = False  # patterns are kept per input shape, and ours never repeat
+        options.log_severity_level = 4  # what fails raises, and is logged once, by who catches it
+        providers = choose_providers(device)
+        try:
+            # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
+            graph = file.read_bytes()
+            self._session = ort.InferenceSession(graph, options, providers=providers)
+            if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
+                options.enable_mem_reuse = False  # by names it takes sizes for equal, and runs of others fail
+                self._session = ort.InferenceSession(graph, options, providers=providers)
+        except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
+            outside = "external" in str(failure).lower()
+            hint = "; export it with its weights inside (external_data=False)" if outside else ""
+            raise ManifestError(file, "file", f"ONNX Runtime cannot load it: {failure}{hint}") from failure
+        self.device = "cuda" if CUDA in self._session.get_providers() else "cpu"
+        if CUDA in providers and self.device == "cpu":
+            message = f"{CUDA} is installed but did not start (driver or CUDA libraries missing)"
+            if device == "cuda":
+                raise DeviceUnavailable(f"{message}; ONNX Runtime has {', '.join(ort.get_available_providers())}")
+            log.warning("device auto: %s, so %s runs on the CPU", message, file)
+        self.dynamic_int8 = DYNAMIC_INT8.search(graph) is not None
+        self.inputs = [_node(argument) for argument in self._session.get_inputs()]
+        self.outputs = [_node(argument) for argument in self._session.get_outputs()]
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Run the graph once and return the outputs called `names`, in that order."""
+        outputs: list[Array] = self._session.run(names, feeds)
+        return outputs
+
+
+def _node(argument: ort.NodeArg) -> Node:
+    return Node(argument.name, GRAPH_TYPES.get(argument.type, argument.type), tuple(argument.shape))
+
+
+def _names_axes_alike(argument: ort.NodeArg) -> bool:
+    names = [axis for axis in argument.shape if isinstance(axis, str)]
+    return len({*names}) < len(names)
+
+
+def quoted(failure: BaseException) -> str:
+    """Return the innermost cause that ONNX Runtime gives for a failed run, to stand behind an explanation."""
+    if found := CAUSE.match(str(failure)):
+        place = f", at node {found['node']}" if found["node"] else ""
+        return f'(ONNX Runtime: "{found["cause"].strip()}"{place})'
+    return f'(ONNX Runtime: "{failure}")'
+
+
+def cast(values: object, dtype: npt.DTypeLike) -> Array:
+    """Return finite numbers as an array of `dtype`; what it cannot hold becomes infinite, for the engine to refuse."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype)

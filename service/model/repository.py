@@ -1,0 +1,133 @@
+"""Models on disk: `<models_dir>/<name>/<version>/`, read, verified and loaded.
+
+It knows directories, manifests and sessions, not requests. Invariant: a `Model` that exists keeps its contract as far
+as files and graph can show; how it behaves is for `service.engine.probe` to try.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+# A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the
+# event loop and other workers have.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+from tokenizers import Tokenizer
+
+from service.contract.files import MANIFEST_FILE, read_manifest, verify_files
+from service.contract.manifest import Manifest, Text
+from service.errors import ManifestError
+from service.model.graph_check import check_graph
+from service.model.onnx_session import Optimisation, Session
+
+log = logging.getLogger("baton.repository")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A model's tokenizer, and the id it gives to what it has not seen."""
+
+    tokenizer: Tokenizer
+    unknown_id: int
+
+    def unknown_ratio(self, ids: list[int]) -> float:
+        """Return the share of `ids` (at least one) that are unknown."""
+        return ids.count(self.unknown_id) / len(ids)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One loaded version of one model; `file` is its manifest."""
+
+    manifest: Manifest
+    file: Path
+    session: Session
+    vocabulary: Vocabulary | None
+
+
+def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Path]:
+    """Return every version directory, by name and rising version.
+
+    What bears a version's number or holds a manifest is one, broken or not. What else lies about is passed over with a
+    line in the log, such as `lost+found` or a folder that cannot be read; files and dot-directories without one. But a
+    folder that cannot be read and has one of the versions that are `loaded` is not taken for gone.
+
+    Raises: ManifestError when there is no such directory, it holds no model, or such a folder cannot be read.
+    """
+    if not os.path.isdir(models_dir):
+        raise ManifestError(models_dir, "models_dir", "is no directory; BATON_MODELS_DIR must name one")
+    found = []
+    for model in sorted(_list(models_dir)):
+        try:
+            entries = _list(model)
+        except ManifestError as failure:
+            if any(version.is_relative_to(model) for version in loaded):
+                raise
+            log.warning("passed over: %s", failure)
+            continue
+        versions = [entry for entry in entries if entry.name.isdecimal() or os.path.isfile(entry / MANIFEST_FILE)]
+        others = [entry for entry in entries if entry not in versions] if versions else [model]
+        for other in filter(os.path.isdir, others):
+            log.warning("passed over: %s holds no model; one is <name>/<version>/%s", other, MANIFEST_FILE)
+        found += sorted(versions, key=lambda path: (len(path.name), path.name))
+    if not found:
+        raise ManifestError(models_dir, "models_dir", f"holds no <name>/<version>/{MANIFEST_FILE}")
+    return found
+
+
+def _list(directory: Path) -> list[Path]:
+    """Return what is in a directory but for dot-files; nothing where it is a file.
+
+    Raises: ManifestError when it cannot be read.
+    """
+    try:
+        return [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except NotADirectoryError:
+        return []
+    except OSError as failure:
+        raise ManifestError(directory, "models_dir", f"cannot be read: {failure.strerror}") from failure
+
+
+def read_verified(directory: Path) -> Manifest:
+    """Return the manifest of a version directory whose files are what it says.
+
+    Raises: ManifestError as `read_manifest` and `verify_files` do.
+    """
+    manifest = read_manifest(directory)
+    verify_files(directory, manifest)
+    return manifest
+
+
+def load_model(
+    directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
+) -> Model:
+    """Load one version directory, whose files must be those that `manifest` names.
+
+    Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
+    """
+    verify_files(directory, manifest)
+    file = directory / MANIFEST_FILE
+    vocabulary = _load_vocabulary(directory, manifest.text) if manifest.text is not None else None
+    session = Session(
+        directory / manifest.file, device=device, intra_op_threads=intra_op_threads, optimisation=optimisation
+    )
+    check_graph(session, file, manifest)
+    return Model(manifest, file, session, vocabulary)
+
+
+def _load_vocabulary(directory: Path, text: Text) -> Vocabulary:
+    file = directory / MANIFEST_FILE
+    try:
+        tokenizer = Tokenizer.from_file(str(directory / text.tokenizer))
+    except Exception as failure:  # the library raises bare Exceptions
+        raise ManifestError(file, "text.tokenizer", f"the tokenizers library cannot load it: {failure}") from failure
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    unknown_id = tokenizer.token_to_id(text.unknown_token)
+    if unknown_id is None:
+        message = f"{text.unknown_token!r} is not in the vocabulary of {text.tokenizer}"
+        raise ManifestError(file, "text.unknown_token", message)
+    return Vocabulary(tokenizer, unknown_id)

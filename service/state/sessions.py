@@ -1,0 +1,243 @@
+"""Sessions: from the token that a client sent to the point where its session goes on, and back.
+
+A token carries the state, or names a snapshot of it in the store; from there on both are the same. It knows engines,
+tokens, the store and what they may be used for, not HTTP. Invariant: a point comes from a token that was sealed for the
+same tenant and model and has not expired, or from nothing because a new session was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Literal, ParamSpec, TypeGuard, TypeVar
+
+from service.engine.engine import Engine
+from service.engine.registry import Engines
+from service.errors import (
+    InvalidRequest,
+    ItemTooLarge,
+    NotReady,
+    RequestError,
+    StateGone,
+    StateInvalid,
+    StateModelGone,
+    StateWrongModel,
+    StoreUnavailable,
+    UnknownModel,
+)
+from service.settings import Settings
+from service.state.store import NAME_BYTES, Store
+from service.state.token import Form, Sealer, new_session_id
+
+Hold = Literal["client", "server"]
+Precision = Literal["f32", "f16"]
+Packed = tuple[Form, bytes]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of one session: the model version that goes on from it, its state, its steps so far; at 0 no state.
+
+    `held` says that the client has no more of the state than a reference to the server's snapshot.
+    """
+
+    engine: Engine
+    state: bytes | None
+    session_id: bytes
+    step: int
+    held: bool = False
+
+    def after(self, steps: int, state: bytes) -> Point:
+        """Return the point that `steps` more lead to."""
+        return Point(self.engine, state, self.session_id, self.step + steps, self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a client carries of a point: the state in a token, or with `held` a token that names the server's snapshot.
+
+    Units: expires_ms in milliseconds since 1970 UTC.
+    """
+
+    token: bytes
+    expires_ms: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A point whose state is still in the store, and the name of its snapshot there."""
+
+    point: Point
+    snapshot: bytes
+
+
+class Sessions:
+    """Makes points of tokens and tokens of points, many at a time; `store` is None where nothing can be held."""
+
+    def __init__(self, settings: Settings, engines: Engines, sealer: Sealer, store: Store | None) -> None:
+        self._settings, self._engines, self._sealer, self._store = settings, engines, sealer, store
+        self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
+
+    def begin(self, engine: Engine) -> Point:
+        """Return the first point of a new session.
+
+        Raises: UnknownModel when the engine is retiring.
+        """
+        if engine.ends_ms is not None:
+            name = engine.manifest.name
+            raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
+        return Point(engine, state=None, session_id=new_session_id(), step=0)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        if self._store is not None:
+            await self._store.close()
+
+    async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | RequestError]:
+        """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateFromFuture,
+        StateModelGone or StateWrongModel, authenticity first; StateGone or StoreUnavailable for a state that was held.
+
+        A token of a version that is not loaded waits for a reload that is under way, for another worker may be ahead.
+
+        Raises: NotReady when that takes longer than a request may wait.
+        """
+        opened = [_attempt(self._open, token, model, tenant) for token in tokens]
+        for index, one in enumerate(opened):
+            if isinstance(one, StateModelGone) and not self._engines.settled.is_set():
+                await self._reloaded()
+                opened[index] = _attempt(self._open, tokens[index], model, tenant)
+        fetched = iter(await self._fetch([one for one in opened if isinstance(one, _Named)]))
+        return [next(fetched) if isinstance(one, _Named) else one for one in opened]
+
+    async def _reloaded(self) -> None:
+        try:
+            await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
+        except TimeoutError:
+            raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
+
+    async def hand_out(
+        self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "f32"
+    ) -> list[Carried | RequestError]:
+        """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
+        raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
+        that the client had before is lost by it."""
+        packed = [_attempt(self._pack, point, hold, precision) for point in points]
+        kept = iter(await self._keep([one[1] for one in packed if _is_held(one)]))
+        packed = [next(kept) if _is_held(one) else one for one in packed]
+        return [
+            one if isinstance(one, RequestError) else _attempt(self._seal, point, *one, tenant)
+            for point, one in zip(points, packed, strict=True)
+        ]
+
+    def holds(self, point: Point, hold: Hold | None, precision: Precision) -> bool:
+        """Return whether the server is to hold the states that `point` leads to: as `hold` says, else as it came,
+        and in any case when a token may not carry them.
+
+        Raises: ItemTooLarge or InvalidRequest when `hold` asks for what cannot be.
+        """
+        engine, most = point.engine, self._settings.max_state_bytes
+        size = engine.layout.float16_size if precision == "f16" else engine.layout.size
+        if hold == "client" and size > most:
+            message = f'the state has {size} bytes; a token carries at most {most}: leave out "hold": "client"'
+            raise ItemTooLarge(message, limit=most)
+        if hold == "server" and engine.layout.size > self._settings.largest_held_state:
+            raise InvalidRequest(
+                "this service cannot hold such a state: it has several workers and no store that they share "
+                '(BATON_STORE), or the state is larger than its store; leave "hold" out'
+            )
+        return hold == "server" or size > most or (hold is None and point.held)
+
+    def _open(self, token: bytes, model: str, tenant: str) -> Point | _Named:
+        fingerprint = self._sealer.maker(token, longest_payload_bytes=self._longest_payload_bytes)
+        session = self._sealer.open(token, tenant=tenant)
+        engine = self._engines.by_fingerprint(fingerprint)
+        if engine is None:
+            message = "the model version that made this state is not served here any more; begin a new session"
+            raise StateModelGone(message, reason="model_gone")
+        if engine.manifest.name != model:
+            message = f"this state was made by model {engine.manifest.name!r}, the request names {model!r}"
+            raise StateWrongModel(message, reason="wrong_model")
+        form, payload = session.form, session.payload
+        if len(payload) != _payload_bytes(engine, form):
+            raise StateInvalid(reason="wrong_size")
+        engine.metrics.token_opened()
+        if form is Form.HELD:
+            return _Named(Point(engine, None, session.id, session.step, held=True), payload)
+        state = payload if form is Form.EXACT else engine.layout.from_float16(payload)
+        return Point(engine, state, session.id, session.step)
+
+    async def _fetch(self, named: Sequence[_Named]) -> Sequence[Point | RequestError]:
+        states: Sequence[bytes | None] = [None] * len(named)
+        if named and self._store is not None:
+            try:
+                states = await self._store.load([one.snapshot for one in named])
+            except StoreUnavailable as error:
+                return [copy(error) for _ in named]
+        return [
+            _gone() if state is None else replace(one.point, state=state)
+            for one, state in zip(named, states, strict=True)
+        ]
+
+    def _pack(self, point: Point, hold: Hold | None, precision: Precision) -> Packed:
+        assert point.state is not None
+        if self.holds(point, hold, precision):
+            return Form.HELD, point.state
+        if precision == "f16":
+            return Form.FLOAT16, point.engine.layout.to_float16(point.state)
+        return Form.EXACT, point.state
+
+    async def _keep(self, states: Sequence[bytes]) -> Sequence[Packed | RequestError]:
+        """Return what stands for each state in its token: the name of its snapshot."""
+        if not states:
+            return []
+        assert self._store is not None
+        try:
+            return [(Form.HELD, name) for name in await self._store.save(states)]
+        except RequestError as error:
+            return [copy(error) for _ in states]
+
+    def _seal(self, point: Point, form: Form, payload: bytes, tenant: str) -> Carried:
+        token, expires_ms = self._sealer.seal(
+            payload,
+            form=form,
+            session_id=point.session_id,
+            step=point.step,
+            fingerprint=point.engine.manifest.fingerprint,
+            tenant=tenant,
+            expires_before_ms=point.engine.ends_ms,
+        )
+        point.engine.metrics.token_issued(point.step)
+        return Carried(token, expires_ms, held=form is Form.HELD)
+
+
+def null_state() -> StateInvalid:
+    """Return the refusal of a state that is null, which may be a token that was lost."""
+    return StateInvalid("state is null; leave the member out to begin a new session", reason="null")
+
+
+def _payload_bytes(engine: Engine, form: Form) -> int:
+    if form is Form.EXACT:
+        return engine.layout.size
+    return engine.layout.float16_size if form is Form.FLOAT16 else NAME_BYTES
+
+
+def _attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
+    try:
+        return work(*args, **kwargs)
+    except RequestError as error:
+        return error
+
+
+def _is_held(packed: Packed | RequestError) -> TypeGuard[Packed]:
+    return isinstance(packed, tuple) and packed[0] is Form.HELD
+
+
+def _gone() -> StateGone:
+    message = "the server holds this state no longer; go on from an older one, or begin a new session"
+    return StateGone(message, reason="not_in_store")

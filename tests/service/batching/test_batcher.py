@@ -1,0 +1,478 @@
+"""The batcher's promises, with plain numbers as rows: size is the number, a run doubles it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from service.batching.batcher import Batcher
+from service.errors import DeadlineExceeded, Draining, EmptyInput, InternalError, NotReady, Overloaded
+
+pytestmark = pytest.mark.anyio
+
+
+class Silent:
+    def queued(self, rows: int) -> None: ...
+    def waited(self, queue_s: float) -> None: ...
+    def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
+
+
+class Queued(Silent):
+    """Keeps how many rows wait or run, as the batcher tells."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def queued(self, rows: int) -> None:
+        self.now, self.most = rows, max(rows, self.most)
+
+
+class Gate:
+    """A run that waits until it is let go, so that tests decide what queues meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, rows: list[int]) -> Sequence[int]:
+        self.batches.append(rows)
+        self.entered.release()
+        self.open.acquire()
+        return [2 * row for row in rows]
+
+    async def wait_entered(self) -> None:
+        await asyncio.to_thread(self.entered.acquire)
+
+    def let_go(self, runs: int) -> None:
+        for _ in range(runs):
+            self.open.release()
+
+
+def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
+    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "measure": lambda rows: rows, **options}
+    batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
+    batcher.start()
+    return batcher
+
+
+def double(rows: list[int]) -> list[int]:
+    return [2 * row for row in rows]
+
+
+async def test_rows_come_back_in_order_whatever_order_they_ran_in() -> None:
+    batcher = make(double, batch_cells=10)
+    served = await batcher.submit([7, 1, 9, 2, 3], timeout_s=10)
+    assert served.outcomes == [14, 2, 18, 4, 6]
+    await batcher.drain()
+
+
+async def test_what_queues_during_a_run_is_the_next_batch() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    later = [asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4)]
+    await asyncio.sleep(0)
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (first, *later)] == [[2], [4], [6], [8]]
+    assert gate.batches == [[1], [2, 3, 4]]
+    await batcher.drain()
+
+
+async def test_a_batch_stays_within_its_padded_cells_and_takes_like_lengths_together() -> None:
+    gate = Gate()
+    batcher = make(gate.run, batch_cells=60)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    rest = asyncio.create_task(batcher.submit([20, 3, 19, 4, 300, 18], timeout_s=10))
+    await asyncio.sleep(0)
+    gate.let_go(10)
+    await asyncio.gather(first, rest)
+    assert [sorted(batch) for batch in gate.batches] == [[1], [18, 19, 20], [3, 4], [300]]
+    await batcher.drain()
+
+
+async def test_rows_of_unequal_size_never_share_a_run_when_they_may_not() -> None:
+    gate = Gate()
+    batcher = make(gate.run, same_size=True)
+    gate.let_go(10)
+    await batcher.submit([3, 5, 3, 5, 5], timeout_s=10)
+    assert all(len(set(batch)) == 1 for batch in gate.batches)
+    await batcher.drain()
+
+
+async def test_a_cancelled_caller_strands_nobody_and_is_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    before, leaver, after = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (first, before, after)] == [[2], [4], [8]]
+    assert gate.batches == [[1], [2, 4]]
+    await batcher.drain()
+
+
+async def test_a_caller_cancelled_while_its_row_runs_strands_nobody() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    leaver.cancel()
+    other = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    gate.let_go(2)
+    assert (await other).outcomes == [4]
+    await batcher.drain()
+
+
+async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_return() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=3)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(batcher.submit([1, 2], timeout_s=10))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit([3, 4], timeout_s=10)
+    assert refused.value.retry_after_ms is not None
+    assert refused.value.limit == 3
+    gate.let_go(2)
+    assert (await waiting).outcomes == [2, 4]
+    await running
+    assert gate.batches == [[1], [1, 2]]
+    await batcher.drain()
+
+
+async def test_a_row_past_its_deadline_is_answered_so_during_a_run_and_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    late = asyncio.create_task(batcher.submit([2, 2], timeout_s=0.01))
+    patient = asyncio.create_task(batcher.submit([3], timeout_s=10))
+    with pytest.raises(DeadlineExceeded):
+        await late  # while the first run still goes on
+    assert not first.done()
+    gate.let_go(2)
+    assert (await patient).outcomes == [6]
+    await first
+    assert gate.batches == [[1], [3]]
+    await batcher.drain()
+
+
+async def test_a_row_whose_run_began_in_time_is_answered_however_long_it_takes() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=0.01))
+    await gate.wait_entered()
+    late = asyncio.create_task(batcher.submit([2], timeout_s=0.02))  # due after the other
+    with pytest.raises(DeadlineExceeded):
+        await late
+    gate.let_go(1)
+    assert (await running).outcomes == [2]
+    await batcher.drain()
+
+
+async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, queue_rows=3, clock=lambda: now[0])
+    measured = asyncio.create_task(batcher.submit([1, 1], timeout_s=10))
+    await gate.wait_entered()
+    now[0] = 1.0
+    gate.let_go(1)
+    await measured  # two rows in one second
+    tasks = [asyncio.create_task(batcher.submit([1], timeout_s=10)) for _ in range(3)]
+    await gate.wait_entered()
+    with pytest.raises(Overloaded) as full:
+        await batcher.submit([1], timeout_s=10)
+    assert (full.value.limit, full.value.retry_after_ms) == (3, 1500)
+    gate.let_go(3)
+    await asyncio.gather(*tasks)
+    await batcher.drain()
+
+
+async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
+    gate, now = Gate(), [0.0]
+    batcher = make(gate.run, batch_cells=40, clock=lambda: now[0])
+    measured = asyncio.create_task(batcher.submit([10], timeout_s=1000))
+    await gate.wait_entered()
+    now[0] = 1.0
+    gate.let_go(1)
+    await measured  # one row in one second
+    large = asyncio.create_task(batcher.submit([10] * 400, timeout_s=1000))
+    await gate.wait_entered()
+    now[0] = 5.0
+    single = asyncio.create_task(batcher.submit([9], timeout_s=1000))
+    await asyncio.sleep(0)
+    gate.let_go(3)
+    assert (await single).outcomes == [18]
+    assert [9 in batch for batch in gate.batches].index(True) <= 3  # behind the run under way and one more
+    gate.let_go(200)
+    assert (await large).outcomes == [20] * 400
+    await batcher.drain()
+
+
+async def test_two_threads_run_parts_of_one_request_at_a_time() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, batch_cells=40, threads=2, observer=queued)
+    large = asyncio.create_task(batcher.submit([10] * 80, timeout_s=10))
+    await gate.wait_entered()
+    await gate.wait_entered()
+    assert [len(batch) for batch in gate.batches] == [4, 4]
+    gate.let_go(20)
+    served = await large
+    assert served.outcomes == [20] * 80
+    assert (served.timing.rows, served.timing.cells, served.timing.padded_cells) == (80, 800, 800)
+    assert (queued.most, queued.now) == (80, 0)
+    await batcher.drain()
+    assert not batcher.alive
+
+
+async def test_drain_answers_what_one_thread_runs_when_the_other_has_ended() -> None:
+    gate = Gate()
+    batcher = make(gate.run, threads=2, name="drained")
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("drained")]
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    draining = asyncio.create_task(batcher.drain())
+    ends = [asyncio.create_task(asyncio.to_thread(thread.join)) for thread in threads]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0.01)  # lets the loop hear of it
+    gate.let_go(1)
+    assert (await running).outcomes == [2]
+    await draining
+    await asyncio.gather(*ends)
+
+
+async def test_the_death_of_one_of_two_threads_answers_everyone() -> None:
+    def run(rows: list[int]) -> list[int]:
+        if rows == [13]:
+            raise SystemExit
+        return double(rows)
+
+    batcher = make(run, threads=2, same_size=True)
+    doomed, other = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (13, 14))
+    with pytest.raises(InternalError):
+        await doomed
+    await asyncio.wait({other})
+    assert not batcher.alive
+    with pytest.raises(NotReady):
+        await batcher.submit([1], timeout_s=10)
+    await batcher.drain()
+
+
+async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, observer=queued, measure=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    batcher.abandon(batcher.enqueue([2, 2], timeout_s=10))
+    late = asyncio.create_task(batcher.submit([3, 0, 3], timeout_s=0.01))
+    with pytest.raises(DeadlineExceeded):
+        await late
+    leaver = asyncio.create_task(batcher.submit([4], timeout_s=10))
+    await asyncio.sleep(0)
+    leaver.cancel()
+    mixed = asyncio.create_task(batcher.submit([0, 5, 0], timeout_s=10))
+    gate.let_go(2)
+    assert (await running).outcomes == [2]
+    assert (await mixed).outcomes[1] == 10
+    assert gate.batches == [[1], [5]]
+    assert queued.now == 0
+    await batcher.drain()
+
+
+async def test_a_row_that_cannot_be_measured_fails_alone_and_is_never_run() -> None:
+    batches: list[list[int]] = []
+
+    def run(rows: list[int]) -> list[int]:
+        batches.append(rows)
+        return double(rows)
+
+    batcher = make(run, measure=lambda rows: [EmptyInput("no") if row == 0 else row for row in rows])
+    served = await batcher.submit([1, 0, 2], timeout_s=10)
+    assert [type(outcome) for outcome in served.outcomes] == [int, EmptyInput, int]
+    assert [type(outcome) for outcome in (await batcher.submit([0, 0], timeout_s=10)).outcomes] == [EmptyInput] * 2
+    assert 0 not in [row for batch in batches for row in batch]
+    await batcher.drain()
+
+
+async def test_measuring_that_fails_fails_its_own_rows_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def measure(rows: list[int]) -> list[int]:
+        if 13 in rows:
+            raise ArithmeticError("thirteen")
+        return rows
+
+    batcher = make(double, measure=measure)
+    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    await batcher.drain()
+
+
+@pytest.mark.parametrize("answers", [[], [1, 2, 3]])
+async def test_a_run_with_the_wrong_number_of_answers_fails_its_own_rows_only(
+    answers: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    batcher = make(lambda rows: answers if rows == [7, 7] else double(rows))
+    (one, other) = (await batcher.submit([7, 7], timeout_s=10)).outcomes
+    assert isinstance(one, InternalError)
+    assert isinstance(other, InternalError)
+    assert "2 rows" in caplog.text
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    await batcher.drain()
+
+
+async def test_a_failing_run_fails_its_own_rows_and_the_loop_goes_on() -> None:
+    def run(rows: list[int]) -> list[int]:
+        if 13 in rows:
+            raise ArithmeticError("thirteen")
+        return double(rows)
+
+    batcher = make(run)
+    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
+    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    assert batcher.alive
+    await batcher.drain()
+
+
+async def test_the_worker_s_death_is_visible_and_answers_everyone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Silent):
+        def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None:
+            raise RuntimeError("the observer broke")
+
+    batcher = make(double, observer=Broken())
+    with pytest.raises(InternalError):
+        await batcher.submit([1], timeout_s=10)
+    assert not batcher.alive
+    assert "the worker died" in caplog.text
+    with pytest.raises(NotReady):
+        await batcher.submit([1], timeout_s=10)
+    await batcher.drain()
+
+
+async def test_an_abandoned_submission_is_never_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    batcher.admit(1)
+    batcher.abandon(batcher.enqueue([2], timeout_s=10))
+    gate.let_go(1)
+    await first
+    await batcher.drain()
+    assert gate.batches == [[1]]
+
+
+async def test_drain_answers_what_was_queued_just_before() -> None:
+    batcher = make(double)
+    await batcher.submit([1], timeout_s=10)
+    last = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    await batcher.drain()
+    assert (await last).outcomes == [4]
+
+
+async def test_drain_waits_for_a_run_whose_caller_left() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    leaver.cancel()
+    draining = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    gate.let_go(1)
+    await draining
+
+
+async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        await batcher.submit([3], timeout_s=10)
+    gate.let_go(2)
+    assert [(await task).outcomes for task in (running, waiting)] == [[2], [4]]
+    await draining
+    assert not batcher.alive
+
+
+async def wait_and_submit(batcher: Batcher[int, int], row: int, timeout_s: float = 10) -> list[object]:
+    left_s = await batcher.admit_in_time(1, timeout_s=timeout_s)
+    submission = batcher.enqueue([row], timeout_s=left_s)
+    try:
+        return list((await batcher.answer(submission)).outcomes)
+    finally:
+        batcher.abandon(submission)
+
+
+async def test_those_who_wait_for_room_are_let_in_in_turn_and_one_who_leaves_strands_nobody() -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, queue_rows=1, observer=queued)
+    tasks = [asyncio.create_task(wait_and_submit(batcher, row)) for row in range(1, 6)]
+    await gate.wait_entered()
+    tasks[1].cancel()
+    gate.let_go(5)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers.pop(1), asyncio.CancelledError)
+    assert answers == [[2], [6], [8], [10]]
+    assert gate.batches == [[1], [3], [4], [5]]
+    assert queued.most == 1
+    await batcher.drain()
+
+
+async def test_one_who_leaves_just_when_let_in_passes_the_room_on() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    only = batcher.enqueue([1], timeout_s=10)
+    leaver, other = (asyncio.create_task(wait_and_submit(batcher, row)) for row in (2, 3))
+    await gate.wait_entered()
+    gate.let_go(2)
+    await batcher.answer(only)  # in the same turn of the loop `leaver` was told of the room
+    leaver.cancel()
+    assert await other == [6]
+    await batcher.drain()
+
+
+async def test_room_that_does_not_come_in_time_is_a_refusal() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    with pytest.raises(Overloaded):
+        await batcher.admit_in_time(1, timeout_s=0.01)
+    gate.let_go(1)
+    await running
+    await batcher.drain()
+
+
+async def test_a_drained_batcher_says_why_in_the_words_it_was_given() -> None:
+    batcher = make(double)
+    await batcher.drain(lambda: NotReady("unloaded"))
+    with pytest.raises(NotReady, match="unloaded"):
+        await batcher.submit([1], timeout_s=10)
+
+
+async def test_drain_turns_away_those_who_wait_for_room() -> None:
+    gate = Gate()
+    batcher = make(gate.run, queue_rows=1)
+    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(wait_and_submit(batcher, 2))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(batcher.drain())
+    with pytest.raises(Draining):
+        await waiting
+    gate.let_go(1)
+    await asyncio.gather(running, draining)

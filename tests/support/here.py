@@ -1,0 +1,53 @@
+"""The service in the test's own process, at a time that the test decides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.contract.files import read_manifest
+from service.engine.engine import Engine
+from service.engine.preparation import Tried, prepare
+from service.engine.warmup import Costs
+from service.metrics import Metrics
+from service.model.repository import find_versions
+from service.settings import Settings
+
+
+class Clock:
+    """Seconds since 1970, which pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def vouched(models_dir: Path) -> list[Tried]:
+    """Say of every version that it came through its trial, which need not be done for models known to be sound."""
+    directories = find_versions(models_dir)
+    return [Tried(directory, read_manifest(directory), "all", Costs(1, 0)) for directory in directories]
+
+
+def load_here(models_dir: Path, **settings: object) -> list[Engine]:
+    """Do in this process what a trial does in its own."""
+    read = Settings(models_dir=models_dir, **settings)  # type: ignore[arg-type]
+    directories = find_versions(models_dir)
+    return [prepare(each, read_manifest(each), read, Metrics(), optimisation="all") for each in directories]
+
+
+@asynccontextmanager
+async def serve_here(settings: Settings, clock: Clock) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
+    app = create_app(settings, tried=vouched(settings.models_dir), clock=clock)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://baton") as client,
+    ):
+        yield client, app
