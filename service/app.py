@@ -13,17 +13,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import cached_property
 
 from fastapi import FastAPI, Security
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.endpoints import health, models, sentiment, upgrade
 from service.endpoints.forecast import endpoint as forecast
-from service.endpoints.stateful import state, step
-from service.endpoints.stateful.stream import Streams
+from service.endpoints.stateful import state, step, stream
 from service.engine.loader import Loader
 from service.engine.preparation import Tried
 from service.metrics import Metrics
@@ -34,7 +34,10 @@ from service.state.store import open_store
 from service.state.token import Sealer
 from service.web.auth import Authenticator
 from service.web.context import Service
-from service.web.routes import BodyRoute, RequestScope, install_error_handlers
+from service.web.dispatch import WEBSOCKET, Dispatcher
+from service.web.error_shapes import SHAPES, ErrorAnswers
+from service.web.middleware import Authentication, RequestScope
+from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
 
@@ -50,7 +53,8 @@ def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Call
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service, loader = _build_service(settings, tried, clock)
+    service = _build_service(settings, tried, clock)
+    loader = service.loader
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +78,6 @@ def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Call
         redirect_slashes=False,
     )
     app.state.service = service
-    install_error_handlers(app)
     bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
     for endpoint in (*BODY_ENDPOINTS, models):
         app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
@@ -100,30 +103,32 @@ def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
 
 
 class _Application(FastAPI):
-    """FastAPI with `RequestScope` around all of it, where nothing can fail unseen, and `Streams` beside it."""
+    """FastAPI whose requests and WebSockets all pass the same middleware, that which was added to it too."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._streams if scope["type"] == "websocket" else self._request_scope)(scope, receive, send)
-
-    @cached_property
-    def _streams(self) -> Streams:
-        return Streams(self.state.service)
-
-    @cached_property
-    def _request_scope(self) -> RequestScope:
+    def build_middleware_stack(self) -> ASGIApp:
+        service: Service = self.state.service
         routes = [route for endpoint in BODY_ENDPOINTS for route in endpoint.router.routes]
-        bodies = [route for route in routes if isinstance(route, BodyRoute)]
-        return RequestScope(super().__call__, self.state.service, bodies)
+        handlers: dict[tuple[str, str], ASGIApp] = {
+            ("POST", route.path): route.serve for route in routes if isinstance(route, BodyRoute)
+        }
+        handlers[WEBSOCKET, stream.PATH] = stream.Streams(service)
+        app: ASGIApp = Dispatcher(handlers, AsyncExitStackMiddleware(self.router))
+        for added in reversed(self.user_middleware):
+            app = added.cls(app, *added.args, **added.kwargs)
+        own = {route.path for route in health.router.routes if isinstance(route, APIRoute)}
+        documents = {self.docs_url, self.openapi_url, self.swagger_ui_oauth2_redirect_url}
+        app = Authentication(app, own | {path for path in documents if path is not None})
+        return RequestScope(app, service, ErrorAnswers(SHAPES))
 
 
-def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable[[], float]) -> tuple[Service, Loader]:
+def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable[[], float]) -> Service:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
     loader = Loader(settings, metrics, clock, tried)
     store = open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, _sealer(settings, clock), store)
-    return Service(settings, loader.engines, sessions, metrics, Authenticator(settings.api_keys)), loader
+    return Service(settings, loader, sessions, metrics, Authenticator(settings.api_keys))
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

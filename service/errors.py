@@ -22,10 +22,14 @@ It knows no HTTP library and no other module of the service.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
-MOST_MESSAGE_CHARS = 400
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_MESSAGE_CHARS = 400
 
 
 class BatonError(Exception):
@@ -95,7 +99,7 @@ class RequestError(BatonError):
 
 def _clipped(text: str) -> str:
     """Return `text`, which may quote a client, at a length fit for a log."""
-    return text if len(text) <= MOST_MESSAGE_CHARS else f"{text[:MOST_MESSAGE_CHARS]}..."
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}..."
 
 
 class MalformedJson(RequestError):
@@ -115,7 +119,13 @@ class UnknownModel(RequestError):
 
 
 class MethodNotAllowed(RequestError):
+    """`allowed` are the methods that would do, as the header `Allow` has them."""
+
     code, status = "method_not_allowed", 405
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class BodyTimeout(RequestError):
@@ -292,3 +302,11 @@ class InternalError(Unavailable):
 def model_ended() -> StateExpired:
     """Return why a session cannot go on once the version of its model has retired for good."""
     return StateExpired("the model version of this session has come to its end; begin a new session", reason="ended")
+
+
+def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
+    """Return what `work` returns, or why the request for it is refused."""
+    try:
+        return work(*args, **kwargs)
+    except RequestError as error:
+        return error

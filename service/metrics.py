@@ -71,10 +71,14 @@ class Metrics:
         self._refusals = cache(self.rejected.labels)
         self._times_of_requests = cache(self.request_s.labels)
 
-    def answered(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count a request; looking its labels up each time would cost more than counting it."""
+    def answered(self, endpoint: str, status: int, seconds: float | None) -> None:
+        """Count a request, and the time to its answer where that is a time to wait.
+
+        Looking its labels up each time would cost more than counting it.
+        """
         self._of_requests(endpoint, status).inc()
-        self._times_of_requests(endpoint).observe(seconds)
+        if seconds is not None:
+            self._times_of_requests(endpoint).observe(seconds)
 
     def refused(self, code: str) -> None:
         """Count a request that was refused as a whole."""

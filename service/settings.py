@@ -38,7 +38,7 @@ LIMITS = (
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 ENTRY_BYTES = 400  # what a held state takes in memory besides its own bytes; measured by a test
-MOST_IN_REDIS = 512 * 2**20  # bytes of one value
+MAX_IN_REDIS = 512 * 2**20  # bytes of one value
 
 
 class Settings(BaseSettings):
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         the others would not see."""
         if self.store == MEMORY:
             return max(0, self.store_bytes - ENTRY_BYTES) if self.workers == 1 else 0
-        return MOST_IN_REDIS
+        return MAX_IN_REDIS
 
     def worker_share(self, threads: int) -> int:
         """Return how many of the service's `threads` one worker has."""

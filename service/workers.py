@@ -63,7 +63,7 @@ def run_service(settings: Settings) -> None:
         "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
         "proxy_headers": False,  # nothing here depends on who the client is
         "http": partial(HttpProtocol, head_ms=settings.timeout_ms),
-        "ws": partial(StreamProtocol, most_token_bytes=token_chars(settings.max_state_bytes)),
+        "ws": partial(StreamProtocol, max_token_bytes=token_chars(settings.max_state_bytes)),
         "ws_max_size": settings.max_frame_bytes,
         "ws_per_message_deflate": False,  # neither states nor floats get smaller
         "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells

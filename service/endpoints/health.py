@@ -7,8 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from service.errors import Draining, NotReady
-from service.web.context import call_of
-from service.web.routes import error_responses
+from service.web.context import caller_of
+from service.web.error_shapes import error_responses
 
 router = APIRouter(tags=["operations"])
 
@@ -28,7 +28,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", response_model=Health, responses=error_responses(503), summary="Ready for work?")
 async def readyz(request: Request) -> dict[str, str]:
     """Answer 200 while every model takes work; 503 while draining, or with the names of those whose worker stopped."""
-    engines = call_of(request).service.engines.all
+    engines = caller_of(request.scope).service.engines.all
     if any(engine.batcher.draining for engine in engines):
         raise Draining("the service is shutting down", retry_after_ms=1000)
     stopped = [engine.manifest.name for engine in engines if not engine.batcher.alive]
@@ -40,4 +40,4 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    return Response(call_of(request).service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(caller_of(request.scope).service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from service import __version__
@@ -15,10 +15,10 @@ from service.contract.provenance import Metric, Network, Provenance
 from service.contract.tensors import State, Tensor
 from service.engine.engine import Engine
 from service.model import onnx_session as runtime
-from service.web.context import call_of, require_tenant
-from service.web.routes import error_responses
+from service.web.context import caller_of
+from service.web.error_shapes import error_responses
 
-router = APIRouter(tags=["models"], responses=error_responses(401), dependencies=[Depends(require_tenant)])
+router = APIRouter(tags=["models"], responses=error_responses(401))
 
 
 class ModelLine(BaseModel):
@@ -64,13 +64,13 @@ class Info(BaseModel):
 @router.get("/v1/models", response_model=ModelList, summary="List the models")
 async def list_models(request: Request) -> dict[str, Any]:
     """List each loaded model with its versions."""
-    return {"models": [_line(request, engine) for engine in call_of(request).service.engines.foremost]}
+    return {"models": [_line(request, engine) for engine in caller_of(request.scope).service.engines.foremost]}
 
 
 @router.get("/v1/models/{name}", response_model=ModelFacts, responses=error_responses(404), summary="Describe a model")
 async def describe_model(request: Request, name: str) -> dict[str, Any]:
     """Return a model's manifest facts, figures and provenance."""
-    engine = call_of(request).service.engines.get(name)
+    engine = caller_of(request.scope).service.engines.get(name)
     manifest = engine.manifest
     metrics = manifest.provenance.metrics if manifest.provenance is not None else ()
     return {**dict(manifest), **_line(request, engine), "state_bytes": manifest.state_bytes, "metrics": metrics}
@@ -79,7 +79,7 @@ async def describe_model(request: Request, name: str) -> dict[str, Any]:
 @router.get("/v1/info", response_model=Info, summary="Show limits, devices and versions")
 async def info(request: Request) -> dict[str, Any]:
     """Return every limit, device and version of this service."""
-    service = call_of(request).service
+    service = caller_of(request.scope).service
     return {
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
@@ -90,7 +90,7 @@ async def info(request: Request) -> dict[str, Any]:
 
 def _line(request: Request, engine: Engine) -> dict[str, Any]:
     manifest = engine.manifest
-    versions = call_of(request).service.engines.versions(manifest.name)
+    versions = caller_of(request.scope).service.engines.versions(manifest.name)
     ends_ms = {other.manifest.version: other.ends_ms for other in versions}
     return {
         "name": manifest.name,

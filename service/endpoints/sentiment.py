@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,17 +11,18 @@ from pydantic import Discriminator, Field, Tag
 
 from service.contract.manifest import Task
 from service.engine.engine import Answer, Engine, Row
-from service.errors import ItemTooLarge
-from service.web.batch import Job, answer_items
+from service.errors import ItemTooLarge, attempt
+from service.web.answers import Reply
+from service.web.batch import Job, reply, run_jobs, show_each
 from service.web.context import Call
-from service.web.routes import BODY_ERRORS, BodyRoute, Reply
-from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
+from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
 
 class TextItem(Strict):
-    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     text: str
 
 
@@ -43,7 +45,7 @@ class SentimentRequest(RunRequest):
     items_field: ClassVar[str] = "inputs"
 
     inputs: list[TextOrItem] = Field(
-        max_length=MOST_ITEMS, json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]]
+        max_length=MAX_ITEMS, json_schema_extra={"minItems": 1}, examples=[["What a lovely film."]]
     )
     scores: Literal["top", "all"] = Field("top", description="all adds the score of every label")
     truncate: Literal["end", "error"] = Field("end", description="what to do with a text over the model's length")
@@ -62,30 +64,32 @@ class Sentiment(Result):
 @router.post("/v1/sentiment", response_model=BatchAnswer[Sentiment], summary="Score texts")
 async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
-    service = call.service
-    engine = service.engines.for_task(service.engines.name(body.model, body.task), body.task)
+    engines, max_chars = call.service.engines, call.service.settings.max_text_chars
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
+    jobs = [attempt(_read, item, engine, max_chars, cut=body.truncate == "end") for item in body.inputs]
+    outcomes, timing = await run_jobs(call, body, jobs)
+    results = show_each(jobs, outcomes, partial(_shown, scores=body.scores))
+    return reply(call, body, engine, results, timing)
+
+
+def _read(item: str | TextItem, engine: Engine, max_chars: int, *, cut: bool) -> Job:
+    """Raises: ItemTooLarge."""
     spec = engine.manifest.text
     assert spec is not None
-    most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"
-
-    def prepare(item: str | TextItem) -> Job:
-        text, member = (item, None) if isinstance(item, str) else (item.text, "text")
-        if len(text) > most_chars:
-            message = f"the text has {len(text)} characters; at most {most_chars}"
-            raise ItemTooLarge(message, field=member, limit=most_chars)
-        row = Row(text=text, most_tokens=most_tokens, cut=cut)
-
-        def show(answer: Answer) -> dict[str, Any]:
-            read = _read(engine, row)
-            engine.metrics.text_read(read["unknown_ratio"])
-            return {**_labelled(engine, answer, body.scores), **read}
-
-        return Job(engine, row, show, member)
-
-    return await answer_items(call, body, engine, prepare)
+    text, member = (item, None) if isinstance(item, str) else (item.text, "text")
+    if len(text) > max_chars:
+        message = f"the text has {len(text)} characters; at most {max_chars}"
+        raise ItemTooLarge(message, field=member, limit=max_chars)
+    return Job(engine, Row(text=text, max_tokens=spec.max_length, cut=cut), member)
 
 
-def _read(engine: Engine, row: Row) -> dict[str, Any]:
+def _shown(job: Job, answer: Answer, *, scores: str) -> dict[str, Any]:
+    told = _told(job.engine, job.row)
+    job.engine.metrics.text_read(told["unknown_ratio"])
+    return {**_labelled(job.engine, answer, scores), **told}
+
+
+def _told(engine: Engine, row: Row) -> dict[str, Any]:
     """Return what was read of the row's text."""
     assert row.encoding is not None
     assert engine.model.vocabulary is not None

@@ -40,7 +40,7 @@ class Row:
     """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
     `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
-    take. A text of more than `most_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
+    take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
     been tokenised.
 
     Shapes: steps [time] or [time, features].
@@ -50,7 +50,7 @@ class Row:
     state: bytes | None = None
     steps_left: int = sys.maxsize
     text: str | None = None
-    most_tokens: int = 0
+    max_tokens: int = 0
     cut: bool = False
     encoding: Encoding | None = None
 
@@ -126,10 +126,10 @@ class Engine:
         ids = row.encoding.ids
         if not ids:
             return EmptyInput("the text has no words; give at least one")
-        if len(ids) > row.most_tokens and not row.cut:
-            message = f"the text has {len(ids)} tokens; at most {row.most_tokens}"
-            return ItemTooLarge(message, limit=row.most_tokens)
-        row.steps = np.array(ids[: row.most_tokens], self.manifest.sequence.dtype)
+        if len(ids) > row.max_tokens and not row.cut:
+            message = f"the text has {len(ids)} tokens; at most {row.max_tokens}"
+            return ItemTooLarge(message, limit=row.max_tokens)
+        row.steps = np.array(ids[: row.max_tokens], self.manifest.sequence.dtype)
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:

@@ -8,10 +8,10 @@ same tenant and model and has not expired, or from nothing because a new session
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal, ParamSpec, TypeGuard, TypeVar
+from typing import Literal, TypeGuard
 
 from service.engine.engine import Engine
 from service.engine.registry import Engines
@@ -26,6 +26,7 @@ from service.errors import (
     StateWrongModel,
     StoreUnavailable,
     UnknownModel,
+    attempt,
 )
 from service.settings import Settings
 from service.state.store import NAME_BYTES, Store
@@ -34,9 +35,6 @@ from service.state.token import Form, Sealer, new_session_id
 Hold = Literal["client", "server"]
 Precision = Literal["f32", "f16"]
 Packed = tuple[Form, bytes]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +105,11 @@ class Sessions:
 
         Raises: NotReady when that takes longer than a request may wait.
         """
-        opened = [_attempt(self._open, token, model, tenant) for token in tokens]
+        opened = [attempt(self._open, token, model, tenant) for token in tokens]
         for index, one in enumerate(opened):
             if isinstance(one, StateModelGone) and not self._engines.settled.is_set():
                 await self._reloaded()
-                opened[index] = _attempt(self._open, tokens[index], model, tenant)
+                opened[index] = attempt(self._open, tokens[index], model, tenant)
         fetched = iter(await self._fetch([one for one in opened if isinstance(one, _Named)]))
         return [next(fetched) if isinstance(one, _Named) else one for one in opened]
 
@@ -127,11 +125,11 @@ class Sessions:
         """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
         raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
         that the client had before is lost by it."""
-        packed = [_attempt(self._pack, point, hold, precision) for point in points]
+        packed = [attempt(self._pack, point, hold, precision) for point in points]
         kept = iter(await self._keep([one[1] for one in packed if _is_held(one)]))
         packed = [next(kept) if _is_held(one) else one for one in packed]
         return [
-            one if isinstance(one, RequestError) else _attempt(self._seal, point, *one, tenant)
+            one if isinstance(one, RequestError) else attempt(self._seal, point, *one, tenant)
             for point, one in zip(points, packed, strict=True)
         ]
 
@@ -225,13 +223,6 @@ def _payload_bytes(engine: Engine, form: Form) -> int:
     if form is Form.EXACT:
         return engine.layout.size
     return engine.layout.float16_size if form is Form.FLOAT16 else NAME_BYTES
-
-
-def _attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
-    try:
-        return work(*args, **kwargs)
-    except RequestError as error:
-        return error
 
 
 def _is_held(packed: Packed | RequestError) -> TypeGuard[Packed]:

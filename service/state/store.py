@@ -53,7 +53,7 @@ def open_store(settings: Settings, metrics: Metrics, clock: Callable[[], float])
     if not settings.largest_held_state:
         return None
     if settings.store == MEMORY:
-        return MemoryStore(most_bytes=settings.store_bytes, ttl_s=settings.state_ttl_s, metrics=metrics, clock=clock)
+        return MemoryStore(max_bytes=settings.store_bytes, ttl_s=settings.state_ttl_s, metrics=metrics, clock=clock)
     return RedisStore(settings.store, ttl_s=settings.state_ttl_s, metrics=metrics)
 
 
@@ -62,13 +62,13 @@ def _name_of(state: bytes) -> bytes:
 
 
 class MemoryStore:
-    """Snapshots in this process, at most `most_bytes` of them; the least recently used give way, and the old ones.
+    """Snapshots in this process, at most `max_bytes` of them; the least recently used give way, and the old ones.
 
     One is old `ttl_s` after it was last saved or loaded, when no token can name it any more.
     """
 
-    def __init__(self, *, most_bytes: int, ttl_s: int, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._most_bytes, self._ttl_s, self._clock = most_bytes, ttl_s, clock
+    def __init__(self, *, max_bytes: int, ttl_s: int, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
         self._held: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()  # by name, the longest unused first
         self._bytes = 0
         self._snapshots_gauge, self._bytes_gauge = metrics.held_states, metrics.held_bytes
@@ -76,9 +76,9 @@ class MemoryStore:
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
         size = sum(len(state) + ENTRY_BYTES for state in states)
-        if size > self._most_bytes:
+        if size > self._max_bytes:
             message = f"the states of the request take {size} bytes in the store; send fewer items"
-            raise BatchTooLarge(message, limit=self._most_bytes)
+            raise BatchTooLarge(message, limit=self._max_bytes)
         names = [_name_of(state) for state in states]
         now = self._clock()
         for name, state in zip(names, states, strict=True):
@@ -107,7 +107,7 @@ class MemoryStore:
             name, (state, used) = next(iter(self._held.items()))
             if used + self._ttl_s <= now:
                 self._evictions["age"].inc()
-            elif self._bytes > self._most_bytes:
+            elif self._bytes > self._max_bytes:
                 self._evictions["space"].inc()
             else:
                 break

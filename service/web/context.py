@@ -1,4 +1,4 @@
-"""Whoever calls the service: who asks, under which id, and for a request, whether they still wait.
+"""Whoever calls the service: who asks, under which id, and for a request, whether its client still waits.
 
 It knows ASGI and the parts of the service, not routes, bodies or answers.
 """
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.types import Receive, Scope
 
+from service.engine.loader import Loader
 from service.engine.registry import Engines
+from service.errors import MAX_MESSAGE_CHARS
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sessions import Sessions
@@ -25,6 +27,7 @@ from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROCESS_ID, REQUEST_NUMBERS = secrets.token_hex(8), itertools.count(1)  # make request ids that no other process makes
+NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 WATCH_AFTER_S = 0.02  # a request that waits longer than this is watched for its client leaving
 
 
@@ -33,27 +36,45 @@ class Service:
     """The parts that handlers work with; `create_app` puts them together."""
 
     settings: Settings
-    engines: Engines
+    loader: Loader
     sessions: Sessions
     metrics: Metrics
     authenticator: Authenticator
 
+    @property
+    def engines(self) -> Engines:
+        return self.loader.engines
+
 
 class Caller:
-    """What the service knows of whoever sent a request or opened a connection; `log` joins its line in the log."""
+    """Whoever sent a request or opened a WebSocket, as far as the service knows.
+
+    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one. `endpoint` is the
+    path as it was declared, for the metrics; `log` joins the line in the log.
+    """
 
     def __init__(self, scope: Scope, service: Service) -> None:
         self.service, self.started = service, time.perf_counter()
+        self.path: str = scope["path"]
+        self.verb: str = scope.get("method", "WS")
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
         self.tenant = ""
+        self.endpoint = "unmatched"
         self.log = ""
+        self._raw_path: bytes = scope.get("raw_path") or self.path.encode()
+        scope["baton.caller"] = self
 
     def field(self, name: bytes, default: str = "") -> str:
         """Return the value of a header field, given by its lower-case name."""
         value = self.fields.get(name)
         return default if value is None else value.decode("latin-1")
+
+    @property
+    def printable_path(self) -> str:
+        """The path as the client wrote it, fit for a log line."""
+        return NO_CHARS_OF_A_PATH.sub("?", self._raw_path.decode("latin-1"))[:MAX_MESSAGE_CHARS]
 
     def authenticate(self) -> None:
         """Name the caller's tenant in `tenant`.
@@ -64,16 +85,12 @@ class Caller:
 
 
 class Call(Caller, Request):
-    """A request with what the service knows of it: items refused so far, by place.
-
-    It stands in the ASGI scope, so that whatever handles a part of the request finds the same one.
-    """
+    """A request that has a body: items refused so far, by place."""
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         Request.__init__(self, scope, receive)
         Caller.__init__(self, scope, service)
         self.rejected: dict[int, Rejected] = {}
-        scope["baton.call"] = self
 
 
 class Watch:
@@ -103,11 +120,11 @@ class Watch:
         self._left()
 
 
-def call_of(request: Request) -> Call:
-    call: Call = request.scope["baton.call"]
+def caller_of(scope: Scope) -> Caller:
+    caller: Caller = scope["baton.caller"]
+    return caller
+
+
+def call_of(scope: Scope) -> Call:
+    call: Call = scope["baton.caller"]
     return call
-
-
-async def require_tenant(request: Request) -> None:
-    """Raises: Unauthorized."""
-    call_of(request).authenticate()

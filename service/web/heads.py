@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger("baton.http")
 
-MOST_HEAD_BYTES = 65_536
+MAX_HEAD_BYTES = 65_536
 READ_S = 0.01  # for a loop that was held up to read what has come meanwhile
 
 
@@ -49,8 +49,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._in_head or (self._in_body and self._answered):
             self._head_bytes += len(data) if self._in_head else 0
-            if self._head_bytes > MOST_HEAD_BYTES:
-                message = f"a request's head is larger than {MOST_HEAD_BYTES} bytes"
+            if self._head_bytes > MAX_HEAD_BYTES:
+                message = f"a request's head is larger than {MAX_HEAD_BYTES} bytes"
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
             elif self._timer is None:
                 self._timer = self.loop.call_later(self._head_ms / 1000, self._look)

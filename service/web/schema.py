@@ -25,9 +25,9 @@ from service.errors import (
     StateInvalid,
 )
 
-MOST_ID_CHARS = 128
-MOST_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
-MOST_ERRORS = 20_000  # listing them costs about 10 us each
+MAX_ID_CHARS = 128
+MAX_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
+MAX_ERRORS = 20_000  # listing them costs about 10 us each
 NUMBERS, ROWS = "<numbers>", "<rows>"
 UNION_TAGS = {"<text>", "<object>", NUMBERS, ROWS}  # pydantic puts the tag of a union's branch into an error's location
 
@@ -81,10 +81,10 @@ def read_whole(kind: type[S], text: str) -> S:
         raise _explain(failure.errors(include_url=False)[0]) from None
 
 
-def parse(kind: type[B], body: bytes, *, most_items: int) -> tuple[B, dict[int, Rejected]]:
+def parse(kind: type[B], body: bytes, *, max_items: int) -> tuple[B, dict[int, Rejected]]:
     """Read a request body; return it without the items that are refused, and those by their place.
 
-    Raises: MalformedJson when it is not JSON; EmptyInput for no items and BatchTooLarge for more than `most_items`;
+    Raises: MalformedJson when it is not JSON; EmptyInput for no items and BatchTooLarge for more than `max_items`;
     InvalidRequest and its kin when the request is wrong as a whole in other ways.
     """
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -93,8 +93,8 @@ def parse(kind: type[B], body: bytes, *, most_items: int) -> tuple[B, dict[int, 
     count, field = len(getattr(read, kind.items_field)) + len(rejected), kind.items_field
     if not count:
         raise EmptyInput(f"{field} is empty; give at least one item", field=field)
-    if count > most_items:
-        raise BatchTooLarge(f"{count} items; at most {most_items} in one request", field=field, limit=most_items)
+    if count > max_items:
+        raise BatchTooLarge(f"{count} items; at most {max_items} in one request", field=field, limit=max_items)
     return read, rejected
 
 
@@ -102,11 +102,11 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
     try:
         return kind.model_validate_json(body), {}
     except ValidationError as failure:
-        if failure.error_count() > MOST_ERRORS:
-            raise InvalidRequest(f"more than {MOST_ERRORS} mistakes in one request", limit=MOST_ERRORS) from None
+        if failure.error_count() > MAX_ERRORS:
+            raise InvalidRequest(f"more than {MAX_ERRORS} mistakes in one request", limit=MAX_ERRORS) from None
         errors = failure.errors(include_url=False)
     if errors[0]["type"] == "too_long" and errors[0]["loc"] == (kind.items_field,):
-        raise BatchTooLarge(f"more than {MOST_ITEMS} items", field=kind.items_field, limit=MOST_ITEMS)
+        raise BatchTooLarge(f"more than {MAX_ITEMS} items", field=kind.items_field, limit=MAX_ITEMS)
     if errors[0]["type"] == "json_invalid":
         message = "the body is empty; send a JSON object" if not body.strip() else errors[0]["msg"]
         raise MalformedJson(message)
@@ -163,7 +163,7 @@ def _mixes_rows(error: ErrorDetails) -> bool:
 
 def _id_of(item: object) -> str | None:
     given = item.get("id") if isinstance(item, dict) else None
-    return given if isinstance(given, str) and len(given) <= MOST_ID_CHARS else None
+    return given if isinstance(given, str) and len(given) <= MAX_ID_CHARS else None
 
 
 class ErrorBody(BaseModel):

@@ -26,7 +26,7 @@ log = logging.getLogger("baton.websocket")
 log.setLevel(logging.WARNING)  # who connects is told by the access log
 
 IDLE, STUCK, LEFT = "no frame came", "the client does not read", "the client left"  # why a task is cancelled
-MOST_WAITING = 8  # frames that wait to be received, until no more is read
+MAX_WAITING = 8  # frames that wait to be received, until no more is read
 PIECE = 8192  # bytes parsed at a time: of very small frames as many come at once as it holds
 TEXT, BINARY = 0x81, 0x82  # a whole frame of each kind
 GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
@@ -58,11 +58,11 @@ class _Inbox:
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """One connection of uvicorn's server; the first message may be longer than others by `most_token_bytes`."""
+    """One connection of uvicorn's server; the first message may be longer than others by `max_token_bytes`."""
 
-    def __init__(self, *arguments: Any, most_token_bytes: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, max_token_bytes: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._most_bytes = self.conn.max_message_size = self.config.ws_max_size + most_token_bytes
+        self._max_bytes = self.conn.max_message_size = self.config.ws_max_size + max_token_bytes
         self._inbox = _Inbox()
         self.queue = cast(Any, self._inbox)
         self.logger = self.conn.logger = log
@@ -148,7 +148,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _may_read(self) -> bool:
         if self.handshake_initiated and not self.handshake_complete:
             return False  # what a client sends before it was answered waits for the answer
-        return (self._inbox.qsize() < MOST_WAITING and self.writable.is_set()) or self.close_sent
+        return (self._inbox.qsize() < MAX_WAITING and self.writable.is_set()) or self.close_sent
 
     def _read_or_pause(self) -> None:
         if self._unparsed:
@@ -171,10 +171,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         if self.close_sent or self._ending:
             return
-        if len(data) > self._most_bytes:
-            self._fail(1009, f"more than {self._most_bytes} bytes")
+        if len(data) > self._max_bytes:
+            self._fail(1009, f"more than {self._max_bytes} bytes")
             return
-        self._most_bytes = self.config.ws_max_size
+        self._max_bytes = self.config.ws_max_size
         if self.curr_msg_data_type == "bytes":
             self._inbox.put_nowait({"type": "websocket.receive", "bytes": data})
         else:
@@ -183,7 +183,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self._fail(1007, "text that is not UTF-8")
                 return
-        if self._inbox.qsize() >= MOST_WAITING:
+        if self._inbox.qsize() >= MAX_WAITING:
             self._read_or_pause()
 
     def pause_writing(self) -> None:
@@ -252,9 +252,9 @@ class Connection:
         self._patience_s, self._waits_for, self._since = patience_s, "", 0.0
         self._timer = self._loop.call_later(patience_s, self._look)
 
-    async def accept(self, *headers: tuple[bytes, bytes]) -> None:
+    async def accept(self) -> None:
         await self._asgi_receive()  # websocket.connect
-        await self._asgi_send({"type": "websocket.accept", "headers": headers})
+        await self._asgi_send({"type": "websocket.accept"})
 
     async def receive(self) -> str | bytes:
         """Return the next frame.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -12,23 +13,24 @@ from service.contract.manifest import Forecast as ForecastSpec
 from service.contract.manifest import Task
 from service.endpoints.forecast.history import Missing, Values, read_history
 from service.endpoints.forecast.timestamps import list_times
-from service.engine.engine import Answer, Row
-from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable
-from service.web.batch import Job, answer_items
+from service.engine.engine import Answer, Engine, Row
+from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable, attempt
+from service.web.answers import Reply
+from service.web.batch import Job, reply, run_jobs, show_each
 from service.web.context import Call
-from service.web.routes import BODY_ERRORS, BodyRoute, Reply
-from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, Result, RunRequest, Strict
+from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
 
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Percent = Annotated[float, Field(gt=0, lt=100)]
 LEVEL_MATCH = 1e-9  # quantile levels are written in decimal and compared as floats
 
 
 class Series(Strict):
-    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     values: Values = Field(
         description="the history, oldest first, null = missing: numbers, or rows of the model's channels",
         examples=[[5.8, 5.7, None, 5.1], [[5.8, 2.0], [5.7, 2.1], [5.2, None], [5.1, 1.9]]],
@@ -43,15 +45,15 @@ class ForecastRequest(RunRequest):
     task: ClassVar[Task] = "forecast"
     items_field: ClassVar[str] = "series"
 
-    series: list[Series] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
+    series: list[Series] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
     horizon: int = Field(ge=1, description="how many values to forecast")
     quantiles: list[Probability] | None = Field(
-        None, min_length=1, max_length=MOST_LEVELS, description="probabilities, of those the model has; default: all"
+        None, min_length=1, max_length=MAX_LEVELS, description="probabilities, of those the model has; default: all"
     )
     levels: list[Percent] | None = Field(
         None,
         min_length=1,
-        max_length=MOST_LEVELS,
+        max_length=MAX_LEVELS,
         description="central intervals in percent: 80 gives quantiles 0.1 and 0.9",
     )
     missing: Missing = Field(
@@ -80,14 +82,24 @@ async def forecast(call: Call, body: ForecastRequest) -> Reply:
         raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
     columns = _columns(spec, body)
 
-    def prepare(series: Series) -> Job:
-        history, warnings = read_history(series.values, engine.manifest, body.missing)
-        timestamps, readings = _timestamps(series, body.horizon)
-        more = {"timestamps": timestamps, "channels": engine.manifest.sequence.labels}
-        told = {"warnings": warnings + readings, **{name: value for name, value in more.items() if value is not None}}
-        return Job(engine, Row(history), partial(_shown, body.horizon, columns, told), "values")
+    jobs = [attempt(_read, series, engine, body) for series in body.series]
+    outcomes, timing = await run_jobs(call, body, jobs)
+    results = show_each(jobs, outcomes, partial(_shown, body.horizon, columns))
+    return reply(call, body, engine, results, timing)
 
-    return await answer_items(call, body, engine, prepare)
+
+@dataclass(slots=True)
+class _SeriesJob(Job):
+    told: dict[str, Any]  # of the series, besides its forecast
+
+
+def _read(series: Series, engine: Engine, body: ForecastRequest) -> _SeriesJob:
+    """Raises: InvalidRequest, RaggedInputs, HistoryTooShort or MissingValues."""
+    history, warnings = read_history(series.values, engine.manifest, body.missing)
+    timestamps, readings = _timestamps(series, body.horizon)
+    more = {"timestamps": timestamps, "channels": engine.manifest.sequence.labels}
+    told = {"warnings": warnings + readings, **{name: value for name, value in more.items() if value is not None}}
+    return _SeriesJob(engine, Row(history), "values", told)
 
 
 def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
@@ -119,10 +131,10 @@ def _timestamps(series: Series, horizon: int) -> tuple[list[str] | None, list[st
     return list_times(series.start, series.freq, range(len(series.values), len(series.values) + horizon))
 
 
-def _shown(horizon: int, columns: dict[str, int], told: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _shown(horizon: int, columns: dict[str, int], job: _SeriesJob, answer: Answer) -> dict[str, Any]:
     quantiles = answer.outputs["quantiles"][:horizon]
     return {
         "mean": answer.outputs["mean"][:horizon].tolist(),
         "quantiles": {name: quantiles[..., place].tolist() for name, place in columns.items()},
-        **told,
+        **job.told,
     }

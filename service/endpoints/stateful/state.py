@@ -11,16 +11,18 @@ from service.contract.manifest import Task
 from service.endpoints.stateful.step_json import CarriedResult, show_carried
 from service.errors import RequestError
 from service.state.sessions import Hold, Point, Precision
+from service.web.answers import Reply
 from service.web.batch import reply
 from service.web.context import Call
-from service.web.routes import BODY_ERRORS, BodyRoute, Reply, error_responses
-from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, BatchRequest, Strict, Token
+from service.web.error_shapes import error_responses
+from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, BatchRequest, Strict, Token
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
 
 class StateItem(Strict):
-    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     state: Token = Field(description="a state that /v1/step or this call returned")
 
 
@@ -28,7 +30,7 @@ class StateRequest(BatchRequest):
     task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
-    items: list[StateItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
+    items: list[StateItem] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
     hold: Hold = Field(description="who is to keep the state: the client in a token, or the server")
     precision: Precision = Field("f32", description="of states in tokens; f16 halves them, at some cost in accuracy")
 

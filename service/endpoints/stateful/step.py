@@ -6,29 +6,31 @@ goes on from there (rewind), and one token used twice is two sessions (fork).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from service.contract.manifest import Task
+from service.endpoints.stateful.starts import find_starts
 from service.endpoints.stateful.step_json import CarriedResult, StepInput, read_row, show_carried, show_step
-from service.engine.engine import Answer, Engine, Row
-from service.errors import RequestError
-from service.state.sessions import Hold, Point, Precision, null_state
-from service.web.batch import Job, answer_items
+from service.engine.engine import Answer
+from service.errors import RequestError, attempt
+from service.state.sessions import Carried, Hold, Point, Precision
+from service.web.answers import Reply
+from service.web.batch import Job, Outcomes, Results, reply, run_jobs
 from service.web.context import Call, Service
-from service.web.routes import BODY_ERRORS, BodyRoute, Reply, error_responses
-from service.web.schema import MOST_ID_CHARS, MOST_ITEMS, BatchAnswer, RunRequest, Token
+from service.web.error_shapes import error_responses
+from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, RunRequest, Token
 
 router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
 
 
 class StepItem(StepInput):
-    id: str | None = Field(None, max_length=MOST_ID_CHARS, description="returned with the result")
+    id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     state: Token | None = Field(
         None, description="the state of the last answer; without this member a new session begins"
     )
@@ -38,7 +40,7 @@ class StepRequest(RunRequest):
     task: ClassVar[Task] = "step"
     items_field: ClassVar[str] = "items"
 
-    items: list[StepItem] = Field(max_length=MOST_ITEMS, json_schema_extra={"minItems": 1})
+    items: list[StepItem] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
     returned: Literal["last", "all"] = Field("last", alias="return", description="outputs of the last step, or of each")
     hold: Hold | None = Field(
         None,
@@ -61,50 +63,38 @@ class _StepJob(Job):
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
 async def step(call: Call, body: StepRequest) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
-    service, tenant = call.service, call.tenant
-    tokens = [item.state for item in body.items if item.state is not None]
-    model = service.engines.name(body.model, body.task)
-    resumed = iter(await service.sessions.resume(tokens, model=model, tenant=tenant))
-    newest = service.engines.for_task(model, body.task)  # not before: models may be reloaded meanwhile
-
-    def prepare(item: StepItem) -> Job:
-        start = _start(item, newest, resumed, service)
-        service.sessions.holds(start, body.hold, body.precision)  # refuse before the run what cannot be handed out
-        row, member = read_row(item, start, service.settings)
-        show = partial(_shown, start, row, last_only=body.returned == "last")
-        return _StepJob(start.engine, row, show, member, start)
-
-    async def carry(jobs: Sequence[Job], answers: Sequence[Answer]) -> list[dict[str, Any] | RequestError]:
-        points = [_reached(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-        carried = await service.sessions.hand_out(points, tenant=tenant, hold=body.hold, precision=body.precision)
-        return [
-            one if isinstance(one, RequestError) else show_carried(point, one)
-            for point, one in zip(points, carried, strict=True)
-        ]
-
-    return await answer_items(call, body, newest, prepare, carry)
+    newest, starts = await find_starts(call, body.model, body.items)
+    jobs = [attempt(_read, item, start, body, call.service) for item, start in zip(body.items, starts, strict=True)]
+    outcomes, timing = await run_jobs(call, body, jobs)
+    return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), timing)
 
 
-def _start(item: StepItem, newest: Engine, resumed: Iterator[Point | RequestError], service: Service) -> Point:
-    """Return where the item begins, which is where the next of `resumed` is when it has a state.
-
-    Raises: StateError or StoreUnavailable; UnknownModel when a new session is asked of a model that is retiring.
-    """
-    if item.state is not None:
-        point = next(resumed)
-    elif "state" in item.model_fields_set:
-        point = null_state()
-    else:
-        return service.sessions.begin(newest)
-    if isinstance(point, RequestError):
-        raise point
-    return point
+def _read(item: StepItem, start: Point | RequestError, body: StepRequest, service: Service) -> _StepJob:
+    """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
+    if isinstance(start, RequestError):
+        raise start
+    service.sessions.holds(start, body.hold, body.precision)
+    row, member = read_row(item, start, service.settings)
+    return _StepJob(start.engine, row, member, start)
 
 
-def _shown(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
-    return {"version": start.engine.manifest.version, **show_step(start, row, answer, last_only=last_only)}
+async def _hand_out(
+    call: Call, body: StepRequest, jobs: Sequence[_StepJob | RequestError], outcomes: Outcomes
+) -> Results:
+    """Return what is shown of each session: its outputs, and its new state."""
+    done = [
+        (index, job, answer)
+        for index, (job, answer) in enumerate(zip(jobs, outcomes, strict=True))
+        if isinstance(job, _StepJob) and isinstance(answer, Answer)
+    ]
+    points = [job.start.after(len(job.row.steps), answer.state) for _, job, answer in done]
+    carried = await call.service.sessions.hand_out(points, tenant=call.tenant, hold=body.hold, precision=body.precision)
+    results: list[Any] = list(outcomes)
+    for (index, job, answer), point, one in zip(done, points, carried, strict=True):
+        results[index] = one if isinstance(one, RequestError) else _shown(job, answer, body, point, one)
+    return results
 
 
-def _reached(job: Job, answer: Answer) -> Point:
-    assert isinstance(job, _StepJob)
-    return job.start.after(len(job.row.steps), answer.state)
+def _shown(job: _StepJob, answer: Answer, body: StepRequest, point: Point, carried: Carried) -> dict[str, Any]:
+    made = show_step(job.start, job.row, answer, last_only=body.returned == "last")
+    return {"version": job.engine.manifest.version, **made, **show_carried(point, carried)}

@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from service.endpoints.stateful.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
+from service.endpoints.stateful.starts import TASK, find_starts
 from service.endpoints.stateful.step_json import read_row, show_step
 from service.engine.engine import Answer, Row
 from service.errors import (
     BodyTimeout,
     InternalError,
     InvalidRequest,
-    NotFound,
     Overloaded,
     PrecisionTooLow,
     RequestError,
@@ -32,60 +31,34 @@ from service.errors import (
     StateFromFuture,
     Unavailable,
 )
-from service.state.sessions import Hold, Point, Precision, null_state
-from service.web.access_log import ACCESS
-from service.web.context import Caller, Service
-from service.web.routes import error_response
+from service.state.sessions import Hold, Point, Precision
+from service.web.context import Caller, Service, caller_of
 from service.web.schema import read_whole
 from service.web.websocket import ABNORMAL, Connection, End
 
 log = logging.getLogger("baton.stream")
-access_log = logging.getLogger(ACCESS)
 
 PATH = "/v1/stream"
-ACCEPTED = 101
 POLICY, INTERNAL, TRY_AGAIN = 1008, 1011, 1013
 OUR_CODES = range(1000, 1016)  # others are the clients' own
 
 
 class Streams:
-    """The streams of this process, as an ASGI application; on any other path a WebSocket is refused."""
+    """The streams of this process, as an ASGI application."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._open = service, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = Caller(scope, self._service)
-        try:
-            self._admit(caller, scope["path"])
-        except RequestError as error:
-            answer = error_response(caller, error)
-            answer.raw_headers.append((b"x-request-id", caller.request_id.encode()))
-            await answer(scope, receive, send)
-            endpoint, seconds = PATH if scope["path"] == PATH else "unmatched", _seconds_since(caller.started)
-            self._service.metrics.answered(endpoint, error.status, seconds)
-            access_log.info(f"WS {endpoint} {error.status} {1e3 * seconds:.1f}ms id={caller.request_id} {caller.log}")
-        else:
-            await self._serve(caller, receive, send)
-
-    def _admit(self, caller: Caller, path: str) -> None:
-        """Raises: NotFound, Unauthorized, Draining, NotReady, Overloaded."""
-        if path != PATH:
-            raise NotFound(f"there is no WebSocket here; see {PATH}")
-        caller.authenticate()
-        self._service.engines.admit("step", rows=0)
-        most = self._service.settings.max_streams
-        if self._open >= most:
-            raise Overloaded(f"{most} streams are open already", limit=most, retry_after_ms=1000)
-
-    async def _serve(self, caller: Caller, receive: Receive, send: Send) -> None:
-        metrics, code = self._service.metrics, ABNORMAL
+        """Raises: Draining, NotReady, Overloaded."""
+        self._admit()
+        caller, metrics, code = caller_of(scope), self._service.metrics, ABNORMAL
         connection = Connection(receive, send, patience_s=self._service.settings.stream_idle_s)
         stream = _Stream(caller, connection)
         self._open += 1
         metrics.streams.inc()
         try:
-            await connection.accept((b"x-request-id", caller.request_id.encode()))
+            await connection.accept()
             code = await stream.serve()
         except asyncio.CancelledError as stop:
             caller.log += f" cut off: {stop}"
@@ -94,13 +67,13 @@ class Streams:
             self._open -= 1
             metrics.streams.dec()
             metrics.streams_closed.labels(str(code) if code in OUR_CODES else "other").inc()
-            metrics.requests.labels(PATH, ACCEPTED).inc()
-            told = f"id={caller.request_id} frames={stream.frames} steps={stream.steps}{caller.log}"
-            access_log.info(f"WS {PATH} {code} {_seconds_since(caller.started):.1f}s {told}")
+            caller.log = f"close={code} frames={stream.frames} steps={stream.steps}{caller.log}"
 
-
-def _seconds_since(started: float) -> float:
-    return time.perf_counter() - started
+    def _admit(self) -> None:
+        self._service.engines.admit(TASK, rows=0)
+        limit = self._service.settings.max_streams
+        if self._open >= limit:
+            raise Overloaded(f"{limit} streams are open already", limit=limit, retry_after_ms=1000)
 
 
 class _Stream:
@@ -185,14 +158,7 @@ class _Stream:
         return start
 
     async def _start(self, wanted: Opening) -> Point:
-        sessions, tenant = self._service.sessions, self._caller.tenant
-        tokens = [] if wanted.state is None else [wanted.state]
-        model = self._service.engines.name(wanted.model, "step")
-        resumed = await sessions.resume(tokens, model=model, tenant=tenant)
-        newest = self._service.engines.for_task(model, "step")  # not before: models may be reloaded meanwhile
-        if "state" not in wanted.model_fields_set:
-            return sessions.begin(newest)
-        (start,) = resumed or [null_state()]
+        _, (start,) = await find_starts(self._caller, wanted.model, [wanted])
         if isinstance(start, StateError):
             self._service.metrics.tokens_rejected.labels(start.reason).inc()
         if isinstance(start, RequestError):

@@ -290,8 +290,8 @@ def test_a_stream_leaves_one_line_in_the_log_and_its_counts_in_the_metrics(serve
         stream.connection.send(b"x")
         stream.frame()
     lines = server.lines_since(start, until=request_id)
-    assert "WS /v1/stream 1000 " in lines[-1]
-    assert lines[-1].endswith(f"id={request_id} frames=3 steps=13 model=stepper")
+    assert "WS /v1/stream 101 " in lines[-1]
+    assert lines[-1].endswith(f"id={request_id} close=1000 frames=3 steps=13 model=stepper")
     assert not [line for line in lines[:-1] if "stream" in line or "WebSocket" in line or "connection" in line]
     assert server.metric("baton_streams") == 0
     after = [server.metric(f"baton_{name}", *label) for name, *label in counters]

@@ -27,8 +27,8 @@ STATE_BYTES = 100
 def memory(places: int, clock: Clock | None = None) -> tuple[MemoryStore, Metrics]:
     """Return a store with room for so many states of `STATE_BYTES`."""
     metrics = Metrics()
-    most_bytes = places * (STATE_BYTES + ENTRY_BYTES)
-    return MemoryStore(most_bytes=most_bytes, ttl_s=60, metrics=metrics, clock=clock or Clock()), metrics
+    max_bytes = places * (STATE_BYTES + ENTRY_BYTES)
+    return MemoryStore(max_bytes=max_bytes, ttl_s=60, metrics=metrics, clock=clock or Clock()), metrics
 
 
 def states(count: int, size: int = STATE_BYTES) -> list[bytes]:

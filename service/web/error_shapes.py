@@ -1,0 +1,55 @@
+"""How errors are shown: each part of the API has its shape, by the path that was asked for.
+
+It knows errors, callers and answers, not who raised what. Invariant: an error that is shown is counted and logged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from service.errors import MethodNotAllowed, RequestError, Unauthorized, UpgradeRequired
+from service.web.answers import JsonAnswer, retry_after
+from service.web.context import Caller
+from service.web.schema import ErrorAnswer
+
+Shape = Callable[[Caller, RequestError], dict[str, Any]]
+
+DUE_HEADERS: dict[type[RequestError], dict[str, str]] = {
+    Unauthorized: {"www_authenticate": "Bearer"},
+    UpgradeRequired: {"upgrade": "websocket", "connection": "upgrade"},
+}
+
+
+def error_object(caller: Caller, error: RequestError) -> dict[str, Any]:
+    """Return `error` as /v1 shows it: `{"error": {...}}`."""
+    return {"error": {**error.body(), "request_id": caller.request_id}}
+
+
+SHAPES: Mapping[str, Shape] = {"/": error_object}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI shows for `statuses`."""
+    return {status: {"model": ErrorAnswer} for status in statuses}
+
+
+class ErrorAnswers:
+    """Makes answers of errors; `shapes` are by the beginning of a path, and the longest that fits is taken."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._shapes = sorted(shapes.items(), key=lambda entry: -len(entry[0]))
+
+    def answer(self, caller: Caller, error: RequestError) -> JsonAnswer:
+        """Show `error` and count it."""
+        caller.service.metrics.refused(error.code)
+        caller.log = f"code={error.code} message={str(error)!r}"
+        shape = next(shape for prefix, shape in self._shapes if caller.path.startswith(prefix))
+        headers = retry_after(error.body()) | DUE_HEADERS.get(type(error), {})
+        if isinstance(error, MethodNotAllowed):
+            headers["allow"] = error.allowed
+        if caller.field(b"upgrade"):
+            headers["connection"] = "close"  # the body that was lost on the way in may still come, as another request
+        return JsonAnswer(to_json(shape(caller, error)), error.status, **headers)

@@ -1,0 +1,85 @@
+"""What every request and every WebSocket passes before its handler, in this order: `RequestScope`, `Authentication`.
+
+It knows ASGI and callers, not routes, bodies or models. Invariants: every answer carries `X-Request-Id`; a request
+leaves one line in the log and one count in the metrics when its answer has been sent to the end, or its client has
+left; an exception that nobody expected becomes a 500 with its cause in the log. What is no whole HTTP request never
+comes here: uvicorn answers it with a bare 400, and `service.web.heads` with 408 or 431.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import InternalError, RequestError
+from service.web.access_log import ACCESS
+from service.web.context import Call, Caller, Service, caller_of
+from service.web.error_shapes import ErrorAnswers
+
+log = logging.getLogger("baton.http")
+access_log = logging.getLogger(ACCESS)
+
+CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
+OPENED = 101  # a WebSocket
+STARTS = {"http.response.start", "websocket.http.response.start", "websocket.accept"}
+
+
+class RequestScope:
+    """The outermost layer: the request's id, its errors, its line in the log and its count."""
+
+    def __init__(self, app: ASGIApp, service: Service, errors: ErrorAnswers) -> None:
+        self._app, self._service, self._errors = app, service, errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        caller = Call(scope, receive, self._service) if scope["type"] == "http" else Caller(scope, self._service)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] in STARTS:
+                status = message.get("status", OPENED)
+                message.setdefault("headers", []).append((b"x-request-id", caller.request_id.encode()))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status, caller.log = CLIENT_LEFT, "the client left before it was answered"
+        except Exception as error:  # the last place that can still answer
+            if not isinstance(error, RequestError):
+                log.exception("request %s failed", caller.request_id)
+                error = InternalError("the service failed; the log has the cause")
+            elif status:
+                log.error("request %s failed after its answer had begun: %s", caller.request_id, error)
+            if status:
+                raise
+            await self._errors.answer(caller, error)(scope, receive, send_with_id)
+        finally:
+            self._record(caller, status)
+
+    def _record(self, caller: Caller, status: int) -> None:
+        seconds = time.perf_counter() - caller.started
+        self._service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
+        if access_log.isEnabledFor(logging.INFO):
+            line = f"{caller.verb} {caller.printable_path} {status} {1e3 * seconds:.1f}ms id={caller.request_id}"
+            access_log.info(f"{line} {caller.log}".rstrip())
+
+
+class Authentication:
+    """Names the tenant of whoever calls; `open_paths` are for everybody."""
+
+    def __init__(self, app: ASGIApp, open_paths: Collection[str]) -> None:
+        self._app, self._open_paths = app, frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises: Unauthorized."""
+        if scope["type"] != "lifespan" and scope["path"] not in self._open_paths:
+            caller_of(scope).authenticate()
+        await self._app(scope, receive, send)
