@@ -44,9 +44,7 @@ class Dispatcher:
         except HTTPException as error:
             if error.status_code == 405:
                 allowed = (error.headers or {}).get("Allow", "")
-                raise MethodNotAllowed(
-                    f"{caller.verb} is not for this path; use {allowed}", allowed=allowed
-                ) from None
+                raise MethodNotAllowed(f"{caller.verb} is not for this path; use {allowed}", allowed=allowed) from None
             if error.status_code == 404:
                 raise NotFound(f"there is nothing at {caller.printable_path}; see /docs") from None
             raise

@@ -39,17 +39,22 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         caller = Call(scope, receive, self._service) if scope["type"] == "http" else Caller(scope, self._service)
-        status = 0
+        status, ended = 0, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] in STARTS:
+            nonlocal status, ended
+            kind = message["type"]
+            if kind in STARTS:
                 status = message.get("status", OPENED)
                 message.setdefault("headers", []).append((b"x-request-id", caller.request_id.encode()))
+            elif kind == "http.response.body":
+                ended = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+            if status != OPENED and not ended:
+                raise ClientDisconnect
         except ClientDisconnect:
             status, caller.log = CLIENT_LEFT, "the client left before it was answered"
         except Exception as error:  # the last place that can still answer
