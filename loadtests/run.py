@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from loadtests.options import OPTIONS
+from service.errors import StartupError
+from service.launch import launch
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "loadtests" / "results"
-LISTENING = re.compile(r"Uvicorn running on (http://\S+)")
-START_LIMIT_S = 60
 STOP_LIMIT_S = 30
 LAST_ANSWERS_S = 15  # users under way at the end are waited for: longer than the service lets a request wait
 SMALL_QUEUE = {"BATON_QUEUE_ROWS": "16", "BATON_MAX_ITEMS": "16"}  # so that one machine can overload the service
@@ -35,13 +31,14 @@ SMALL_QUEUE = {"BATON_QUEUE_ROWS": "16", "BATON_MAX_ITEMS": "16"}  # so that one
 def serving(log: Path, defaults: dict[str, str]) -> Iterator[str]:
     """Start the service on a free port and yield its address; `defaults` are settings that the environment may change.
 
-    Raises: SystemExit with its log when it does not become ready.
+    Raises: StartupError with its log when it does not listen.
     """
-    with tempfile.TemporaryDirectory() as state_dir, log.open("w") as sink:
-        environment = {"BATON_STATE_DIR": state_dir, **defaults, **os.environ, "BATON_PORT": "0"}
-        process = subprocess.Popen([sys.executable, "-m", "service", "serve"], cwd=ROOT, env=environment, stderr=sink)
+    with tempfile.TemporaryDirectory() as state_dir:
+        asked = {name: value for name, value in os.environ.items() if name.startswith("BATON_")}
+        log.unlink(missing_ok=True)
+        process, url = launch(log, {"BATON_STATE_DIR": state_dir, **defaults, **asked, "BATON_PORT": "0"})
         try:
-            yield _ready(process, log)
+            yield url
         finally:
             process.terminate()
             try:
@@ -49,16 +46,6 @@ def serving(log: Path, defaults: dict[str, str]) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-
-
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        listening = LISTENING.search(log.read_text())
-        if listening and httpx.get(f"{listening[1]}/readyz").is_success:
-            return listening[1]
-        time.sleep(0.05)
-    sys.exit(f"the service did not become ready within {START_LIMIT_S} s; its log:\n{log.read_text()}")
 
 
 def load(host: str, report: Path, locustfile: str, options: list[str]) -> int:
@@ -92,8 +79,11 @@ def main() -> None:
     report, locustfile = arguments.results / name, "overload.py" if arguments.overload else "locustfile.py"
     if arguments.host:
         sys.exit(load(arguments.host, report, locustfile, options))
-    with serving(report.with_suffix(".log"), SMALL_QUEUE if arguments.overload else {}) as host:
-        sys.exit(load(host, report, locustfile, options))
+    try:
+        with serving(report.with_suffix(".log"), SMALL_QUEUE if arguments.overload else {}) as host:
+            sys.exit(load(host, report, locustfile, options))
+    except StartupError as failure:
+        sys.exit(str(failure))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ from loadtests.floors import (
 from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, newest
 from loadtests.payloads import Pool
 from loadtests.requirements import BenchError
-from loadtests.serving import ROOT, CoresWatch, Running, baseline, baton, metrics, resident_mb
+from loadtests.serving import CoresWatch, Running, baseline, baton, metrics, resident_mb
 from loadtests.streams import FrameLoad
+from service.launch import ROOT
 
 ROUNDS, SECONDS, WARM_S = 5, 3.0, 1.0
 PEAK_CONNECTIONS, PEAK_S = 64, 4.0

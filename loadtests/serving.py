@@ -7,9 +7,7 @@ production, so that nobody has to read it while time is measured.
 from __future__ import annotations
 
 import os
-import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,12 +20,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.requirements import BenchError
+from service.launch import SERVE, launch
 
-ROOT = Path(__file__).parent.parent
-STARTED = re.compile(r"Uvicorn running on (http://\S+)")
-START_LIMIT_S = 60
-POLL_S = 0.002
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -44,7 +38,7 @@ class Running:
 def baton(models: Path, folder: Path, **settings: str) -> Iterator[Running]:
     """Run the service with default settings, but for `settings`, over `models`; `folder` takes its key and its log."""
     own = {"BATON_PORT": "0", "BATON_MODELS_DIR": str(models), "BATON_STATE_DIR": str(folder / "state"), **settings}
-    with _running([sys.executable, "-m", "service", "serve"], own, folder, ready_path="/readyz") as running:
+    with _running(SERVE, own, folder, ready_path="/readyz") as running:
         yield running
 
 
@@ -60,27 +54,15 @@ def baseline(name: str, folder: Path) -> Iterator[Running]:
 
 @contextmanager
 def _running(command: Sequence[str], own: dict[str, str], folder: Path, ready_path: str) -> Iterator[Running]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     with tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log") as log:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, env={**inherited, **own}, stderr=log, stdout=log)
+        process, url = launch(Path(log.name), own, command)
         try:
-            url = _wait_for_url(process, Path(log.name), started)
             read(f"{url}{ready_path}")
             yield Running(url, process.pid, time.perf_counter() - started)
         finally:
             process.terminate()
             process.wait()
-
-
-def _wait_for_url(process: subprocess.Popen[bytes], log: Path, started: float) -> str:
-    while time.perf_counter() - started < START_LIMIT_S:
-        if match := STARTED.search(log.read_text()):
-            return match[1]
-        if process.poll() is not None:
-            break
-        time.sleep(POLL_S)
-    raise BenchError(f"{process.args!r} did not start:\n{log.read_text()[-2000:]}")
 
 
 def read(url: str) -> str:

@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ import httpx
 import pytest
 import tiny
 
+from service.launch import START_LIMIT_S, launch
+
 # The tests' own processes run on the emulated processor, too, where `python -m training.old_cpu` runs the tests.
 sys.executable = os.environ.get("OLD_CPU_PYTHON", sys.executable)
 
 ROOT = Path(__file__).parent.parent
-STARTED = re.compile(r"Uvicorn running on (http://\S+)")
-START_LIMIT_S = 600  # an emulated processor takes minutes
 LOG_LIMIT_S = 10
 TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
@@ -42,43 +42,25 @@ class Server:
         cwd: Path = ROOT,
         **settings: str,
     ) -> None:
-        self._models_dir, self._state_dir, self._settings = models_dir, state_dir, settings
-        self._command, self._cwd = command, cwd
-        self.lines: list[str] = []
+        self._log = state_dir.with_name(f"{state_dir.name}-{uuid.uuid4().hex}.log")
+        self._command, self._cwd = (*command, "serve"), cwd
+        own = {"BATON_MODELS_DIR": str(models_dir), "BATON_STATE_DIR": str(state_dir), "BATON_PORT": "0"}
+        self._environment = {**own, **settings}
         self.start()
 
     def start(self) -> None:
         """Start the process (again) and wait until it listens."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-        own = {"BATON_MODELS_DIR": str(self._models_dir), "BATON_STATE_DIR": str(self._state_dir), "BATON_PORT": "0"}
-        self.process = subprocess.Popen(
-            [*self._command, "serve"],
-            env={**inherited, **own, **self._settings},
-            cwd=self._cwd,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        listening = threading.Event()
-        self._reader = threading.Thread(target=self._read, args=(self.process, listening), daemon=True)
-        self._reader.start()
-        assert listening.wait(START_LIMIT_S), "\n".join(self.lines)
-        assert self.url is not None, "\n".join(self.lines)
+        self.process, self.url = launch(self._log, self._environment, self._command, cwd=self._cwd)
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
-    def _read(self, process: subprocess.Popen[str], listening: threading.Event) -> None:
-        self.url: str | None = None
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.lines.append(line.rstrip())
-            if match := STARTED.search(line):
-                self.url = match[1]
-                listening.set()
-        listening.set()
+    @property
+    def lines(self) -> list[str]:
+        """The log so far, line by line."""
+        return self._log.read_text().split("\n")[:-1]
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens, for tests that speak to a socket."""
-        assert self.url is not None
         host, port = self.url.removeprefix("http://").rsplit(":", 1)
         return host, int(port)
 
@@ -113,10 +95,10 @@ class Server:
         self.client.close()
         self.process.send_signal(how)
         self.process.wait(timeout=30)
-        self._reader.join(timeout=30)
-        assert not self._reader.is_alive(), "a process outlives the service and holds its log open"
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        deadline = time.monotonic() + 30
+        while holders := open_by(self._log):
+            assert time.monotonic() < deadline, f"{holders} outlive the service and hold its log open"
+            time.sleep(0.01)
 
     def post(self, path: str, body: object, **options: object) -> httpx.Response:
         return self.client.post(path, json=body, **options)
@@ -129,6 +111,16 @@ class Server:
             if match and pair in (match[1] or ""):
                 return float(match[2])
         return 0.0
+
+
+def open_by(file: Path) -> set[int]:
+    """Return the processes that hold `file` open."""
+    holders = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it has been closed meanwhile
+            if descriptor.readlink() == file:
+                holders.add(int(descriptor.parts[2]))
+    return holders
 
 
 class RedisServer:

@@ -16,7 +16,7 @@ ORDER = (  # a folder or file of the service imports what stands in the rows abo
     {"state"},
     {"web"},
     {"endpoints", "inspect"},
-    {"app"},
+    {"app", "launch"},
     {"workers"},
     {"cli"},
     {"__main__"},

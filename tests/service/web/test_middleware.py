@@ -45,7 +45,7 @@ async def app(tmp_path: Path) -> AsyncIterator[FastAPI]:
 
 
 class Exchange:
-    """One HTTP request to an ASGI application, and what came back so far; `begun` once a part of the answer is there."""
+    """One HTTP request to an ASGI application, and what came back; `begun` once a part of the answer is there."""
 
     def __init__(self, method: str, path: str, body: bytes = b"", **headers: str) -> None:
         fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
