@@ -54,14 +54,6 @@ LAYERS = (
     {"service.workers"},
     {"service.cli"},
     {"service.__main__"},
-    {"service.client.errors"},  # from here on what runs at the clients'; a test holds that it loads none of the above
-    {"service.client.inputs", "service.client.lifetime", "service.client.retries"},
-    {"service.client.results", "service.client.routes"},
-    {"service.client.journal"},
-    {"service.client.streaming"},
-    {"service.client.asynchronous"},
-    {"service.client.blocking"},
-    {"service.client"},
 )
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 NEVER_IN_SERVICE = {"torch", "onnx", "onnxscript", "lightning", "training", "matplotlib", "torchmetrics", "pooch"}

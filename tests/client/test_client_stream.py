@@ -14,8 +14,8 @@ import pytest
 from clocks import stopped_clock
 from conftest import Server, ServerFactory
 
-from service.client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
-from service.client.streaming import MOST_OUTSTANDING
+from baton_client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
+from baton_client.async_stream import MAX_OUTSTANDING
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
@@ -441,7 +441,7 @@ async def test_a_send_that_is_cancelled_while_the_connection_is_full_loses_nothi
             done, _ = await asyncio.wait([sending], timeout=0.2)
             if not done:
                 break
-        assert stream.outstanding < MOST_OUTSTANDING, "the connection was not filled"
+        assert stream.outstanding < MAX_OUTSTANDING, "the connection was not filled"
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         server.process.send_signal(signal.SIGCONT)
