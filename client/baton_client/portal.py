@@ -40,6 +40,7 @@ class Portal:
         self._closed = False
         self._streams: set[AsyncStream] = set()
         self._opened: Future[BlockingPortal] = Future()
+        self._portal: BlockingPortal | None = None  # where calls have been handed over
         stopped: Future[None] = Future()
         # The thread does not hold this object: nothing would ever collect it.
         self._thread = threading.Thread(
@@ -86,14 +87,15 @@ class Portal:
                 raise RuntimeError(CLOSED)
             if self._thread.ident is None:
                 self._thread.start()
-            return self._opened.result().start_task_soon(call)
+            self._portal = self._opened.result()
+            return self._portal.start_task_soon(call)
 
     def _abandon(self, call: _Call[T]) -> None:
         """Cancel a call that nobody waits for any more, where the loop has it."""
         if self._process == os.getpid():
             with self._lock:
-                if not self._closed and self._opened.done():
-                    self._opened.result().start_task_soon(call.cancel)
+                if self._portal is not None and not self._closed:
+                    self._portal.start_task_soon(call.cancel)
                     return
         call.forget()
 
