@@ -38,6 +38,15 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def strict(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that asks for a key, and closes streams that say nothing for a second."""
+    settings = {"BATON_API_KEYS": '{"tenant": "secret-key"}', "BATON_STREAM_IDLE_S": "1"}
+    running = Server(tiny_models, tmp_path_factory.mktemp("strict"), **settings)
+    yield running
+    running.stop()
+
+
 def test_importing_the_client_loads_no_part_of_the_server() -> None:
     script = f"import sys, baton_client; print([name for name in {SERVER_PARTS} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -138,15 +147,14 @@ def test_a_refusal_carries_what_the_service_says(client: Client) -> None:
         client.sentiment(["a"], skores="all")
 
 
-def test_an_api_key_goes_with_calls_and_streams(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"tenant": "secret-key"}')
-    assert server.url is not None
-    with Client(server.url) as client:
+def test_an_api_key_goes_with_calls_and_streams(strict: Server) -> None:
+    assert strict.url is not None
+    with Client(strict.url) as client:
         with pytest.raises(ApiError, match="unauthorized"):
             client.models()
         with pytest.raises(ApiError, match="unauthorized"), client.stream("stepper"):
             pass
-    with Client(server.url, api_key="secret-key") as client, client.stream("stepper") as stream:
+    with Client(strict.url, api_key="secret-key") as client, client.stream("stepper") as stream:
         assert stream.step(ROWS).step == client.step("stepper", ROWS).step
 
 
@@ -306,14 +314,12 @@ def test_a_stream_waits_for_its_turn_where_too_many_are_open(
         closing.join()
 
 
-def test_a_stream_that_was_closed_for_idleness_goes_on(
-    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
-) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_STREAM_IDLE_S="1")
-    assert server.url is not None
-    with Client(server.url) as client, client.stream("stepper") as stream:
+def test_a_stream_that_was_closed_for_idleness_goes_on(strict: Server) -> None:
+    assert strict.url is not None
+    with Client(strict.url, api_key="secret-key") as client, client.stream("stepper") as stream:
+        start = len(strict.lines)
         stream.step(ROWS[:5])
-        server.lines_since(0, until="/v1/stream 1001")
+        strict.lines_since(start, until="/v1/stream 1001")
         made = stream.step(ROWS[5:])
         assert made.step == 12
         assert made.outputs["y"] == pytest.approx(client.step("stepper", ROWS).outputs["y"], abs=CLOSE)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clocks import stopped_clock
-from conftest import Server, ServerFactory
+from conftest import TOKEN_KEYS, Server, ServerFactory, free_port
 
 from baton_client import ApiError, AsyncClient, Client, StepOutput, StreamInterrupted
 from baton_client.async_stream import MAX_OUTSTANDING
@@ -33,6 +33,37 @@ def assert_each_once(found: Sequence[StepOutput], expected: np.ndarray) -> None:
     """Hold that the outputs are those of one step each, none lost, none doubled."""
     assert [output.step for output in found] == list(range(1, len(expected) + 1))
     np.testing.assert_allclose([output.outputs["y"] for output in found], expected, atol=CLOSE)
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Two services that open each other's tokens, on ports that they keep when started again."""
+    one, other = (
+        Server(tiny_models, tmp_path_factory.mktemp(name), BATON_TOKEN_KEYS=TOKEN_KEYS, BATON_PORT=str(free_port()))
+        for name in ("one", "other")
+    )
+    yield one, other
+    for server in (one, other):
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+def replicas(pair: tuple[Server, Server]) -> tuple[Server, Server]:
+    """The same two, started again where a test before ended them."""
+    for server in pair:
+        if server.process.poll() is not None:
+            server.start()
+    return pair
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that takes frames of a kilobyte at most, the opening with its token, too."""
+    limits = {"BATON_MAX_FRAME_BYTES": "1024", "BATON_MAX_STATE_BYTES": "64"}
+    running = Server(tiny_models, tmp_path_factory.mktemp("narrow"), **limits)
+    yield running
+    running.stop()
 
 
 def urls(*servers: Server) -> list[str]:
@@ -106,11 +137,8 @@ def test_an_input_that_is_refused_raises_in_its_place_and_the_stream_goes_on(ser
             stream.recv()
 
 
-def test_frames_over_the_limit_are_refused_alone(
-    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
-) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024")
-    with Client(urls(server)) as client, client.stream("stepper", binary=True, checkpoint_every=5) as stream:
+def test_frames_over_the_limit_are_refused_alone(narrow: Server) -> None:
+    with Client(urls(narrow)) as client, client.stream("stepper", binary=True, checkpoint_every=5) as stream:
         for inputs in (ROWS[:8], ROWS[:150], ROWS[8:9], ROWS[:200]):
             stream.send(inputs)
         assert stream.recv().step == 8
@@ -120,7 +148,7 @@ def test_frames_over_the_limit_are_refused_alone(
         with pytest.raises(ApiError, match="item_too_large: a frame of 1600 bytes"):
             stream.recv()
     assert last.step == 9
-    np.testing.assert_allclose(last.outputs["y"], whole(server, ROWS[:9])[-1], atol=CLOSE)
+    np.testing.assert_allclose(last.outputs["y"], whole(narrow, ROWS[:9])[-1], atol=CLOSE)
 
 
 def test_a_checkpoint_before_the_first_step_is_refused(server: Server) -> None:
@@ -216,17 +244,17 @@ def test_a_stream_leaves_a_replica_that_is_silent(replicas: tuple[Server, Server
 
 
 def test_a_replica_that_cannot_open_the_state_is_no_reason_to_begin_anew(
-    replicas: tuple[Server, Server], tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+    replicas: tuple[Server, Server], server: Server
 ) -> None:
-    stranger = start_server(tiny_models, tmp_path / "stranger")
-    with Client(urls(replicas[0], stranger)) as client, client.stream("stepper") as stream:
+    frames = server.metric("baton_stream_frames_total")
+    with Client(urls(replicas[0], server)) as client, client.stream("stepper") as stream:
         stream.step(ROWS[:5])
         token = stream.checkpoint()
         replicas[0].kill()
         with pytest.raises(ApiError, match="state_invalid"):
             stream.step(ROWS[5:6])
         assert (stream.state, stream.step_count, len(stream.unacknowledged)) == (token, 5, 1)
-    assert stranger.metric("baton_stream_frames_total") == 0
+    assert server.metric("baton_stream_frames_total") == frames
 
 
 @pytest.mark.parametrize("inputs", [[[1.0, 2.0, 3.0, 4.0]], [1.0, 2.0, 3.0, 4.0], [[1.0], [2.0]]])
@@ -257,14 +285,12 @@ def test_a_stream_that_was_not_entered_takes_no_inputs(server: Server) -> None:
         client.stream("stepper").send(ROWS[:1])
 
 
-def test_an_opening_over_the_limit_is_refused_at_once(
-    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
-) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_MAX_FRAME_BYTES="1024", BATON_MAX_STATE_BYTES="64")
-    with Client(urls(server)) as client, pytest.raises(ApiError, match="2000 of them the state") as refused:
+def test_an_opening_over_the_limit_is_refused_at_once(narrow: Server) -> None:
+    closed = narrow.metric("baton_streams_closed_total", "code", "1009")
+    with Client(urls(narrow)) as client, pytest.raises(ApiError, match="2000 of them the state") as refused:
         client.stream("stepper", state="x" * 2000).__enter__()
     assert (refused.value.code, refused.value.status, refused.value.field) == ("item_too_large", 413, "state")
-    assert server.metric("baton_streams_closed_total", "code", "1009") == 1
+    assert narrow.metric("baton_streams_closed_total", "code", "1009") == closed + 1
 
 
 # -- a connection that breaks anywhere -------------------------------------------------------------------------------
