@@ -174,7 +174,7 @@ class AsyncClient:
             content = answer.json()
         except ValueError as failure:
             raise refusal or ProtocolError(f"{url}: not JSON: {answer.text[:200]!r}") from failure
-        if refusal is not None and "results" not in content:  # where every item failed, they are shown one by one
+        if refusal is not None and "results" not in content:  # where every item failed, each has its error
             raise refusal
         return dict(content)
 

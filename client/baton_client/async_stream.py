@@ -188,8 +188,8 @@ class AsyncStream:
     async def _advance(self) -> None:
         """Read until there is progress: an output, an error, a checkpoint.
 
-        Where the connection is lost in a replay that got further than those before it, the next one has the whole time
-        limit again.
+        Where the connection is lost in a replay that got further than those before it, the next replay has the whole
+        time limit again.
         """
         progress, reached = self._journal.progress, self._journal.reached
         await self._connected()
@@ -264,7 +264,7 @@ class AsyncStream:
         return connection
 
     async def _flush(self) -> None:
-        """Send what this connection has not sent; when it breaks, the next one will."""
+        """Send what this connection has not sent; when it breaks, the next connection will."""
         async with self._sending:
             while (connection := self._connection) is not None and (frame := self._journal.next_frame()) is not None:
                 try:

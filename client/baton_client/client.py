@@ -2,7 +2,7 @@
 
 It has no work of its own: an async client does it, in the thread of a portal, so it can be used from any thread, and
 where an event loop runs already. The signatures stand twice, here and in AsyncClient, because editors and documentation
-read them from the source. Invariant: a process uses the portal that it made, and never one from before a fork.
+read them from the source. Invariant: a process uses the portal that it made, never that of another process.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class StreamInterrupted(BatonError):
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Return the error that an HTTP answer carries; one that a proxy wrote gets the code `http_<status>`."""
+    """Return the error that an HTTP answer carries; the answer of a proxy gets the code `http_<status>`."""
     retry_after = _seconds(headers.get("retry-after"))
     try:
         return ApiError(json.loads(body)["error"], status=status, retry_after=retry_after)

@@ -55,7 +55,9 @@ def listed(given: Iterable[T], name: str, wanted: str) -> Iterable[T]:
     Raises: ValueError for a single thing, even if Python can go through its parts, and for what has no order.
     """
     if not _is_list(given):
-        raise ValueError(f"{name} is of type {type(given).__name__}; give a list of {wanted}, if only of one")
+        raise ValueError(
+            f"{name} is of type {type(given).__name__}; give a list of {wanted}, even for a single element"
+        )
     return given
 
 

@@ -41,7 +41,7 @@ class Journal:
     """The inputs of a stream since its last checkpoint.
 
     On each connection the entries are sent from the first on. Four marks run through them: `_sent` and `_answered` on
-    this connection, `_delivered` over all of them; answers below the last are replayed ones and are dropped. How far a
+    this connection, `_delivered` over all of them; answers below the last are replayed, and are dropped. How far a
     replay ever got is `_replayed`. `progress` grows with every output, refusal and checkpoint that is new, `reached`
     with these and where a replay gets further than those before it.
     """

@@ -36,7 +36,7 @@ class Route:
     def to(cls, url: str) -> Self:
         """Find the route by the environment. Raises: ValueError with the reason where there is none."""
         if not isinstance(url, str) or not url.startswith(("http://", SECURE)):
-            raise ValueError(f"{url!r}: give one URL or several that begin with http:// or https://")
+            raise ValueError(f"{url!r}: give a URL or several that begin with http:// or https://")
         proxy = _proxy(url)
         secure = url.startswith(SECURE) or (proxy or "").startswith(SECURE)
         return cls(url.rstrip("/"), proxy, _trust(url) if secure else None)
@@ -64,7 +64,7 @@ def find_routes(urls: str | Iterable[str]) -> list[Route]:
     """Return the routes to one URL or several. Raises: ValueError."""
     routes = [Route.to(url) for url in ([urls] if isinstance(urls, str) else listed(urls, "urls", "URLs"))]
     if not routes:
-        raise ValueError("no URL: give one or several that begin with http:// or https://")
+        raise ValueError("no URL: give at least one that begins with http:// or https://")
     return routes
 
 

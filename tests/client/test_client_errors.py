@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from sums import Sum
@@ -28,6 +30,22 @@ def test_the_codes_and_their_statuses_are_those_of_the_service() -> None:
 def test_an_unknown_code_has_the_status_that_it_came_with(status: int, transient: bool) -> None:
     refusal = read_refusal(status, {}, json.dumps({"error": UNKNOWN}).encode())
     assert (refusal.code, refusal.status, refusal.transient) == ("of_tomorrow", status, transient)
+
+
+def test_retry_after_is_read_in_each_of_its_forms() -> None:
+    def asked(value: str, **members: object) -> float | None:
+        body = json.dumps({"error": {"code": "draining", "message": "", **members}}).encode()
+        return read_refusal(503, {"retry-after": value}, body).retry_after
+
+    assert asked("3") == 3
+    assert asked("3", retry_after_ms=2500) == 2.5
+    assert asked("soon") is None
+    begun = datetime.now(UTC)
+    until = asked(format_datetime(begun + timedelta(seconds=100), usegmt=True))
+    assert until is not None
+    assert until + (datetime.now(UTC) - begun).total_seconds() >= 99  # a header holds whole seconds
+    assert until <= 100
+    assert asked("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_an_item_with_an_unknown_code_raises_where_it_is_read() -> None:
