@@ -69,7 +69,7 @@ loadtest-overload: $(VENV)/.development  ## the same with a load that climbs pas
 	$(LOADTEST) --overload
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; $(APT_INSTALL) python3-venv; }
@@ -79,8 +79,8 @@ $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.development: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(VENV)/.development: pyproject.toml client/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' -e client
 	@# Its graphs are what tests need, without the torchaudio that it asks for.
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps silero-vad
 	touch $@ $(VENV)/.serving

@@ -20,7 +20,6 @@ ORDER = (  # a folder or file of the service imports what stands in the rows abo
     {"workers"},
     {"cli"},
     {"__main__"},
-    {"client"},
 )
 LEVEL = {place: level for level, row in enumerate(ORDER) for place in row}
 NEVER_IN_SERVICE = {"torch", "onnx", "onnxscript", "lightning", "training", "matplotlib", "torchmetrics", "pooch"}

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from conftest import ROOT, Server
 
-from service.client import Client
+from baton_client import Client
 from training.catalogue import names
 
 pytestmark = pytest.mark.old_cpu

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.client import retries
+from baton_client import retries
 
 
 class Clock:

@@ -10,7 +10,7 @@ import tiny
 import tiny_kinds
 from conftest import Server
 
-from service.client import Client
+from baton_client import Client
 
 CLOSE = 1e-5
 RNG = np.random.default_rng(4)

@@ -21,7 +21,7 @@ from conftest import LOG_LIMIT_S, Server, ServerFactory
 from streams import CLOSE, Floats, Stream, connect, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
-from service.client import ApiError, Client
+from baton_client import ApiError, Client
 from service.state.keys import KeyRing
 from service.state.token import Sealer
 

@@ -19,7 +19,7 @@ import tiny_forms
 from conftest import Server, ServerFactory
 from streams import Stream
 
-from service.client import Client
+from baton_client import Client
 from service.contract.files import read_manifest
 from service.engine.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics

@@ -14,7 +14,7 @@ import tiny_kinds
 from conftest import Server
 from streams import Stream
 
-from service.client import Client
+from baton_client import Client
 
 pytestmark = pytest.mark.old_cpu
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Server, free_port
 
-from service.client import NEW, AsyncClient, Client, StepItem
+from baton_client import NEW, AsyncClient, Client, StepItem
 
 SESSIONS, STEPS = 100, 200
 KILL_AT, GO_ON_AT = STEPS // 3, 2 * STEPS // 3  # the steps between are taken while a replica is away

@@ -12,7 +12,7 @@ from clocks import Clock, stopped_clock
 from sums import REFUSED, Sum
 from websockets.asyncio.server import ServerConnection, serve
 
-from service.client import ApiError, AsyncClient, ProtocolError, StepOutput, StreamInterrupted
+from baton_client import ApiError, AsyncClient, ProtocolError, StepOutput, StreamInterrupted
 
 pytestmark = pytest.mark.anyio
 INPUTS = 40

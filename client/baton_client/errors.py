@@ -1,7 +1,7 @@
 """What can go wrong for a client, and which of it passes by itself.
 
-It knows the API's error form, neither HTTP nor WebSocket libraries. Invariant: `transient` is true only where the same
-request may succeed unchanged; a 4xx other than 429 never is.
+It knows the form and the codes of the API's errors, neither HTTP nor WebSocket libraries. Invariant: `transient` is
+true only where the same request may succeed unchanged. It is false for each 4xx but 429, and where no status is known.
 """
 
 from __future__ import annotations
@@ -12,22 +12,41 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from service.errors import BatonError, RequestError
-
 PASSING_STATUSES = {429, 502, 503, 504}  # 502 is a proxy's word for a replica that does not answer
+INTERNAL = 500
+ITEM_TOO_LARGE = "item_too_large"
+CODES = {  # of errors that come without their HTTP status: those of items, and of streams
+    400: ["malformed_json"],
+    401: ["unauthorized"],
+    404: ["not_found", "unknown_model"],
+    405: ["method_not_allowed"],
+    408: ["body_timeout"],
+    409: ["state_wrong_model"],
+    410: ["state_expired", "state_gone", "state_model_gone"],
+    413: ["batch_too_large", "body_too_large", ITEM_TOO_LARGE],
+    415: ["unsupported_media_type"],
+    422: [
+        *("empty_input", "history_too_short", "horizon_too_long", "invalid_request", "missing_values", "model_failed"),
+        *("not_finite", "precision_too_low", "quantile_unavailable", "ragged_inputs", "session_too_long"),
+        *("state_invalid", "wrong_task"),
+    ],
+    426: ["upgrade_required"],
+    429: ["overloaded"],
+    INTERNAL: ["internal"],
+    503: ["draining", "not_ready", "state_from_future", "store_unavailable"],
+    504: ["deadline"],
+}
+STATUSES = {code: status for status, codes in CODES.items() for code in codes}
 
 
-def _leaves(kind: type[RequestError]) -> list[type[RequestError]]:
-    return [leaf for child in kind.__subclasses__() for leaf in _leaves(child)] or [kind]
-
-
-STATUSES = {leaf.code: leaf.status for leaf in _leaves(RequestError)}
+class BatonError(Exception):
+    """The root: everything that a client raises because of the service or the way to it."""
 
 
 class ApiError(BatonError):
     """The service refused: `code`, `message`, `status`; where they apply `field`, `limit`, `retry_after`, `request_id`.
 
-    Units: retry_after in seconds.
+    `status` is None for the code of a newer service in an item or a stream. Units: retry_after in seconds.
     """
 
     def __init__(
@@ -45,6 +64,7 @@ class ApiError(BatonError):
 
     @property
     def transient(self) -> bool:
+        """Whether the same request may succeed later."""
         return self.status in PASSING_STATUSES
 
 
@@ -77,7 +97,7 @@ class StreamInterrupted(BatonError):
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Return the error that an HTTP answer carries; one that a proxy wrote gets the code `http_<status>`."""
+    """Return the error that an HTTP answer carries; the answer of a proxy gets the code `http_<status>`."""
     retry_after = _seconds(headers.get("retry-after"))
     try:
         return ApiError(json.loads(body)["error"], status=status, retry_after=retry_after)

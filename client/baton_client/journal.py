@@ -1,8 +1,8 @@
 """The bookkeeping of a stream: what was sent since the last checkpoint, and which outputs the caller has.
 
 It does no input or output and knows no clock: frames go in and out as messages, so that it serves any connection.
-Invariants: an input stays here until a checkpoint covers it; each is answered to the caller once, in order, however
-often it is sent; the steps that the server counts are those counted here.
+Invariants: an input stays here until a checkpoint covers it; the caller gets each answer once, in order, however often
+its input is sent; the steps that the server counts are those counted here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn
 
-import numpy as np
-
-from service.client.errors import ApiError, ProtocolError, StreamInterrupted, Unreachable
-from service.client.inputs import Array, Inputs, members, steps
-from service.client.results import StepOutput
-from service.errors import ItemTooLarge
-
-INTERNAL = 500
-FRAMES = {  # what each type must hold
-    "open": {"step", "features", "dtype", "outputs"},
-    "step": {"step", "outputs"},
-    "checkpoint": {"step", "state", "asked"},
-    "error": {"error", "final"},
-}
+from baton_client.errors import INTERNAL, ITEM_TOO_LARGE, ApiError, ProtocolError, StreamInterrupted, Unreachable
+from baton_client.frames import CHECKPOINT, Format, read_frame, shown
+from baton_client.inputs import Array, Inputs
+from baton_client.results import StepOutput
 
 
 @dataclass(eq=False, slots=True)
@@ -48,24 +38,21 @@ News = StepOutput | ApiError
 
 
 class Journal:
-    """One stream's inputs since its last checkpoint.
+    """The inputs of a stream since its last checkpoint.
 
     On each connection the entries are sent from the first on. Four marks run through them: `_sent` and `_answered` on
-    this connection, `_delivered` over all of them; answers below the last are replayed ones and are dropped. How far a
+    this connection, `_delivered` over all of them; answers below the last are replayed, and are dropped. How far a
     replay ever got is `_replayed`. `progress` grows with every output, refusal and checkpoint that is new, `reached`
     with these and where a replay gets further than those before it.
     """
 
     def __init__(self, opening: dict[str, Any], *, binary: bool) -> None:
         self._opening, self._binary = opening, binary
-        self._returns_all = opening["return"] == "all"
+        self._format: Format | None = None  # of the frames, once a connection was opened
         self.step_count = self.progress = self.reached = 0
-        self._step: int | None = None  # of the session after the last answer on this connection
+        self._step = 0  # of the session after the last answer on this connection
         self._entries: deque[Entry] = deque()
         self._sent = self._answered = self._delivered = self._replayed = 0
-        self._features: int | None = None  # of one step; None where it is one number or a text
-        self._dtype: np.dtype[Any] | None = None  # of inputs in binary frames
-        self._outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
         self._failed: tuple[object, ...] = ()  # what failed inside the service, how, and after which progress
 
     @property
@@ -96,32 +83,18 @@ class Journal:
 
     def add(self, inputs: Inputs) -> None:
         """Keep a copy of the inputs of the next frame. Raises: ValueError for what no frame can hold."""
-        self._check_entered()
-        kept = steps(inputs)
-        if not isinstance(kept, str):
-            kept = np.array(kept, self._dtype if self._binary else None)
-            if self._binary:
-                self._check_width(kept.shape)
-        elif self._binary:
-            raise ValueError("a binary stream takes numbers, not text")
-        self._entries.append(Entry(kept))
-
-    def _check_width(self, shape: tuple[int, ...]) -> None:
-        """Raises: ValueError unless the inputs are whole steps: their bytes alone do not say so."""
-        width = self._features or 1
-        if shape[1:] != (width,) and not (width == len(shape) == 1):
-            wanted = f"(k, {width}): k rows of {width} features" if width > 1 else "(k,) or (k, 1): k numbers"
-            raise ValueError(f"inputs have shape {shape}; this model takes {wanted}")
-
-    def _check_entered(self) -> None:
-        if self._step is None:
-            raise RuntimeError("the stream was not entered; use it as a context manager")
+        self._entries.append(Entry(self._entered().copied(inputs)))
 
     def ask_checkpoint(self) -> Entry:
         """Ask for a checkpoint after the inputs so far; its `answer` will be set."""
-        self._check_entered()
+        self._entered()
         self._entries.append(Entry(None))
         return self._entries[-1]
+
+    def _entered(self) -> Format:
+        if self._format is None:
+            raise RuntimeError("the stream was not entered; use it as a context manager")
+        return self._format
 
     # -- to the server --------------------------------------------------------------------------------------------
 
@@ -139,12 +112,7 @@ class Journal:
         return None
 
     def _frame(self, entry: Entry) -> str | bytes:
-        if entry.inputs is None:
-            return json.dumps({"checkpoint": True})
-        if self._binary:
-            assert not isinstance(entry.inputs, str)
-            return entry.inputs.astype(self._dtype, copy=False).tobytes()
-        return json.dumps(members(entry.inputs))
+        return CHECKPOINT if entry.inputs is None else self._entered().write(entry.inputs)
 
     # -- from the server ------------------------------------------------------------------------------------------
 
@@ -153,17 +121,16 @@ class Journal:
 
         Raises: ApiError, Unreachable or ProtocolError.
         """
-        frame = _read(message)
+        frame, before = read_frame(message), self._format
         if frame["type"] == "error":
             raise _ending(ApiError(frame["error"]))
-        known = self._step is not None or self.state is None
+        known = before is not None or self.state is None
         if frame["type"] != "open" or (known and frame["step"] != self.step_count):
-            raise ProtocolError(f"the opening at step {self.step_count} was answered by {_shown(frame)}")
-        if self._step is not None and frame["features"] != self._features:
-            raise ProtocolError(f"steps of {self._features} features are to go on as steps of {frame['features']}")
+            raise ProtocolError(f"the opening at step {self.step_count} was answered by {shown(frame)}")
+        if before is not None and frame["features"] != before.features:
+            raise ProtocolError(f"steps of {before.features} features are to go on as steps of {frame['features']}")
         self.step_count = self._step = frame["step"]
-        self._features, self._dtype = frame["features"], _little_endian(frame["dtype"])
-        self._outputs = [(one["name"], np.dtype(one["dtype"]), tuple(one["shape"])) for one in frame["outputs"]]
+        self._format = Format(frame, binary=self._binary, returns_all=self._opening["return"] == "all")
         self._sent = self._answered = 0
         return self._refused_next()
 
@@ -174,14 +141,14 @@ class Journal:
         failed again where it had failed before; ProtocolError.
         """
         if isinstance(message, bytes):
-            return self._answer(self._read_binary(message))
-        frame = _read(message)
+            return self._answer(self._entered().read_binary(message, self._next().inputs, self._step))
+        frame = read_frame(message)
         if frame["type"] == "step":
-            return self._answer(self._read_step(frame))
+            return self._answer(self._entered().read_text(frame))
         if frame["type"] == "checkpoint":
             return self._checkpoint(frame)
         if frame["type"] != "error":
-            raise ProtocolError(f"no answer to an input: {_shown(frame)}")
+            raise ProtocolError(f"no answer to an input: {shown(frame)}")
         error = ApiError(frame["error"])
         if frame["final"]:
             self._end(error)
@@ -203,21 +170,21 @@ class Journal:
         raise _ending(error)
 
     def refuse_largest(self) -> list[News]:
-        """Refuse the largest input that is not answered: the server took a frame for too large, and it was that one."""
+        """Refuse the largest input that is not answered: the server took its frame for too large."""
         sent = islice(self._entries, self._answered, self._sent)
         suspects = [entry for entry in sent if entry.inputs is not None and entry.refused is None]
         if not suspects:
             raise ProtocolError("the server refused a frame as too large, and none was sent")
         largest = max(suspects, key=lambda entry: len(self._frame(entry)))
         message = f"a frame of {len(self._frame(largest))} bytes is more than the service takes; send fewer steps"
-        largest.refused = ApiError({"code": ItemTooLarge.code, "message": message})
+        largest.refused = ApiError({"code": ITEM_TOO_LARGE, "message": message})
         return self._refused_next()
 
     def opening_too_large(self) -> ApiError:
         """Return the error of a service that took the opening for too large."""
         size, token = len(self.opening()), len(self.state or "")
         message = f"the opening has {size} bytes, {token} of them the state; that is more than the service takes"
-        return ApiError({"code": ItemTooLarge.code, "message": message, "field": "state"})
+        return ApiError({"code": ITEM_TOO_LARGE, "message": message, "field": "state"})
 
     def _next(self) -> Entry:
         if self._answered >= self._sent:
@@ -280,49 +247,7 @@ class Journal:
             return self._refuse(error)
         return []
 
-    def _read_step(self, frame: dict[str, Any]) -> StepOutput:
-        types = {name: dtype for name, dtype, _ in self._outputs}
-        outputs = {name: np.array(value, types[name]) for name, value in frame["outputs"].items()}
-        return StepOutput(outputs, frame["step"], frame.get("tokens"))
-
-    def _read_binary(self, message: bytes) -> StepOutput:
-        """Return the outputs of a binary answer, which does not count steps: the input's rows do."""
-        inputs, step = self._next().inputs, self._step
-        if not self._binary or inputs is None or isinstance(inputs, str) or step is None:
-            raise ProtocolError("a binary answer to a text frame")
-        sizes = [int(np.prod(shape)) for _, _, shape in self._outputs]
-        shown = len(inputs) if self._returns_all else 1
-        widest = _little_endian(*(dtype for _, dtype, _ in self._outputs))
-        if len(message) != widest.itemsize * sum(sizes) * shown:
-            raise ProtocolError(f"{len(message)} bytes answer {len(inputs)} steps of {sum(sizes)} values each")
-        columns = np.split(np.frombuffer(bytearray(message), widest).reshape(shown, -1), np.cumsum(sizes)[:-1], axis=1)
-        outputs = {
-            name: rows.astype(dtype, copy=False).reshape((shown, *shape) if self._returns_all else shape)
-            for (name, dtype, shape), rows in zip(self._outputs, columns, strict=True)
-        }
-        return StepOutput(outputs, step + len(inputs), None)
-
-
-def _little_endian(*dtypes: str | np.dtype[Any]) -> np.dtype[Any]:
-    """Return the widest of `dtypes`, as binary frames hold it."""
-    return np.result_type(*dtypes).newbyteorder("<")
-
 
 def _ending(error: ApiError) -> ApiError | Unreachable:
     """Return the error that ends a connection; a failure inside the server may be its replica's alone."""
     return Unreachable(str(error)) if error.status == INTERNAL else error
-
-
-def _read(message: str | bytes) -> dict[str, Any]:
-    try:
-        frame = json.loads(message)
-    except ValueError:
-        frame = None
-    needed = FRAMES.get(frame.get("type", "")) if isinstance(frame, dict) else None
-    if needed is None or not needed <= frame.keys():
-        raise ProtocolError(f"not a frame of a stream: {message[:80]!r}")
-    return dict(frame)
-
-
-def _shown(frame: dict[str, Any]) -> str:
-    return json.dumps(frame)[:120]

@@ -1,7 +1,7 @@
 """When a client or a stream may be used: in the event loop of its first use, until it is closed.
 
-It knows asyncio alone. Invariant: what belongs to a loop that ended, to another loop or to the process before a fork is
-refused at once, as nothing there would ever answer.
+It knows asyncio alone. Invariant: use in another loop, after the end of the loop or after a fork is refused at once,
+because nothing would ever answer there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 
 
 class Lifetime:
-    """The lifetime of one thing, called `name`; `renewal` says how to get another."""
+    """The lifetime of a client or a stream, as `name` says; `renewal` says how to get another."""
 
     def __init__(self, name: str, renewal: str) -> None:
         self._name, self._renewal = name, renewal

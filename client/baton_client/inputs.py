@@ -1,7 +1,8 @@
-"""What callers give, made what requests carry: lists, numbers, texts, times, from whatever library they come.
+"""From what callers give to what requests carry: lists, numbers, texts and times, of any library.
 
-It knows the API's members, not how they travel. Invariant: one thing is never taken for a list of its parts (a text for
-its characters, a mapping for its keys, a table for its headings); what has no exact form in a request is refused.
+It knows the API's members, not how they travel. Invariant: a single thing is never taken for a list of its parts (a
+text for its characters, a mapping for its keys, a table for its headings); what has no exact form in a request is
+refused.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ NEW = New.NEW
 
 @dataclass(frozen=True, slots=True)
 class StepItem:
-    """The next steps of one session, among others of one request."""
+    """The next steps of a session, in a request for several. `id` comes back with its result."""
 
     inputs: Inputs
     state: str | New = NEW
@@ -49,12 +50,14 @@ class StepItem:
 
 
 def listed(given: Iterable[T], name: str, wanted: str) -> Iterable[T]:
-    """Return `given` as it is, where it holds one thing after another: a list, an array, a column, a generator.
+    """Return `given` unchanged, where it holds one thing after another: a list, an array, a column, a generator.
 
-    Raises: ValueError for one thing alone, even if Python can go through its parts, and for what has no order.
+    Raises: ValueError for a single thing, even if Python can go through its parts, and for what has no order.
     """
     if not _is_list(given):
-        raise ValueError(f"{name} is of type {type(given).__name__}; give a list of {wanted}, if only of one")
+        raise ValueError(
+            f"{name} is of type {type(given).__name__}; give a list of {wanted}, even for a single element"
+        )
     return given
 
 
@@ -145,9 +148,9 @@ def _with_gaps(values: Array) -> list[Any]:
 
 
 def encoded(request: Mapping[str, Any]) -> bytes:
-    """Return a request as JSON, in which dates, arrays and numbers of numpy, generators and the like have their form.
+    """Return a request as JSON; dates, arrays and numbers of numpy, generators and the like have a form in it.
 
-    Raises: ValueError with the member that has none.
+    Raises: ValueError with the name of a member that has none.
     """
     members = (f"{json.dumps(name)}: {_encoded(name, value)}" for name, value in request.items())
     return f"{{{', '.join(members)}}}".encode()
@@ -161,7 +164,7 @@ def _encoded(name: str, value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what json has no form for, as something that it has one for."""
+    """Return a value that json cannot write in a form that it can."""
     if isinstance(value, np.datetime64):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The client for asyncio: batch calls and steps over HTTP, retried where that is safe, and the way to streams.
+"""The client for asyncio: batch calls and steps over HTTP, tried again when they fail, and the way to streams.
 
 It knows the API's paths and httpx. Invariant: an answer is the service's own or an exception; nothing is made up.
 """
@@ -15,11 +15,12 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 import numpy.typing as npt
 
-from service.client.errors import ProtocolError, Unreachable, read_refusal
-from service.client.inputs import NEW, Inputs, New, StepItem, encoded, listed, series_item, state_member, step_item
-from service.client.journal import Journal
-from service.client.lifetime import Lifetime
-from service.client.results import (
+from baton_client.async_stream import AsyncStream
+from baton_client.errors import ProtocolError, Unreachable, read_refusal
+from baton_client.inputs import NEW, Inputs, New, StepItem, encoded, listed, series_item, state_member, step_item
+from baton_client.journal import Journal
+from baton_client.lifetime import Lifetime
+from baton_client.results import (
     Batch,
     ForecastResult,
     SentimentResult,
@@ -28,12 +29,11 @@ from service.client.results import (
     read_sentiment,
     read_step,
 )
-from service.client.retries import CONNECT_S, Limits, retrying
-from service.client.routes import distrust, find_routes
-from service.client.streaming import AsyncStream
+from baton_client.retries import CONNECT_S, Limits, retrying
+from baton_client.routes import distrust, find_routes
 
 T = TypeVar("T")
-Answer = Coroutine[Any, Any, T]  # what is given is read at the call already, in the thread that makes it
+Answer = Coroutine[Any, Any, T]  # the call itself reads its arguments, in the caller's thread
 Returns = Literal["last", "all"]
 
 
@@ -42,9 +42,8 @@ class AsyncClient:
 
     It stays with a URL, and goes to the next when a call fails there in a way that may pass: no connection, silence,
     429, 502, 503, 504. It tries again no earlier than Retry-After says, with jitter, until `timeout` would be exceeded.
-    All of this is safe: answers depend on requests alone. Keyword arguments beyond those named are members of the
-    request as docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without
-    progress.
+    All of this is safe: answers depend on requests alone. Other keyword arguments are members of the request, as
+    docs/api.md lists them. Units: timeout in seconds, for a whole call, and for a stream's time without progress.
 
     Raises, in all calls: ApiError when the service refuses, Unreachable when it does not answer; ValueError before
     anything is sent, for what has no form in a request; RuntimeError once it is closed, and in another event loop than
@@ -79,27 +78,27 @@ class AsyncClient:
             await self._http.aclose()
 
     def sentiment(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[SentimentResult]]:
-        """Label texts, given as such or as {"id", "text"}."""
+        """Label texts. Each is a text or a mapping {"text", "id"}."""
         inputs = list(listed(texts, "texts", "texts"))
         return self._batch("/v1/sentiment", encoded({"inputs": inputs, **options}), read_sentiment)
 
     def forecast(
         self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], horizon: int, **options: Any
     ) -> Answer[Batch[ForecastResult]]:
-        """Forecast the next `horizon` values of series, given as values or as {"values", "id", "start", "freq"}; the
-        values are numbers, or rows for a model of several channels.
+        """Forecast the next `horizon` values of series. Each is values or a mapping {"values", "id", "start", "freq"}.
 
-        NaN is a missing value; say with `missing=` what to do with it.
+        Shapes: values are numbers, or rows for a model of several channels. NaN is a missing value; `missing=` says
+        what to do with it.
         """
         given = enumerate(listed(series, "series", "series"))
-        items = [series_item(one, f"series[{index}]") for index, one in given]
+        items = [series_item(item, f"series[{index}]") for index, item in given]
         body = encoded({"series": items, "horizon": horizon, **options})
         return self._batch("/v1/forecast", body, read_forecast)
 
     def step(
         self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any
     ) -> Answer[StepResult]:
-        """Take the next steps of one session: from a token, or as a new one. Raises: the item's ApiError as well.
+        """Take the next steps of one session, from a token or from its beginning. Raises: the item's ApiError as well.
 
         Shapes: inputs are k rows of features, k numbers for a one-number model, or a text.
         """
@@ -175,7 +174,7 @@ class AsyncClient:
             content = answer.json()
         except ValueError as failure:
             raise refusal or ProtocolError(f"{url}: not JSON: {answer.text[:200]!r}") from failure
-        if refusal is not None and "results" not in content:  # where every item failed, they are shown one by one
+        if refusal is not None and "results" not in content:  # where every item failed, each has its error
             raise refusal
         return dict(content)
 
@@ -187,5 +186,5 @@ class AsyncClient:
 
 def _steps(model: str, items: Iterable[StepItem], returns: Returns, options: Mapping[str, Any]) -> bytes:
     given = enumerate(listed(items, "items", "StepItem"))
-    members = [step_item(one, f"items[{index}]") for index, one in given]
+    members = [step_item(item, f"items[{index}]") for index, item in given]
     return encoded({"model": model, "items": members, "return": returns, **options})

@@ -1,6 +1,6 @@
-"""Streams: one session on a WebSocket that may break at any time, and its outputs exactly once nevertheless.
+"""The stream for asyncio: a session on a WebSocket that may break at any time, and each of its outputs exactly once.
 
-It moves the journal's frames and reconnects; what they mean, the journal knows. Invariant: one task at a time reads, so
+It moves the journal's frames and reconnects; the journal knows what they mean. Invariant: a single task reads, so
 answers come in order, and an input is sent on a connection only after all those before it.
 """
 
@@ -16,15 +16,15 @@ from typing import Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
 
-from service.client.errors import ApiError, ProtocolError, Unreachable, read_refusal
-from service.client.inputs import Array, Inputs, listed
-from service.client.journal import Journal
-from service.client.lifetime import Lifetime
-from service.client.results import StepOutput
-from service.client.retries import CONNECT_S, Limits, retrying
-from service.client.routes import Route
+from baton_client.errors import ApiError, ProtocolError, Unreachable, read_refusal
+from baton_client.inputs import Array, Inputs, listed
+from baton_client.journal import Journal
+from baton_client.lifetime import Lifetime
+from baton_client.results import StepOutput
+from baton_client.retries import CONNECT_S, Limits, retrying
+from baton_client.routes import Route
 
-MOST_OUTSTANDING = 32  # inputs whose outputs the caller has not received
+MAX_OUTSTANDING = 32  # inputs whose outputs the caller has not received
 CLOSE_S = 1.0
 MAPPED = "inputs, each of them k rows of features, k numbers or a text"
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
@@ -40,7 +40,7 @@ class AsyncStream:
     Raises: ApiError from entering and from `recv` when a state cannot be used (never a new session in its place), and
     from `recv` in the place of an input that was refused, after which the stream goes on; StreamInterrupted when there
     was no progress for the client's timeout, or when the service failed at an input and failed again; RuntimeError once
-    it is closed, and in another event loop than the one that it was entered in.
+    it is closed, and in another event loop than that in which it was entered.
     """
 
     def __init__(self, routes: Iterator[Route], headers: dict[str, str], limits: Limits, journal: Journal) -> None:
@@ -54,7 +54,7 @@ class AsyncStream:
         self._sending = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
         self._limit = asyncio.Timeout(None)  # of the wait under way; every answer puts it off
-        self._room = asyncio.Semaphore(MOST_OUTSTANDING)
+        self._room = asyncio.Semaphore(MAX_OUTSTANDING)
 
     async def __aenter__(self) -> Self:
         self._lifetime.use()
@@ -79,7 +79,7 @@ class AsyncStream:
 
     @property
     def state(self) -> str | None:
-        """The token of the last checkpoint, else the one the stream began with; None where it began a session."""
+        """The token of the last checkpoint, else that of the beginning; None where the stream began a session."""
         return self._journal.state
 
     @property
@@ -93,9 +93,9 @@ class AsyncStream:
         return self._journal.unacknowledged
 
     async def send(self, inputs: Inputs) -> None:
-        """Send the next steps: k rows of features, k numbers, or a text; `recv` has what they give.
+        """Send the next steps; `recv` has what they give. It waits while 32 outputs were not received.
 
-        It waits while 32 inputs are under way whose outputs were not received.
+        Shapes: inputs are k rows of features, k numbers for a one-number model, or a text.
 
         Raises: ValueError for inputs that no frame can hold; TimeoutError when nothing was received meanwhile.
         """
@@ -141,11 +141,11 @@ class AsyncStream:
     async def map(self, inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[StepOutput]:
         """Yield the outputs of each input, in order, with up to 32 inputs under way: for inputs that are at hand.
 
-        After a refused input's ApiError, those under way can be received with `recv`.
+        After the ApiError of a refused input, those under way can be received with `recv`.
         """
-        async for one in _each(inputs):
-            await self.send(one)
-            if self.outstanding == MOST_OUTSTANDING:
+        async for steps_given in _each(inputs):
+            await self.send(steps_given)
+            if self.outstanding == MAX_OUTSTANDING:
                 yield await self.recv()
         while self.outstanding:
             yield await self.recv()
@@ -162,7 +162,7 @@ class AsyncStream:
         return asked.answer
 
     async def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`; whoever waits shares the one task that reads, which outlives a waiter's cancellation."""
+        """Wait until `ready`. All who wait share the task that reads, which goes on when a waiter is cancelled."""
         while not ready():
             if self._advancing is None:
                 self._advancing = asyncio.create_task(self._patiently(self._advance))
@@ -188,8 +188,8 @@ class AsyncStream:
     async def _advance(self) -> None:
         """Read until there is progress: an output, an error, a checkpoint.
 
-        Where the connection is lost in a replay that got further than those before it, the next one has the whole time
-        limit again.
+        Where the connection is lost in a replay that got further than those before it, the next replay has the whole
+        time limit again.
         """
         progress, reached = self._journal.progress, self._journal.reached
         await self._connected()
@@ -264,7 +264,7 @@ class AsyncStream:
         return connection
 
     async def _flush(self) -> None:
-        """Send what this connection has not sent; when it breaks, the next one will."""
+        """Send what this connection has not sent; when it breaks, the next connection will."""
         async with self._sending:
             while (connection := self._connection) is not None and (frame := self._journal.next_frame()) is not None:
                 try:
@@ -280,14 +280,14 @@ class AsyncStream:
         if connection is not None:
             try:
                 await connection.close()
-            finally:  # whoever is sending on it waits no longer
+            finally:  # a task that is sending on it waits no longer
                 connection.transport.abort()
 
 
 async def _each(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
     if isinstance(inputs, AsyncIterable):
-        async for one in inputs:
-            yield one
+        async for steps_given in inputs:
+            yield steps_given
     else:
-        for one in listed(inputs, "inputs", MAPPED):
-            yield one
+        for steps_given in listed(inputs, "inputs", MAPPED):
+            yield steps_given

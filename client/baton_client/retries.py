@@ -1,6 +1,7 @@
-"""When to try again: transient failures, as late as the service asks, with jitter, within a total time.
+"""When to try again: transient failures, no earlier than the service asks, with jitter, within a total time.
 
-Every call may be retried: an answer depends on its request alone, and a step on its token and inputs.
+It knows neither HTTP nor WebSocket libraries. Invariant: every call may be tried again, because an answer depends on
+its request alone, and a step on its token and inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ JITTER = wait_random_exponential(multiplier=0.1, max=5)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a call may take with all its attempts, and how long one of them may hear nothing. Units: seconds."""
+    """How long a call may take with all its attempts, and how long an attempt may hear nothing. Units: seconds."""
 
     call_s: float
     silence_s: float
@@ -24,7 +25,7 @@ class Limits:
 def retrying(limit_s: float) -> AsyncRetrying:
     """Return the attempts of one call: `async for attempt in retrying(s): with attempt: ...`.
 
-    The last failure is raised when the next attempt would begin after `limit_s`; one that is not transient at once.
+    A failure that is not transient is raised at once, the last one when the next attempt would begin after `limit_s`.
     """
     return AsyncRetrying(
         retry=retry_if_exception(lambda failure: getattr(failure, "transient", False)),

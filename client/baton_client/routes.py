@@ -1,7 +1,7 @@
-"""The way to a service: its URL, the proxy before it, and whom to trust there.
+"""The way to a service: its URL, the proxy before it, and the certificates to trust there.
 
 It knows the environment's variables and both libraries that connect. Invariant: calls and streams go the same way,
-which is found once; what only other URLs would need is not looked at.
+which is found once; the variables that only other URLs need are not read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx
 from websockets.exceptions import InvalidProxy
 from websockets.proxy import parse_proxy
 
-from service.client.inputs import listed
+from baton_client.inputs import listed
 
 PORTS = {"http": 80, "https": 443}
 SECURE = "https://"
@@ -34,9 +34,9 @@ class Route:
 
     @classmethod
     def to(cls, url: str) -> Self:
-        """Find the route by the environment. Raises: ValueError for what cannot be a route, with the reason."""
+        """Find the route by the environment. Raises: ValueError with the reason where there is none."""
         if not isinstance(url, str) or not url.startswith(("http://", SECURE)):
-            raise ValueError(f"{url!r}: give one URL or several that begin with http:// or https://")
+            raise ValueError(f"{url!r}: give a URL or several that begin with http:// or https://")
         proxy = _proxy(url)
         secure = url.startswith(SECURE) or (proxy or "").startswith(SECURE)
         return cls(url.rstrip("/"), proxy, _trust(url) if secure else None)
@@ -64,12 +64,12 @@ def find_routes(urls: str | Iterable[str]) -> list[Route]:
     """Return the routes to one URL or several. Raises: ValueError."""
     routes = [Route.to(url) for url in ([urls] if isinstance(urls, str) else listed(urls, "urls", "URLs"))]
     if not routes:
-        raise ValueError("no URL: give one or several that begin with http:// or https://")
+        raise ValueError("no URL: give at least one that begins with http:// or https://")
     return routes
 
 
 def distrust() -> ssl.SSLContext:
-    """Return TLS settings that trust nobody, for what is not to speak TLS."""
+    """Return TLS settings that trust nobody, for connections without TLS."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

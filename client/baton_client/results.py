@@ -12,13 +12,13 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from service.client.errors import ApiError
-from service.client.inputs import Array
+from baton_client.errors import ApiError
+from baton_client.inputs import Array
 
 
 @dataclass(frozen=True, slots=True)
 class SentimentResult:
-    """One text's label. Shapes: `polarity` -1 to 1; `scores` by label, where all were asked for."""
+    """The label of a text. Shapes: `polarity` -1 to 1; `scores` by label, where all were asked for."""
 
     id: str | None
     label: str
@@ -32,7 +32,7 @@ class SentimentResult:
 
 @dataclass(frozen=True, slots=True)
 class ForecastResult:
-    """One series' next values. Shapes: `mean` and each of `quantiles`, by probability, [horizon], or of rows
+    """The next values of a series. Shapes: `mean` and each of `quantiles`, by probability, [horizon], or of rows
     [horizon, channels]; `channels` are their names, where the model has some."""
 
     id: str | None
@@ -45,8 +45,8 @@ class ForecastResult:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What some steps gave. `step` counts those of the session. Shapes: each of `outputs` that of one step; with
-    returns="all" a first axis of k steps more."""
+    """The outputs of some steps. `step` counts all steps of the session. Shapes: each of `outputs` has the shape of a
+    single step; with returns="all" a first axis of k steps before it."""
 
     outputs: dict[str, Array]
     step: int
@@ -55,7 +55,7 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(StepOutput):
-    """The same with the `state` to go on from, until `expires_at`."""
+    """A StepOutput with the `state` from which to go on, until `expires_at`."""
 
     id: str | None
     version: str
@@ -67,9 +67,9 @@ T = TypeVar("T")
 
 
 class Batch(Sequence[T]):
-    """The results of a request's items, in their order; reading one that failed raises its ApiError.
+    """The results of a request's items, in their order; reading an item that failed raises its ApiError.
 
-    `errors` holds the failed ones by index; it is empty when all is well. `model`, `version`, `usage` and `timing_ms`
+    `errors` holds the failed items by index; it is empty when all is well. `model`, `version`, `usage` and `timing_ms`
     are the answer's.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Server, free_port
 
-from service.client import ApiError, AsyncClient, Client, StepItem
+from baton_client import ApiError, AsyncClient, Client, StepItem
 
 ROWS = np.random.default_rng(11).normal(size=(12, 2)).astype(np.float32)
 WEEKS = [120.0, 124.0, 131.0, 128.0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, ServerFactory
 
-from service import client
+import baton_client
 
 EXAMPLES = re.findall(
     r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", (ROOT / "docs" / "client.md").read_text(), re.DOTALL
@@ -36,4 +36,4 @@ def test_the_page_s_examples_print_what_it_shows(tmp_path: Path, start_server: S
 
 def test_the_page_names_every_public_class() -> None:
     page = (ROOT / "docs" / "client.md").read_text()
-    assert not [name for name in client.__all__ if name not in page]
+    assert not [name for name in baton_client.__all__ if name not in page]

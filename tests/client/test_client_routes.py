@@ -21,7 +21,7 @@ from sums import Sum
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from service.client import ApiError, AsyncClient, Client
+from baton_client import ApiError, AsyncClient, Client
 
 pytestmark = pytest.mark.anyio
 NOWHERE = "http://service.invalid"  # a name that only the proxies of these tests know

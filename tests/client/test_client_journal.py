@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sums import REFUSED, Sum
 
-from service.client.errors import ApiError, ProtocolError, Unreachable
-from service.client.journal import Entry, Journal
-from service.client.results import StepOutput
+from baton_client.errors import ApiError, ProtocolError, Unreachable
+from baton_client.journal import Entry, Journal
+from baton_client.results import StepOutput
 
 EVENTS = st.lists(st.sampled_from(["input", "refused", "checkpoint", "serve", "serve", "hear", "hear", "cut", "drain"]))
 

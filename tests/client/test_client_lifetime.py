@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT, Server
 
-from service.client import AsyncClient, AsyncStream, Client, Stream
+from baton_client import AsyncClient, AsyncStream, Client, Stream
 
 FORKS = """
 import asyncio, json, multiprocessing, sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from service.client import AsyncClient, Client
+from baton_client import AsyncClient, Client
 
 def told(call, *given):
     try:
