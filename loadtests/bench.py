@@ -25,7 +25,8 @@ from loadtests.models import gather_models
 from loadtests.plots import plot_sweep
 from loadtests.requirements import BenchError
 from loadtests.scenarios import SCENARIOS, Bench
-from loadtests.serving import ROOT, baton
+from loadtests.serving import baton
+from service.launch import ROOT
 
 RESULTS = ROOT / "loadtests" / "results" / "bench.json"
 PAGE = ROOT / "docs" / "benchmarks.md"

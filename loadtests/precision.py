@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtests.report import write_between
-from loadtests.serving import ROOT
 from service.contract.files import read_manifest
 from service.engine.engine import Answer, Engine, Row
+from service.launch import ROOT
 from service.metrics import Metrics, ModelMetrics
 from service.model.repository import load_model
 from service.settings import Settings

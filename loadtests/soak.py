@@ -28,7 +28,8 @@ from loadtests.models import COMMITTED
 from loadtests.payloads import HORIZON, read_series, read_texts
 from loadtests.plots import plot_memory
 from loadtests.requirements import BenchError
-from loadtests.serving import ROOT, Running, baton, resident_mb
+from loadtests.serving import Running, baton, resident_mb
+from service.launch import ROOT
 
 RESULTS = ROOT / "loadtests" / "results" / "soak.json"
 PAGE = ROOT / "docs" / "benchmarks.md"

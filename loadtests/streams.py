@@ -17,7 +17,8 @@ from loadtests.closedloop import Batching, Load, batching
 from loadtests.models import FEATURES, OUTPUTS, STEP_MODEL
 from loadtests.payloads import SEED
 from loadtests.requirements import BenchError
-from loadtests.serving import ROOT, CoresWatch, Running, metrics
+from loadtests.serving import CoresWatch, Running, metrics
+from service.launch import ROOT
 
 FRAMES = 64
 
