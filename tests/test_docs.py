@@ -76,8 +76,20 @@ def test_every_make_target_that_documents_name_exists() -> None:
     assert {re.sub(r"^train-.*", "train-%", word) for word in named} <= targets
 
 
+def test_the_index_of_the_documents_names_each() -> None:
+    linked = re.findall(r"^\| \[([a-z-]+\.md)\]", (ROOT / "docs" / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(linked) == sorted(file.name for file in (ROOT / "docs").glob("*.md") if file.name != "README.md")
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", text))
+    assert len(named) > 40
+    assert not [path for path in named if not any((root / path).exists() for root in (ROOT, ROOT / "service"))]
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
