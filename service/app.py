@@ -88,7 +88,7 @@ def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Call
 
 @contextmanager
 def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
-    """Have SIGHUP, and one that has been waiting for this, call `act` on the event loop."""
+    """Have SIGHUP call `act` on the event loop, at once if it came before."""
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield
         return

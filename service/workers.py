@@ -197,7 +197,7 @@ class _Supervisor(Multiprocess):
         self._to_reload = frozenset(process.pid for process in self.processes)
 
     def _pass_on_hangups(self) -> None:
-        """Tell the workers to reload; one that starts gets to know when it is ready, for it would die of it now."""
+        """Tell the workers to reload. A worker that starts would die of the signal, so it is told when it is ready."""
         ready = [process.pid for process in self.processes if process.pid in self._to_reload and process.is_ready()]
         for pid in filter(None, ready):
             os.kill(pid, signal.SIGHUP)

@@ -39,7 +39,7 @@ class KeyRing:
         self.newest_id = next(iter(self._keys))
 
     def cipher(self, key_id: bytes, salt: bytes) -> AESGCM | None:
-        """Return the cipher of the one token that has `salt`; None for a key that is not in the ring."""
+        """Return the cipher of the token that has `salt`; None when the key is not in the ring."""
         key = self._keys.get(key_id)
         if key is None:
             return None

@@ -110,8 +110,9 @@ class Sessions:
             if isinstance(one, StateModelGone) and not self._engines.settled.is_set():
                 await self._reloaded()
                 opened[index] = attempt(self._open, tokens[index], model, tenant)
-        fetched = iter(await self._fetch([one for one in opened if isinstance(one, _Named)]))
-        return [next(fetched) if isinstance(one, _Named) else one for one in opened]
+        named = {index: one for index, one in enumerate(opened) if isinstance(one, _Named)}
+        fetched = dict(zip(named, await self._fetch(list(named.values())), strict=True))
+        return [fetched[index] if isinstance(one, _Named) else one for index, one in enumerate(opened)]
 
     async def _reloaded(self) -> None:
         try:
@@ -126,8 +127,9 @@ class Sessions:
         raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
         that the client had before is lost by it."""
         packed = [attempt(self._pack, point, hold, precision) for point in points]
-        kept = iter(await self._keep([one[1] for one in packed if _is_held(one)]))
-        packed = [next(kept) if _is_held(one) else one for one in packed]
+        held = {index: one[1] for index, one in enumerate(packed) if _is_held(one)}
+        kept = dict(zip(held, await self._keep(list(held.values())), strict=True))
+        packed = [kept.get(index, one) for index, one in enumerate(packed)]
         return [
             one if isinstance(one, RequestError) else attempt(self._seal, point, *one, tenant)
             for point, one in zip(points, packed, strict=True)
@@ -146,7 +148,7 @@ class Sessions:
             raise ItemTooLarge(message, limit=most)
         if hold == "server" and engine.layout.size > self._settings.largest_held_state:
             raise InvalidRequest(
-                "this service cannot hold such a state: it has several workers and no store that they share "
+                "this service cannot hold the state: it has several workers and no store that they share "
                 '(BATON_STORE), or the state is larger than its store; leave "hold" out'
             )
         return hold == "server" or size > most or (hold is None and point.held)
@@ -215,7 +217,7 @@ class Sessions:
 
 
 def null_state() -> StateInvalid:
-    """Return the refusal of a state that is null, which may be a token that was lost."""
+    """Return the refusal of a state that is null: the client may have lost its token."""
     return StateInvalid("state is null; leave the member out to begin a new session", reason="null")
 
 

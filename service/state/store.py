@@ -39,7 +39,7 @@ class Store(Protocol):
         """
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
-        """Return the state of each name, None for one that is gone. Raises: StoreUnavailable."""
+        """Return the state of each name, None where it is gone. Raises: StoreUnavailable."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -122,8 +122,8 @@ class Sealer:
     def open(self, token: bytes, *, tenant: str) -> Session:
         """Decrypt and authenticate a token that `maker` has looked at.
 
-        Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired for one that is too old;
-        StateFromFuture for one that comes too early.
+        Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired when its time is over;
+        StateFromFuture when its time has not come.
         """
         header, salt = token[: HEADER.size], token[HEADER.size : HEADER.size + SALT_BYTES]
         key = HEADER.unpack(header)[1]
@@ -158,7 +158,7 @@ def _random(size: int) -> Iterator[bytes]:
 
 
 def token_chars(payload_bytes: int) -> int:
-    """Return how many characters a token with such a payload has."""
+    """Return how many characters a token has whose payload has so many bytes."""
     return 4 * -(-(OVERHEAD_BYTES + payload_bytes) // 3)
 
 

@@ -17,7 +17,7 @@ WEBSOCKET = "WS"
 
 
 class Dispatcher:
-    """Hands what comes to the one of `handlers` for its method, or `WEBSOCKET`, and its path; else to `router`."""
+    """Hands what comes to the handler for its method (or `WEBSOCKET`) and path, and to `router` where there is none."""
 
     def __init__(self, handlers: Mapping[tuple[str, str], ASGIApp], router: ASGIApp) -> None:
         self._handlers, self._router = handlers, router

@@ -155,7 +155,7 @@ def _explain(error: ErrorDetails) -> RequestError:
 
 
 def _mixes_rows(error: ErrorDetails) -> bool:
-    """Return whether a list of numbers goes on with a row, or one of rows with something else."""
+    """Return whether a list of numbers goes on with a row, or a list of rows with something else."""
     *_, branch, place = (None, None, *error["loc"])
     row = isinstance(error["input"], list)
     return place != 0 and (branch == ROWS or (branch == NUMBERS and row))

@@ -299,7 +299,7 @@ class Connection:
             self._waits_for = ""
 
     def _look(self) -> None:
-        """See how long the wait under way has lasted; one timer for all of them is cheaper than one for each."""
+        """See how long the wait under way has lasted; a single timer is cheaper than a timer for each wait."""
         now = self._loop.time()
         until = (self._since if self._waits_for else now) + self._patience_s
         if until <= now:

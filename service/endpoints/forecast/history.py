@@ -61,7 +61,7 @@ def read_history(values: Values, manifest: Manifest, missing: Missing) -> tuple[
 def _coarse(history: Array, dtype: str) -> list[str]:
     """Return a warning where the history's differences are lost among the numbers that `dtype` has at its level.
 
-    A channel that does not move is believed, unless its level is one where whole numbers are not told apart.
+    A channel that does not move is believed, unless whole numbers are not told apart at its level.
     """
     columns = history.reshape(len(history), -1)
     levels = np.abs(columns).max(axis=0)

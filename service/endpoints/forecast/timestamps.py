@@ -64,7 +64,7 @@ def list_times(start: str, freq: str, steps: range) -> tuple[list[str], list[str
 
 
 def _read(freq: str) -> tuple[int, str]:
-    """Return how many of which word a frequency is.
+    """Split a frequency into its number and its unit.
 
     Raises: InvalidRequest.
     """
@@ -115,7 +115,7 @@ def _by_business_edges(months: int, month: int, edge: relativedelta, start: date
 
 
 def _workday(start: datetime, count: int, roll: Literal["forward", "backward"]) -> datetime:
-    """Return the time so many workdays after `start`, which first moves to one if it is none."""
+    """Return the time that lies so many workdays after `start`, or after the next workday where `start` is none."""
     day = np.busday_offset(np.datetime64(start.date()), count, roll=roll)
     return datetime.combine(EPOCH + timedelta(days=int(day.astype(int))), start.timetz())
 

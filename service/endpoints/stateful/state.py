@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from service.contract.manifest import Task
 from service.endpoints.stateful.step_json import CarriedResult, show_carried
 from service.errors import RequestError
-from service.state.sessions import Hold, Point, Precision
+from service.state.sessions import Carried, Hold, Point, Precision
 from service.web.answers import Reply
 from service.web.batch import reply
 from service.web.context import Call
@@ -37,15 +37,18 @@ class StateRequest(BatchRequest):
 
 @router.post("/v1/state", response_model=BatchAnswer[CarriedResult], summary="Move states into tokens or the store")
 async def state(call: Call, body: StateRequest) -> Reply:
-    """Return each state anew, kept as asked, without a step; the one that came stays good until it expires."""
+    """Return each state anew, kept as asked, without a step; the token that came stays good until it expires."""
     sessions, tenant = call.service.sessions, call.tenant
     model = call.service.engines.name(body.model, body.task)
     engine = call.service.engines.for_task(model, body.task)
     resumed = await sessions.resume([item.state for item in body.items], model=model, tenant=tenant)
-    points = [point for point in resumed if isinstance(point, Point)]
-    carried = await sessions.hand_out(points, tenant=tenant, hold=body.hold, precision=body.precision)
-    shown = iter(
-        one if isinstance(one, RequestError) else {"version": point.engine.manifest.version, **show_carried(point, one)}
-        for point, one in zip(points, carried, strict=True)
-    )
-    return reply(call, body, engine, [next(shown) if isinstance(one, Point) else one for one in resumed])
+    points = {index: point for index, point in enumerate(resumed) if isinstance(point, Point)}
+    carried = await sessions.hand_out(list(points.values()), tenant=tenant, hold=body.hold, precision=body.precision)
+    results: list[Any] = list(resumed)
+    for (index, point), one in zip(points.items(), carried, strict=True):
+        results[index] = one if isinstance(one, RequestError) else _shown(point, one)
+    return reply(call, body, engine, results)
+
+
+def _shown(point: Point, carried: Carried) -> dict[str, Any]:
+    return {"version": point.engine.manifest.version, **show_carried(point, carried)}

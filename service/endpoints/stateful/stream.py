@@ -100,7 +100,7 @@ class _Stream:
         return code
 
     async def _serve_frames(self) -> tuple[int, RequestError | None]:
-        """Answer frames until the end; return its close code, and the reason when there is one to tell.
+        """Answer frames until the end; return its close code, and the reason if there is something to tell.
 
         Raises: End when the client left.
         """
@@ -166,7 +166,7 @@ class _Stream:
         return start
 
     async def _answer(self, frame: str | bytes, start: Point) -> Point:
-        """Answer one frame, in its place even when it is refused for what it holds; return where the session is then.
+        """Answer one frame, and return where the session is then. A refusal is an answer, too.
 
         Raises: RequestError for what is not the frame's fault.
         """
@@ -208,7 +208,7 @@ class _Stream:
         return point, given.checkpoint
 
     async def _run(self, row: Row, start: Point) -> tuple[Answer, Point]:
-        """Return the answer, and the point that the steps lead to; a full queue is waited for.
+        """Run the row; return its answer, and the point that its steps lead to. A full queue is waited for.
 
         Raises: what the batcher raises, and what became of the row.
         """
@@ -224,8 +224,10 @@ class _Stream:
         return outcome, start.after(len(row.steps), outcome.state)
 
     async def _checkpoint_in_place(self, point: Point, *, wanted: bool) -> None:
-        """Send a checkpoint that is wanted, as it was asked for or not at all, or one that is due, as it can be made;
-        one that is due and cannot be made now stays due.
+        """Send a checkpoint where the client wants it, or where it is due.
+
+        What the client wants is sent as it was asked for or not at all. What is due is sent as it can be made, and
+        stays due when it cannot be made now.
 
         Raises: StateError when the session cannot go on.
         """
@@ -241,7 +243,7 @@ class _Stream:
                 await self._refuse_in_place(error)
 
     async def _send_best(self, point: Point, *holds: Hold | None) -> None:
-        """Send a checkpoint by the first of `holds` that can be done, exact where the stream's precision is too low.
+        """Send a checkpoint by the first of `holds` that works, in full precision where the stream's is too low.
 
         Raises: why the first cannot, when none can.
         """
