@@ -115,7 +115,7 @@ def _by_business_edges(months: int, month: int, edge: relativedelta, start: date
 
 
 def _workday(start: datetime, count: int, roll: Literal["forward", "backward"]) -> datetime:
-    """Return the time that lies so many workdays after `start`, or after the next workday where `start` is none."""
+    """Return the time that lies `count` workdays after `start`, which is first rolled to a workday."""
     day = np.busday_offset(np.datetime64(start.date()), count, roll=roll)
     return datetime.combine(EPOCH + timedelta(days=int(day.astype(int))), start.timetz())
 
