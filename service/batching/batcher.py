@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from service.batching.queue import WaitingRows
+from service.batching.queue import RowQueue
 from service.batching.submission import Served, Submission
 from service.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, RequestError
 
@@ -76,7 +76,7 @@ class Batcher(Generic[R, A]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._measure, self._clock, self._observer, self._name = run, measure, clock, observer, name
-        self._waiting: WaitingRows[_Waiting[R]] = WaitingRows(
+        self._waiting: RowQueue[_Waiting[R]] = RowQueue(
             batch_cells=batch_cells,
             same_size=same_size,
             gone=lambda waiting: waiting.submission.future.done() or clock() > waiting.submission.deadline,
