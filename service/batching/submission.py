@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -36,31 +36,66 @@ class Served(Generic[A]):
 
 
 @dataclass(slots=True, eq=False)
-class Submission(Generic[R]):
-    """Rows under way for one caller; the batcher's own."""
+class Submission(Generic[R, A]):
+    """Rows under way for one caller, who waits for `future` in a `with` block; the rest is the batcher's own.
+
+    `left` rows have no outcome yet, and `unstarted` of them may still be dropped. Once `closed`, no more rows start.
+    """
 
     rows: Sequence[R]
-    future: asyncio.Future[None]
+    future: asyncio.Future[Served[A]]
     submitted: float
     deadline: float
     outcomes: list[Any]
     left: int
     unstarted: int
+    close: Callable[[Submission[R, A]], None]
     closed: bool = False
     started: float = math.inf
-    ended: float = 0.0
     cells: int = 0
     padded_cells: int = 0
     batch_rows: int = 0
 
+    def __enter__(self) -> asyncio.Future[Served[A]]:
+        return self.future
+
+    def __exit__(self, *_: object) -> None:
+        self.future.cancel()  # a failure that nobody waited for counts as seen too
+        self.close(self)
+
     @property
-    def timing(self) -> Timing:
-        started = min(self.started, self.ended)  # no row may have been fit to run
-        return Timing(
+    def waits(self) -> bool:
+        """Whether the caller waits for rows of which some have not started."""
+        return self.unstarted > 0 and not self.future.done()
+
+    def served(self, ended: float) -> Served[A]:
+        started = min(self.started, ended)  # no row may have been fit to run
+        timing = Timing(
             queue_s=started - self.submitted,
-            run_s=self.ended - started,
+            run_s=ended - started,
             rows=len(self.outcomes),
             cells=self.cells,
             padded_cells=self.padded_cells,
             batch_rows=self.batch_rows,
         )
+        return Served(self.outcomes, timing)
+
+
+@dataclass(slots=True, eq=False)
+class QueuedRow(Generic[R, A]):
+    """One row of a submission, measured."""
+
+    submission: Submission[R, A]
+    index: int
+    size: int
+
+
+def note_start(batch: Sequence[QueuedRow[Any, Any]], now: float) -> None:
+    """Note in the submissions of `batch` that these rows start now, together."""
+    longest = max(row.size for row in batch)
+    for row in batch:
+        submission = row.submission
+        submission.started = min(submission.started, now)
+        submission.cells += row.size
+        submission.padded_cells += longest
+        submission.batch_rows = max(submission.batch_rows, len(batch))

@@ -113,13 +113,13 @@ class Engines:
     def admit(self, task: Task, *, rows: int = 1) -> None:
         """Check that some model of `task` works, and has room for so many rows.
 
-        Raises: what `Batcher.admit` raises, when none has.
+        Raises: what `Batcher.check_room` raises, when none has.
         """
         refusal = None
         for engine in self.all:
             if engine.manifest.task == task:
                 try:
-                    return engine.batcher.admit(rows)
+                    return engine.batcher.check_room(rows)
                 except Unavailable as error:
                     refusal = error
         if refusal is not None:

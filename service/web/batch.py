@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -147,31 +148,23 @@ def _within(place: str, member: str | None) -> str:
 async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
     """Run rows on their engines; all engines admit all of them, or nothing is run.
 
-    Raises: what `Batcher.admit` and `Batcher.answer` raise; ClientDisconnect when the client left meanwhile.
+    Raises: what `Batcher.submit` raises, and what its answer is; ClientDisconnect when the client left meanwhile.
     """
-    for engine, part in rows.items():
-        engine.batcher.admit(len(part))
-    under_way = [(engine.batcher, engine.batcher.enqueue(part, timeout_s=timeout_s)) for engine, part in rows.items()]
-    left = False
+    with ExitStack() as stack:
+        answers = [
+            stack.enter_context(engine.batcher.submit(part, timeout_s=timeout_s)) for engine, part in rows.items()
+        ]
 
-    def abandon() -> None:
-        nonlocal left
-        left = True
-        for batcher, submission in under_way:
-            batcher.abandon(submission)
+        def leave() -> None:
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(ClientDisconnect())
 
-    watch = Watch(call, abandon)
-    try:
-        answers = [batcher.answer(submission) for batcher, submission in under_way]
-        return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
-    except asyncio.CancelledError:
-        if left:
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watch.cancel()
-        for batcher, submission in under_way:
-            batcher.abandon(submission)
+        watch = Watch(call, leave)
+        try:
+            return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
+        finally:
+            watch.cancel()
 
 
 def _merged(timings: Sequence[Timing]) -> Timing:

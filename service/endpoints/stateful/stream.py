@@ -213,12 +213,9 @@ class _Stream:
         Raises: what the batcher raises, and what became of the row.
         """
         batcher = start.engine.batcher
-        left_s = await batcher.admit_in_time(1, timeout_s=self._timeout_s)
-        submission = batcher.enqueue([row], timeout_s=left_s)
-        try:
-            (outcome,) = (await batcher.answer(submission)).outcomes
-        finally:
-            batcher.abandon(submission)
+        left_s = await batcher.wait_for_room(timeout_s=self._timeout_s)
+        with batcher.submit([row], timeout_s=left_s) as answer:
+            (outcome,) = (await answer).outcomes
         if isinstance(outcome, Exception):
             raise outcome
         return outcome, start.after(len(row.steps), outcome.state)

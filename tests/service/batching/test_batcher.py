@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import pytest
 
 from service.batching.batcher import Batcher
+from service.batching.submission import Served
 from service.errors import DeadlineExceeded, Draining, EmptyInput, InternalError, NotReady, Overloaded
 
 pytestmark = pytest.mark.anyio
@@ -58,13 +62,18 @@ def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batche
     return batcher
 
 
+async def submit(batcher: Batcher[int, int], rows: Sequence[int], timeout_s: float = 10) -> Served[int]:
+    with batcher.submit(rows, timeout_s=timeout_s) as answer:
+        return await answer
+
+
 def double(rows: list[int]) -> list[int]:
     return [2 * row for row in rows]
 
 
 async def test_rows_come_back_in_order_whatever_order_they_ran_in() -> None:
     batcher = make(double, batch_cells=10)
-    served = await batcher.submit([7, 1, 9, 2, 3], timeout_s=10)
+    served = await submit(batcher, [7, 1, 9, 2, 3])
     assert served.outcomes == [14, 2, 18, 4, 6]
     await batcher.drain()
 
@@ -72,9 +81,9 @@ async def test_rows_come_back_in_order_whatever_order_they_ran_in() -> None:
 async def test_what_queues_during_a_run_is_the_next_batch() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    later = [asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4)]
+    later = [asyncio.create_task(submit(batcher, [n])) for n in (2, 3, 4)]
     await asyncio.sleep(0)
     gate.let_go(2)
     assert [(await task).outcomes for task in (first, *later)] == [[2], [4], [6], [8]]
@@ -85,9 +94,9 @@ async def test_what_queues_during_a_run_is_the_next_batch() -> None:
 async def test_a_batch_stays_within_its_padded_cells_and_takes_like_lengths_together() -> None:
     gate = Gate()
     batcher = make(gate.run, batch_cells=60)
-    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    rest = asyncio.create_task(batcher.submit([20, 3, 19, 4, 300, 18], timeout_s=10))
+    rest = asyncio.create_task(submit(batcher, [20, 3, 19, 4, 300, 18]))
     await asyncio.sleep(0)
     gate.let_go(10)
     await asyncio.gather(first, rest)
@@ -99,7 +108,7 @@ async def test_rows_of_unequal_size_never_share_a_run_when_they_may_not() -> Non
     gate = Gate()
     batcher = make(gate.run, same_size=True)
     gate.let_go(10)
-    await batcher.submit([3, 5, 3, 5, 5], timeout_s=10)
+    await submit(batcher, [3, 5, 3, 5, 5])
     assert all(len(set(batch)) == 1 for batch in gate.batches)
     await batcher.drain()
 
@@ -107,9 +116,9 @@ async def test_rows_of_unequal_size_never_share_a_run_when_they_may_not() -> Non
 async def test_a_cancelled_caller_strands_nobody_and_is_never_run() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    before, leaver, after = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (2, 3, 4))
+    before, leaver, after = (asyncio.create_task(submit(batcher, [n])) for n in (2, 3, 4))
     await asyncio.sleep(0)
     leaver.cancel()
     gate.let_go(2)
@@ -121,10 +130,10 @@ async def test_a_cancelled_caller_strands_nobody_and_is_never_run() -> None:
 async def test_a_caller_cancelled_while_its_row_runs_strands_nobody() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    leaver = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     leaver.cancel()
-    other = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    other = asyncio.create_task(submit(batcher, [2]))
     await asyncio.sleep(0)
     gate.let_go(2)
     assert (await other).outcomes == [4]
@@ -134,12 +143,12 @@ async def test_a_caller_cancelled_while_its_row_runs_strands_nobody() -> None:
 async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_return() -> None:
     gate = Gate()
     batcher = make(gate.run, queue_rows=3)
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    waiting = asyncio.create_task(batcher.submit([1, 2], timeout_s=10))
+    waiting = asyncio.create_task(submit(batcher, [1, 2]))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as refused:
-        await batcher.submit([3, 4], timeout_s=10)
+        await submit(batcher, [3, 4])
     assert refused.value.retry_after_ms is not None
     assert refused.value.limit == 3
     gate.let_go(2)
@@ -152,10 +161,10 @@ async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_retur
 async def test_a_row_past_its_deadline_is_answered_so_during_a_run_and_never_run() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    late = asyncio.create_task(batcher.submit([2, 2], timeout_s=0.01))
-    patient = asyncio.create_task(batcher.submit([3], timeout_s=10))
+    late = asyncio.create_task(submit(batcher, [2, 2], timeout_s=0.01))
+    patient = asyncio.create_task(submit(batcher, [3]))
     with pytest.raises(DeadlineExceeded):
         await late  # while the first run still goes on
     assert not first.done()
@@ -169,9 +178,9 @@ async def test_a_row_past_its_deadline_is_answered_so_during_a_run_and_never_run
 async def test_a_row_whose_run_began_in_time_is_answered_however_long_it_takes() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    running = asyncio.create_task(batcher.submit([1], timeout_s=0.01))
+    running = asyncio.create_task(submit(batcher, [1], timeout_s=0.01))
     await gate.wait_entered()
-    late = asyncio.create_task(batcher.submit([2], timeout_s=0.02))  # due after the other
+    late = asyncio.create_task(submit(batcher, [2], timeout_s=0.02))  # due after the other
     with pytest.raises(DeadlineExceeded):
         await late
     gate.let_go(1)
@@ -182,15 +191,15 @@ async def test_a_row_whose_run_began_in_time_is_answered_however_long_it_takes()
 async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() -> None:
     gate, now = Gate(), [0.0]
     batcher = make(gate.run, queue_rows=3, clock=lambda: now[0])
-    measured = asyncio.create_task(batcher.submit([1, 1], timeout_s=10))
+    measured = asyncio.create_task(submit(batcher, [1, 1]))
     await gate.wait_entered()
     now[0] = 1.0
     gate.let_go(1)
     await measured  # two rows in one second
-    tasks = [asyncio.create_task(batcher.submit([1], timeout_s=10)) for _ in range(3)]
+    tasks = [asyncio.create_task(submit(batcher, [1])) for _ in range(3)]
     await gate.wait_entered()
     with pytest.raises(Overloaded) as full:
-        await batcher.submit([1], timeout_s=10)
+        await submit(batcher, [1])
     assert (full.value.limit, full.value.retry_after_ms) == (3, 1500)
     gate.let_go(3)
     await asyncio.gather(*tasks)
@@ -200,15 +209,15 @@ async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() ->
 async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
     gate, now = Gate(), [0.0]
     batcher = make(gate.run, batch_cells=40, clock=lambda: now[0])
-    measured = asyncio.create_task(batcher.submit([10], timeout_s=1000))
+    measured = asyncio.create_task(submit(batcher, [10], timeout_s=1000))
     await gate.wait_entered()
     now[0] = 1.0
     gate.let_go(1)
     await measured  # one row in one second
-    large = asyncio.create_task(batcher.submit([10] * 400, timeout_s=1000))
+    large = asyncio.create_task(submit(batcher, [10] * 400, timeout_s=1000))
     await gate.wait_entered()
     now[0] = 5.0
-    single = asyncio.create_task(batcher.submit([9], timeout_s=1000))
+    single = asyncio.create_task(submit(batcher, [9], timeout_s=1000))
     await asyncio.sleep(0)
     gate.let_go(3)
     assert (await single).outcomes == [18]
@@ -221,7 +230,7 @@ async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
 async def test_two_threads_run_parts_of_one_request_at_a_time() -> None:
     gate, queued = Gate(), Queued()
     batcher = make(gate.run, batch_cells=40, threads=2, observer=queued)
-    large = asyncio.create_task(batcher.submit([10] * 80, timeout_s=10))
+    large = asyncio.create_task(submit(batcher, [10] * 80))
     await gate.wait_entered()
     await gate.wait_entered()
     assert [len(batch) for batch in gate.batches] == [4, 4]
@@ -238,7 +247,7 @@ async def test_drain_answers_what_one_thread_runs_when_the_other_has_ended() -> 
     gate = Gate()
     batcher = make(gate.run, threads=2, name="drained")
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("drained")]
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     draining = asyncio.create_task(batcher.drain())
     ends = [asyncio.create_task(asyncio.to_thread(thread.join)) for thread in threads]
@@ -257,29 +266,30 @@ async def test_the_death_of_one_of_two_threads_answers_everyone() -> None:
         return double(rows)
 
     batcher = make(run, threads=2, same_size=True)
-    doomed, other = (asyncio.create_task(batcher.submit([n], timeout_s=10)) for n in (13, 14))
+    doomed, other = (asyncio.create_task(submit(batcher, [n])) for n in (13, 14))
     with pytest.raises(InternalError):
         await doomed
     await asyncio.wait({other})
     assert not batcher.alive
     with pytest.raises(NotReady):
-        await batcher.submit([1], timeout_s=10)
+        await submit(batcher, [1])
     await batcher.drain()
 
 
 async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count() -> None:
     gate, queued = Gate(), Queued()
     batcher = make(gate.run, observer=queued, measure=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    batcher.abandon(batcher.enqueue([2, 2], timeout_s=10))
-    late = asyncio.create_task(batcher.submit([3, 0, 3], timeout_s=0.01))
+    with batcher.submit([2, 2], timeout_s=10):
+        pass
+    late = asyncio.create_task(submit(batcher, [3, 0, 3], timeout_s=0.01))
     with pytest.raises(DeadlineExceeded):
         await late
-    leaver = asyncio.create_task(batcher.submit([4], timeout_s=10))
+    leaver = asyncio.create_task(submit(batcher, [4]))
     await asyncio.sleep(0)
     leaver.cancel()
-    mixed = asyncio.create_task(batcher.submit([0, 5, 0], timeout_s=10))
+    mixed = asyncio.create_task(submit(batcher, [0, 5, 0]))
     gate.let_go(2)
     assert (await running).outcomes == [2]
     assert (await mixed).outcomes[1] == 10
@@ -296,9 +306,9 @@ async def test_a_row_that_cannot_be_measured_fails_alone_and_is_never_run() -> N
         return double(rows)
 
     batcher = make(run, measure=lambda rows: [EmptyInput("no") if row == 0 else row for row in rows])
-    served = await batcher.submit([1, 0, 2], timeout_s=10)
+    served = await submit(batcher, [1, 0, 2])
     assert [type(outcome) for outcome in served.outcomes] == [int, EmptyInput, int]
-    assert [type(outcome) for outcome in (await batcher.submit([0, 0], timeout_s=10)).outcomes] == [EmptyInput] * 2
+    assert [type(outcome) for outcome in (await submit(batcher, [0, 0])).outcomes] == [EmptyInput] * 2
     assert 0 not in [row for batch in batches for row in batch]
     await batcher.drain()
 
@@ -310,8 +320,8 @@ async def test_measuring_that_fails_fails_its_own_rows_and_the_loop_goes_on(capl
         return rows
 
     batcher = make(double, measure=measure)
-    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
-    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    assert isinstance((await submit(batcher, [13])).outcomes[0], InternalError)
+    assert (await submit(batcher, [1])).outcomes == [2]
     await batcher.drain()
 
 
@@ -320,11 +330,11 @@ async def test_a_run_with_the_wrong_number_of_answers_fails_its_own_rows_only(
     answers: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     batcher = make(lambda rows: answers if rows == [7, 7] else double(rows))
-    (one, other) = (await batcher.submit([7, 7], timeout_s=10)).outcomes
+    (one, other) = (await submit(batcher, [7, 7])).outcomes
     assert isinstance(one, InternalError)
     assert isinstance(other, InternalError)
     assert "2 rows" in caplog.text
-    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    assert (await submit(batcher, [1])).outcomes == [2]
     await batcher.drain()
 
 
@@ -335,8 +345,8 @@ async def test_a_failing_run_fails_its_own_rows_and_the_loop_goes_on() -> None:
         return double(rows)
 
     batcher = make(run)
-    assert isinstance((await batcher.submit([13], timeout_s=10)).outcomes[0], InternalError)
-    assert (await batcher.submit([1], timeout_s=10)).outcomes == [2]
+    assert isinstance((await submit(batcher, [13])).outcomes[0], InternalError)
+    assert (await submit(batcher, [1])).outcomes == [2]
     assert batcher.alive
     await batcher.drain()
 
@@ -348,40 +358,88 @@ async def test_the_worker_s_death_is_visible_and_answers_everyone(caplog: pytest
 
     batcher = make(double, observer=Broken())
     with pytest.raises(InternalError):
-        await batcher.submit([1], timeout_s=10)
+        await submit(batcher, [1])
     assert not batcher.alive
     assert "the worker died" in caplog.text
     with pytest.raises(NotReady):
-        await batcher.submit([1], timeout_s=10)
+        await submit(batcher, [1])
     await batcher.drain()
 
 
-async def test_an_abandoned_submission_is_never_run() -> None:
-    gate = Gate()
-    batcher = make(gate.run)
-    first = asyncio.create_task(batcher.submit([1], timeout_s=10))
+@pytest.mark.parametrize("end", [lambda answer: answer.cancel(), lambda answer: answer.set_exception(EOFError())])
+async def test_rows_whose_caller_ends_the_wait_for_its_answer_are_never_run(
+    end: Callable[[asyncio.Future[Served[int]]], None],
+) -> None:
+    gate, queued = Gate(), Queued()
+    batcher = make(gate.run, observer=queued)
+    first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    batcher.admit(1)
-    batcher.abandon(batcher.enqueue([2], timeout_s=10))
+    with batcher.submit([2], timeout_s=10) as answer:
+        await asyncio.sleep(0)
+        end(answer)
+        with pytest.raises((asyncio.CancelledError, EOFError)):
+            await answer
     gate.let_go(1)
     await first
     await batcher.drain()
     assert gate.batches == [[1]]
+    assert queued.now == 0
+
+
+async def test_an_answer_that_nobody_looked_at_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    first = asyncio.create_task(submit(batcher, [1]))
+    await gate.wait_entered()
+    with batcher.submit([2], timeout_s=0.01) as answer:
+        await asyncio.wait({answer})
+    del answer
+    gate.let_go(1)
+    await first
+    await batcher.drain()
+    gc.collect()
+    assert not caplog.text
+
+
+async def test_a_request_to_two_batchers_is_admitted_by_both_or_run_by_neither() -> None:
+    gate = Gate()
+    roomy, narrow = make(gate.run), make(double, queue_rows=1)
+    gate.let_go(1)
+    with ExitStack() as stack:
+        stack.enter_context(roomy.submit([1, 2], timeout_s=10))
+        with pytest.raises(Overloaded):
+            narrow.submit([1, 2], timeout_s=10)
+    with ExitStack() as stack:
+        answers = [stack.enter_context(batcher.submit([3], timeout_s=10)) for batcher in (roomy, narrow)]
+        assert [(await answer).outcomes for answer in answers] == [[6], [6]]
+    assert gate.batches == [[3]]
+    await roomy.drain()
+    await narrow.drain()
 
 
 async def test_drain_answers_what_was_queued_just_before() -> None:
     batcher = make(double)
-    await batcher.submit([1], timeout_s=10)
-    last = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    await submit(batcher, [1])
+    last = asyncio.create_task(submit(batcher, [2]))
     await asyncio.sleep(0)
     await batcher.drain()
     assert (await last).outcomes == [4]
 
 
+async def test_nothing_keeps_a_drained_batcher_alive() -> None:
+    batcher = make(double)
+    await submit(batcher, [1], timeout_s=1000)
+    await batcher.drain()
+    drained = weakref.ref(batcher)
+    del batcher
+    gc.collect()
+    assert drained() is None
+
+
 async def test_drain_waits_for_a_run_whose_caller_left() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    leaver = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    leaver = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     leaver.cancel()
     draining = asyncio.create_task(batcher.drain())
@@ -394,27 +452,23 @@ async def test_drain_waits_for_a_run_whose_caller_left() -> None:
 async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
     gate = Gate()
     batcher = make(gate.run)
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    waiting = asyncio.create_task(batcher.submit([2], timeout_s=10))
+    waiting = asyncio.create_task(submit(batcher, [2]))
     await asyncio.sleep(0)
     draining = asyncio.create_task(batcher.drain())
     await asyncio.sleep(0)
     with pytest.raises(Draining):
-        await batcher.submit([3], timeout_s=10)
+        await submit(batcher, [3])
     gate.let_go(2)
     assert [(await task).outcomes for task in (running, waiting)] == [[2], [4]]
     await draining
     assert not batcher.alive
 
 
-async def wait_and_submit(batcher: Batcher[int, int], row: int, timeout_s: float = 10) -> list[object]:
-    left_s = await batcher.admit_in_time(1, timeout_s=timeout_s)
-    submission = batcher.enqueue([row], timeout_s=left_s)
-    try:
-        return list((await batcher.answer(submission)).outcomes)
-    finally:
-        batcher.abandon(submission)
+async def wait_and_submit(batcher: Batcher[int, int], row: int) -> Sequence[object]:
+    left_s = await batcher.wait_for_room(timeout_s=10)
+    return (await submit(batcher, [row], timeout_s=left_s)).outcomes
 
 
 async def test_those_who_wait_for_room_are_let_in_in_turn_and_one_who_leaves_strands_nobody() -> None:
@@ -432,42 +486,17 @@ async def test_those_who_wait_for_room_are_let_in_in_turn_and_one_who_leaves_str
     await batcher.drain()
 
 
-async def test_one_who_leaves_just_when_let_in_passes_the_room_on() -> None:
-    gate = Gate()
-    batcher = make(gate.run, queue_rows=1)
-    only = batcher.enqueue([1], timeout_s=10)
-    leaver, other = (asyncio.create_task(wait_and_submit(batcher, row)) for row in (2, 3))
-    await gate.wait_entered()
-    gate.let_go(2)
-    await batcher.answer(only)  # in the same turn of the loop `leaver` was told of the room
-    leaver.cancel()
-    assert await other == [6]
-    await batcher.drain()
-
-
-async def test_room_that_does_not_come_in_time_is_a_refusal() -> None:
-    gate = Gate()
-    batcher = make(gate.run, queue_rows=1)
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
-    await gate.wait_entered()
-    with pytest.raises(Overloaded):
-        await batcher.admit_in_time(1, timeout_s=0.01)
-    gate.let_go(1)
-    await running
-    await batcher.drain()
-
-
 async def test_a_drained_batcher_says_why_in_the_words_it_was_given() -> None:
     batcher = make(double)
     await batcher.drain(lambda: NotReady("unloaded"))
     with pytest.raises(NotReady, match="unloaded"):
-        await batcher.submit([1], timeout_s=10)
+        await submit(batcher, [1])
 
 
 async def test_drain_turns_away_those_who_wait_for_room() -> None:
     gate = Gate()
     batcher = make(gate.run, queue_rows=1)
-    running = asyncio.create_task(batcher.submit([1], timeout_s=10))
+    running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     waiting = asyncio.create_task(wait_and_submit(batcher, 2))
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.queue import WINDOW, WaitingRows
+from service.batching.queue import WINDOW, RowQueue
 
 
 @dataclass(eq=False)
@@ -18,8 +18,8 @@ class Sequence:
     left: bool = False
 
 
-def waiting(batch_cells: int = 1000, overhead_rows: float = 1.0, *, same_size: bool = False) -> WaitingRows[Sequence]:
-    rows: WaitingRows[Sequence] = WaitingRows(batch_cells=batch_cells, same_size=same_size, gone=lambda row: row.left)
+def queue(batch_cells: int = 1000, overhead_rows: float = 1.0, *, same_size: bool = False) -> RowQueue[Sequence]:
+    rows: RowQueue[Sequence] = RowQueue(batch_cells=batch_cells, same_size=same_size, gone=lambda row: row.left)
     rows.overhead_rows = overhead_rows
     return rows
 
@@ -29,7 +29,7 @@ def sequences(*sizes: int, name: str = "") -> list[Sequence]:
 
 
 def test_rows_of_one_size_run_first_come_first_served() -> None:
-    rows = waiting(batch_cells=20)
+    rows = queue(batch_cells=20)
     rows.add(sequences(10, 10, 10, name="first"), now=0, pace_s=0)
     rows.add(sequences(10, name="second"), now=1, pace_s=0)
     assert [[row.name for row in rows.take()] for _ in range(2)] == [["first", "first"], ["first", "second"]]
@@ -38,7 +38,7 @@ def test_rows_of_one_size_run_first_come_first_served() -> None:
 
 
 def test_the_most_overdue_row_always_runs_with_those_like_it() -> None:
-    rows = waiting()
+    rows = queue()
     rows.add(sequences(100), now=0, pace_s=0)
     rows.add(sequences(10, 11, 95), now=1, pace_s=0)
     assert [sorted(row.size for row in rows.take()) for _ in range(2)] == [[95, 100], [10, 11]]
@@ -46,25 +46,25 @@ def test_the_most_overdue_row_always_runs_with_those_like_it() -> None:
 
 @pytest.mark.parametrize(("overhead_rows", "together"), [(0.01, [10, 10]), (100.0, [10, 10, 14])])
 def test_padding_is_paid_only_where_it_costs_less_than_another_run(overhead_rows: float, together: list[int]) -> None:
-    rows = waiting(overhead_rows=overhead_rows)
+    rows = queue(overhead_rows=overhead_rows)
     rows.add(sequences(10, 10, 14), now=0, pace_s=0)
     assert [row.size for row in rows.take()] == together
 
 
 def test_rows_of_unequal_size_never_share_a_run_when_they_may_not() -> None:
-    rows = waiting(overhead_rows=100, same_size=True)
+    rows = queue(overhead_rows=100, same_size=True)
     rows.add(sequences(3, 5, 3, 5), now=0, pace_s=0)
     assert [[row.size for row in rows.take()] for _ in range(2)] == [[3, 3], [5, 5]]
 
 
 def test_a_row_longer_than_the_budget_runs_alone() -> None:
-    rows = waiting(batch_cells=50, overhead_rows=100)
+    rows = queue(batch_cells=50, overhead_rows=100)
     rows.add(sequences(70, 1, 70), now=0, pace_s=0)
     assert [[row.size for row in rows.take()] for _ in range(3)] == [[70], [1], [70]]
 
 
 def test_a_late_single_row_waits_for_one_run_of_a_large_request_and_not_for_all() -> None:
-    rows = waiting(batch_cells=40)
+    rows = queue(batch_cells=40)
     rows.add(sequences(*[10] * 400, name="large"), now=0.0, pace_s=0.1)
     assert {row.name for row in rows.take()} == {"large"}
     rows.add(sequences(30, name="single"), now=0.4, pace_s=0.1)
@@ -73,7 +73,7 @@ def test_a_late_single_row_waits_for_one_run_of_a_large_request_and_not_for_all(
 
 
 def test_two_large_requests_share_the_runs() -> None:
-    rows = waiting(batch_cells=40)
+    rows = queue(batch_cells=40)
     for name in "ab":
         rows.add(sequences(*[10] * 100, name=name), now=0.0, pace_s=0.1)
     served = [row.name for _ in range(10) for row in rows.take()]
@@ -81,7 +81,7 @@ def test_two_large_requests_share_the_runs() -> None:
 
 
 def test_a_large_request_is_not_starved_by_a_stream_of_single_rows_unlike_it() -> None:
-    rows = waiting(batch_cells=40)
+    rows = queue(batch_cells=40)
     rows.add(sequences(*[40] * 10, name="large"), now=0.0, pace_s=0.1)
     served = []
     for turn in range(40):  # a single row comes with each run, and each run takes as long as the pace says
@@ -91,7 +91,7 @@ def test_a_large_request_is_not_starved_by_a_stream_of_single_rows_unlike_it() -
 
 
 def test_rows_that_are_gone_are_dropped() -> None:
-    rows = waiting()
+    rows = queue()
     few = sequences(10, 10, 10)
     rows.add(few, now=0, pace_s=0)
     few[0].left = few[1].left = True
@@ -107,7 +107,7 @@ def test_rows_that_are_gone_are_dropped() -> None:
 def test_every_row_runs_once_and_no_run_breaks_its_bounds(
     requests: list[list[int]], batch_cells: int, overhead_rows: float, same_size: bool
 ) -> None:
-    rows = waiting(batch_cells, overhead_rows, same_size=same_size)
+    rows = queue(batch_cells, overhead_rows, same_size=same_size)
     added = [sequences(*sizes) for sizes in requests]
     for number, request in enumerate(added):
         rows.add(request, now=number, pace_s=0.5)

@@ -1,12 +1,17 @@
-"""A request whose items need two model versions: admitted by both, or run by neither."""
+"""A request whose items need two model versions: admitted by both, or run by neither; and left by its client."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import tiny
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
@@ -14,20 +19,29 @@ from service.settings import Settings
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_request_over_two_versions_is_run_whole_or_not_at_all(tmp_path: Path) -> None:
+async def app_and_body(tmp_path: Path) -> tuple[FastAPI, dict[str, Any]]:
+    """Return a service of two versions, whose engines have not started, and a body for /v1/step that needs both."""
     models = tmp_path / "models"
     settings = Settings(models_dir=models, state_dir=tmp_path / "state")
     tiny.stepper(models, seed=1)
     old = create_app(settings)
+    body: dict[str, Any] = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     async with client_of(old) as client, old.router.lifespan_context(old):
-        body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
         state = (await client.post("/v1/step", json=body)).json()["results"][0]["state"]
     tiny.stepper(models, version="2", seed=2)
-    both = create_app(settings)
-    first, second = both.state.service.engines.all
-    async with client_of(both) as client:
+    body["items"].append({"state": state, "inputs": [[1, 2]]})
+    return create_app(settings), body
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton")
+
+
+async def test_a_request_over_two_versions_is_run_whole_or_not_at_all(tmp_path: Path) -> None:
+    app, body = await app_and_body(tmp_path)
+    first, second = app.state.service.engines.all
+    async with client_of(app) as client:
         second.batcher.start()
-        body["items"].append({"state": state, "inputs": [[1, 2]]})
         answer = await client.post("/v1/step", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         first.batcher.start()
@@ -39,5 +53,46 @@ async def test_a_request_over_two_versions_is_run_whole_or_not_at_all(tmp_path: 
             await engine.batcher.drain()
 
 
-def client_of(app: object) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://baton")  # type: ignore[arg-type]
+async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, body = await app_and_body(tmp_path)
+    slow, quick = app.state.service.engines.all
+    run, let_go = slow.model.session.run, threading.Event()
+    answered, leave = asyncio.Event(), asyncio.Event()
+
+    def wait_and_run(*given: Any) -> Any:
+        let_go.wait()
+        return run(*given)
+
+    monkeypatch.setattr(slow.model.session, "run", wait_and_run)
+    monkeypatch.setattr(quick.metrics, "waited", lambda queue_s: answered.set())
+    for engine in (slow, quick):
+        engine.batcher.start()
+    async with client_of(app) as client:
+        posting = asyncio.create_task(post_until(leave, app, body))
+        await answered.wait()
+        leave.set()
+        await posting  # while the slow version still runs
+        metrics = (await client.get("/metrics")).text
+        assert 'baton_requests_total{endpoint="/v1/step",status="499"} 1.0' in metrics
+        let_go.set()
+        for engine in (slow, quick):
+            await engine.batcher.drain()
+
+
+async def post_until(leave: asyncio.Event, app: FastAPI, body: dict[str, Any]) -> None:
+    """Send `body` as a client that closes its connection when `leave` is set."""
+    incoming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if incoming:
+            return incoming.pop()
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(f"nobody is there to take {message}")
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": "/v1/step", "query_string": b""}
+    await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)  # type: ignore[arg-type]
