@@ -112,8 +112,8 @@ class Engine:
         if rows:
             vocabulary = self.model.vocabulary
             assert vocabulary is not None
-            whole = self.manifest.task != "step"  # a text that comes in pieces has no marks of beginning and end
-            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=whole)
+            marked = self.manifest.adds_special_tokens
+            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=marked)
             for row, encoding in zip(rows, encodings, strict=True):
                 row.encoding = encoding
 

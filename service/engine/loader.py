@@ -21,7 +21,7 @@ from pathlib import Path
 from prometheus_client import Gauge
 
 from service.contract.files import MANIFEST_FILE
-from service.contract.manifest import Task
+from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.preparation import Tried, prepare, try_versions
 from service.engine.registry import Engines
@@ -110,7 +110,7 @@ class Loader:
 
     async def _unload(self, ended: list[Engine]) -> None:
         """Answer what still waits for the engines, and let go of them."""
-        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest.task)) for engine in ended))
+        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest)) for engine in ended))
         while ended:
             self._say_unloaded(ended.pop())  # no name may keep an engine from here on
 
@@ -162,9 +162,9 @@ class Loader:
         return int(1000 * self._clock())
 
 
-def _refusal(task: Task) -> Callable[[], RequestError]:
-    """Return what makes the refusal of work that found its version before it ended: a session has no other."""
-    return model_ended if task == "step" else _unloaded
+def _refusal(manifest: Manifest) -> Callable[[], RequestError]:
+    """Return what refuses work that found its version before this ended: a session has no other version to go to."""
+    return model_ended if manifest.streamable else _unloaded
 
 
 def _unloaded() -> RequestError:

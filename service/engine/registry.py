@@ -44,7 +44,7 @@ class Engines:
         unwanted = [engine for engine in self.all if engine not in wanted]
         for engine in unwanted:
             if engine.ends_ms is None:
-                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.task == "step" else 0)
+                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.streamable else 0)
         self._set([*wanted, *unwanted])
 
     def remove_ended(self, now_ms: int) -> list[Engine]:

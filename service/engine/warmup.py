@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 
 from service.batching.queue import WINDOW
-from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.probe import sample
 from service.settings import Settings
@@ -29,29 +28,26 @@ class Costs:
 
 def warm(engine: Engine, settings: Settings) -> None:
     """Run what needs the most memory."""
-    shortest, longest = _bounds(engine.manifest, settings)
+    fewest, most = _row_steps(engine, settings)
     cells, has_time = engine.batch_cells, engine.manifest.sequence.has_time
-    for steps in (longest, min(longest, max(shortest, cells // WINDOW))) if has_time else (1,):
+    for steps in (most, min(most, max(fewest, cells // WINDOW))) if has_time else (1,):
         rows = max(1, min(WINDOW, cells // steps))
         engine.run(sample(engine, [steps] * rows))
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:
     """Return what runs cost, as a few small ones show."""
-    shortest, longest = _bounds(engine.manifest, settings)
-    steps = min(longest, max(shortest, STEPS))
-    one, many = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
-    row_s = max(many - one, 1e-9) / (ROWS - 1)
-    return Costs(overhead_rows=max(0.0, one / row_s - 1), overhead_cells=RUN_S / row_s * steps)
+    fewest, most = _row_steps(engine, settings)
+    steps = min(most, max(fewest, STEPS))
+    alone_s, together_s = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
+    row_s = max(together_s - alone_s, 1e-9) / (ROWS - 1)
+    return Costs(overhead_rows=max(0.0, alone_s / row_s - 1), overhead_cells=RUN_S / row_s * steps)
 
 
-def _bounds(manifest: Manifest, settings: Settings) -> tuple[int, int]:
-    """Return the fewest and the most steps of a row."""
-    if manifest.forecast is not None:
-        return manifest.forecast.min_history, manifest.forecast.max_history
-    if manifest.text is not None and manifest.task != "step":
-        return 1, manifest.text.max_length
-    return 1, settings.max_steps
+def _row_steps(engine: Engine, settings: Settings) -> tuple[int, int]:
+    """Return the fewest and the most steps of a row that the service takes."""
+    fewest, most = engine.manifest.row_steps
+    return fewest, settings.max_steps if most is None else most
 
 
 def _seconds(engine: Engine, lengths: list[int]) -> float:
