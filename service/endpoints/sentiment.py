@@ -66,14 +66,14 @@ async def sentiment(call: Call, body: SentimentRequest) -> Reply:
     engine = service.engines.for_task(service.engines.name(body.model, body.task), body.task)
     spec = engine.manifest.text
     assert spec is not None
-    most_chars, most_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"
+    most_chars, max_tokens, cut = service.settings.max_text_chars, spec.max_length, body.truncate == "end"
 
     def prepare(item: str | TextItem) -> Job:
         text, member = (item, None) if isinstance(item, str) else (item.text, "text")
         if len(text) > most_chars:
             message = f"the text has {len(text)} characters; at most {most_chars}"
             raise ItemTooLarge(message, field=member, limit=most_chars)
-        row = Row(text=text, most_tokens=most_tokens, cut=cut)
+        row = Row(text=text, max_tokens=max_tokens, cut=cut)
 
         def show(answer: Answer) -> dict[str, Any]:
             read = _read(engine, row)

@@ -37,10 +37,10 @@ DRIVEN_OFF = "these inputs drive the model to values that are not finite; are th
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
+    """A sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
-    `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
-    take. A text of more than `most_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
+    `state` is that of an earlier answer, or None for a new session; `steps_left` is how many more steps the session may
+    take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
     been tokenised.
 
     Shapes: steps [time] or [time, features].
@@ -50,14 +50,14 @@ class Row:
     state: bytes | None = None
     steps_left: int = sys.maxsize
     text: str | None = None
-    most_tokens: int = 0
+    max_tokens: int = 0
     cut: bool = False
     encoding: Encoding | None = None
 
 
 @dataclass(slots=True)
 class Answer:
-    """What the model made of one row; `state` is all its states, little-endian, in manifest order.
+    """The outputs of the model for a row, and its `state` after it: all states, little-endian, in manifest order.
 
     Shapes: outputs without their batch axis, cut to the row's own steps.
     """
@@ -67,9 +67,9 @@ class Answer:
 
 
 class Engine:
-    """A model, its batcher, and the way between rows and tensors.
+    """A model with its batcher: rows in, answers out.
 
-    `ends_ms` is for `Engines` to set: until when a version that is retiring goes on; None for one that stays.
+    `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
@@ -100,7 +100,7 @@ class Engine:
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
             return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
         given = [row.steps.ravel() for row in rows if row.encoding is None]
-        finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # one look at all is the cheaper
+        finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # a single call for all rows is cheaper
         return [self._admitted(row, self._size(row, finite)) for row in rows]
 
     def _admitted(self, row: Row, size: int | Exception) -> int | Exception:
@@ -126,14 +126,14 @@ class Engine:
         ids = row.encoding.ids
         if not ids:
             return EmptyInput("the text has no words; give at least one")
-        if len(ids) > row.most_tokens and not row.cut:
-            message = f"the text has {len(ids)} tokens; at most {row.most_tokens}"
-            return ItemTooLarge(message, limit=row.most_tokens)
-        row.steps = np.array(ids[: row.most_tokens], self.manifest.sequence.dtype)
+        if len(ids) > row.max_tokens and not row.cut:
+            message = f"the text has {len(ids)} tokens; at most {row.max_tokens}"
+            return ItemTooLarge(message, limit=row.max_tokens)
+        row.steps = np.array(ids[: row.max_tokens], self.manifest.sequence.dtype)
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
-        """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
+        """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
             outputs, states, finite = self._forward.run([row.steps for row in rows], [row.state for row in rows])
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged

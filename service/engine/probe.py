@@ -1,8 +1,8 @@
-"""What a model does, tried before the first request: the part of the contract that no declaration can prove.
+"""The check of a model's behaviour before the first request, which no declaration can prove.
 
-Two short rows are run together, alone, and in chunks with carried state; sessions are gone on with, too. It warms the
-session on the way. Invariant: an engine that was probed gives a row the same answer in any company, and a streamable
-one the same answer in any chunks, as nearly as its arithmetic can.
+Two short rows run together, alone, and, with carried state, in chunks and as sessions that continue. It knows engines
+and manifests, not requests. Invariant: a probed engine gives a row the same answer with any neighbours and, if it is
+streamable, in any chunks, as nearly as its arithmetic can.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "float16": 1e-2, "int8":
 def probe(engine: Engine) -> None:
     """Run the engine on small rows.
 
-    Raises: ManifestError when it fails, when what it makes is not shaped as declared, when padding or neighbours change
-    an answer, when a streamable model's chunks do not add up to the whole, or when probabilities do not sum to one.
+    Raises: ManifestError when it fails, when an output or state has another shape than declared, when padding or
+    neighbours change an answer, when a streamable model's chunks differ from the whole, or when probabilities do not
+    sum to one.
     """
     manifest = engine.manifest
     rows = sample(engine, _lengths(manifest))
@@ -46,15 +47,15 @@ def probe(engine: Engine) -> None:
 
 def _lengths(manifest: Manifest) -> tuple[int, int]:
     """Return the lengths of two rows that can share a run: different ones where lengths may differ."""
-    fewest, most = manifest.row_steps
-    longest = fewest + MORE_STEPS if most is None else min(most, fewest + MORE_STEPS)
+    min_steps, max_steps = manifest.row_steps
+    longest = min_steps + MORE_STEPS if max_steps is None else min(max_steps, min_steps + MORE_STEPS)
     if manifest.lengths is None and manifest.sequence.has_time:
         return longest, longest
-    return longest, max(fewest, longest - 1)
+    return longest, max(min_steps, longest - 1)
 
 
 def _check_neighbours(engine: Engine, gap: float) -> None:
-    """Check how far the rows of a run are from what each is alone."""
+    """Raises: ManifestError when the rows of a run are too far from what each is alone."""
     manifest, file = engine.manifest, engine.model.file
     if gap <= TOLERANCES[manifest.arithmetic]:
         return
@@ -69,7 +70,7 @@ def _check_neighbours(engine: Engine, gap: float) -> None:
 
 
 def _check_chunks(engine: Engine, gap: float) -> None:
-    """Check how far rows in chunks are from the same rows as a whole."""
+    """Raises: ManifestError when rows in chunks are too far from the same rows as a whole."""
     manifest, file = engine.manifest, engine.model.file
     if gap <= TOLERANCES[manifest.arithmetic]:
         return
@@ -85,7 +86,7 @@ def _check_chunks(engine: Engine, gap: float) -> None:
 
 
 def _check_sums(engine: Engine, answer: Answer) -> None:
-    """Check that the last axis of each output sums to one."""
+    """Raises: ManifestError when the last axis of an output does not sum to one."""
     for index, output in enumerate(engine.manifest.outputs):
         if np.abs(answer.outputs[output.name].sum(axis=-1) - 1).max() > TOLERANCES[engine.manifest.arithmetic]:
             message = "its scores do not sum to 1; the graph must end in a softmax"
@@ -130,7 +131,7 @@ def differ(engine: Engine, other: Engine) -> float:
 
 
 def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
-    """Return the answers from new sessions, and those from where these end: new sessions are all alike."""
+    """Return the answers of new sessions, then of the same sessions a second time, when their states differ."""
     first = _answers(engine, rows)
     return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
 
@@ -158,8 +159,8 @@ def _chunked(engine: Engine, row: Row) -> Answer:
 def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
     """Return the largest difference between two lists of answers, relative to the size of the values."""
     largest = 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in (one, other)]
+    for pair in zip(ours, theirs, strict=True):
+        made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in pair]
         for name, value in made.items():
             apart = np.abs(np.subtract(value, due[name], dtype=np.float64))
             largest = max(largest, float(np.max(apart / (1 + np.abs(due[name])), initial=0)))

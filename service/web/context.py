@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.types import Receive, Scope
 
-from service.engine.registry import Engines
+from service.engine.registry import Registry
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sessions import Sessions
@@ -33,7 +33,7 @@ class Service:
     """The parts that handlers work with; `create_app` puts them together."""
 
     settings: Settings
-    engines: Engines
+    engines: Registry
     sessions: Sessions
     metrics: Metrics
     authenticator: Authenticator

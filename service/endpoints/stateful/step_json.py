@@ -68,7 +68,7 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
         if len(item.text) > most_chars:
             message = f"the text has {len(item.text)} characters; at most {most_chars}"
             raise ItemTooLarge(message, field="text", limit=most_chars)
-        return Row(text=item.text, state=start.state, steps_left=left, most_tokens=most), "text"
+        return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most), "text"
     if item.inputs is not None:
         steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
     else:
