@@ -39,7 +39,7 @@ DRIVEN_OFF = "these inputs drive the model to values that are not finite; are th
 class Row:
     """A sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
-    `state` is that of an earlier answer, or None for a new session; `steps_left` is how many more steps the session may
+    `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
     take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
     been tokenised.
 

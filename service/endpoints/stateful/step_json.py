@@ -64,10 +64,10 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
         have = f"{' and '.join(given)} given" if given else "nothing to step on given"
         raise InvalidRequest(f"{have}; model {manifest.name!r} takes {' or '.join(sorted(allowed))}", field=wanted)
     if item.text is not None:
-        most_chars = settings.max_text_chars
-        if len(item.text) > most_chars:
-            message = f"the text has {len(item.text)} characters; at most {most_chars}"
-            raise ItemTooLarge(message, field="text", limit=most_chars)
+        max_chars = settings.max_text_chars
+        if len(item.text) > max_chars:
+            message = f"the text has {len(item.text)} characters; at most {max_chars}"
+            raise ItemTooLarge(message, field="text", limit=max_chars)
         return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most), "text"
     if item.inputs is not None:
         steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
