@@ -37,7 +37,7 @@ class Registry:
     def replace(self, wanted: Sequence[Engine], *, now_ms: int, ttl_ms: int) -> None:
         """Let `wanted` and no other engines answer new work; the others retire.
 
-        Engines whose states clients carry serve their tokens for `ttl_ms` more, counted from when they first retired.
+        Engines whose states clients carry serve their tokens for `ttl_ms` more, which a later reload does not prolong.
         The other engines end now.
         """
         for engine in wanted:

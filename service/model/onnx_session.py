@@ -100,9 +100,7 @@ class OnnxSession:
             graph = file.read_bytes()
             self._session = ort.InferenceSession(graph, options, providers=providers)
             if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
-                options.enable_mem_reuse = (
-                    False  # ONNX Runtime takes axes of one name for equal, and runs with other sizes fail
-                )
+                options.enable_mem_reuse = False  # it takes axes of the same name for equal: runs of other sizes fail
                 self._session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
             outside = "external" in str(failure).lower()
