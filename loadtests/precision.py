@@ -75,7 +75,7 @@ def sentiment_cost() -> Cost:
     """Read each test sentence of SST-2 word by word; the last word's label is the sentence's."""
     engine = engine_of("sentiment-live")
     texts, labels = read_phrases(find("sst2/test.tsv").path)
-    rows = [Row(text=text, most_tokens=512) for text in texts]
+    rows = [Row(text=text, max_tokens=512) for text in texts]
     engine.measure(rows)
     scores, right = {}, {}
     for halved in (False, True):

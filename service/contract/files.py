@@ -1,4 +1,4 @@
-"""A model directory as files: the manifest read and validated, and the files that it names checked by their hashes.
+"""A version directory as files: its manifest is read and validated, and the files that it names are hashed.
 
 It knows directories and the manifest, not what a graph says of itself. Invariant: what a manifest says of its files is
 true once `verify_files` returned.

@@ -1,7 +1,8 @@
 """The manifest: everything that a model version declares before Baton serves it.
 
 The service owns this module; training validates what it publishes with the same code. It knows pydantic and the
-standard library only: `service.model.graph_check` checks the graph against the manifest. Invariant: a `Manifest` that
+standard library only: `service.model.graph_check` checks the graph against the manifest. `TASKS` is the table of tasks;
+what runs a model reads the facts that its manifest derives, and never asks for its task. Invariant: a `Manifest` that
 exists is consistent in itself.
 """
 
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.contract.provenance import Network, Provenance, Sha256
 from service.contract.tensors import LARGEST_FLOAT, FieldError, Part, Shape, Size, State, Tensor
 
-Task = Literal["sentiment", "forecast", "step"]
 Arithmetic = Literal["float32", "float16", "int8"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
@@ -26,13 +29,22 @@ Number = float | int
 
 def _number_or_numbers(value: object) -> object:
     given = value if isinstance(value, list | tuple) else [value]
-    real = [isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < math.inf for one in given]
-    if not given or not all(real):
+    finite = [isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < math.inf for n in given]
+    if not given or not all(finite):
         raise ValueError("must be one finite number, or a list of finite numbers")
     return value
 
 
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        *others, last = map(repr, TASKS)
+        known = {"tasks": f"{', '.join(others)} or {last}"}
+        raise PydanticCustomError("unknown_task", "Input should be {tasks}", known)
+    return name
+
+
 Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
+Task = Annotated[str, AfterValidator(_known_task), Field(json_schema_extra=lambda schema: schema.update(enum=[*TASKS]))]
 
 
 class Text(Part):
@@ -100,6 +112,25 @@ class Manifest(Part):
         fed: dict[str, Shape] = {self.sequence.name: self.sequence.shape, **{s.input: s.shape for s in self.states}}
         return {**fed, self.lengths: ("batch",)} if self.lengths else fed
 
+    @property
+    def row_steps(self) -> tuple[int, int | None]:
+        """The fewest and the most steps of a row; None where the service's settings alone limit them."""
+        if self.forecast is not None:
+            return self.forecast.min_history, self.forecast.max_history
+        if self.text is not None and not self.streamable:
+            return 1, self.text.max_length
+        return 1, None
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether texts come whole, so that the tokenizer marks where each begins and ends."""
+        return not self.streamable
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the values on the last axis of each output are probabilities, which sum to one."""
+        return TASKS[self.task].sums_to_one
+
     @cached_property
     def state_bytes(self) -> int:
         return sum(state.row_bytes for state in self.states)
@@ -115,9 +146,10 @@ class Manifest(Part):
         self._check_tensors()
         if self.streamable:
             self._check_streamable()
-        getattr(self, f"_check_{self.task}")()
-        if self.streamable != (self.task == "step"):
-            raise FieldError("streamable", "must be true for task 'step', and for no other: only steps carry states")
+        TASKS[self.task].check(self)
+        if self.streamable != TASKS[self.task].streamable:
+            able = " and ".join(repr(name) for name, rules in TASKS.items() if rules.streamable)
+            raise FieldError("streamable", f"must be true for task {able}, and for no other: only steps carry states")
         return self
 
     def _check_tensors(self) -> None:
@@ -144,37 +176,60 @@ class Manifest(Part):
                 "sequence, which a stream does not have yet; export one direction only",
             )
 
-    def _check_step(self) -> None:
-        for index, output in enumerate(self.outputs):
-            if output.has_time != self.sequence.has_time:
-                rule = "hold 'time', as the input does" if self.sequence.has_time else "hold no 'time', as the input"
-                raise FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must {rule}")
 
-    def _check_sentiment(self) -> None:
-        if self.text is None:
-            raise FieldError("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
-        self._check_batch_first()
-        (output, *more) = self.outputs
-        if more or output.labels is None or output.dtype != "float32" or output.shape != ("batch", len(output.labels)):
-            raise FieldError("outputs", "must be one float32 tensor [batch, labels] that names its labels")
-        if self.text.polarity is not None and len(self.text.polarity) != len(output.labels):
-            raise FieldError("text.polarity", f"has {len(self.text.polarity)} weights for {len(output.labels)} labels")
+@dataclass(frozen=True)
+class TaskRules:
+    """What a task demands of its manifests beside what every manifest must hold.
 
-    def _check_forecast(self) -> None:
-        if self.forecast is None:
-            raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
-        if self.sequence.dtype not in LARGEST_FLOAT:
-            raise FieldError("inputs[0].dtype", f"must be {' or '.join(LARGEST_FLOAT)} for task 'forecast'")
-        channels = self.sequence.sizes
-        self._check_batch_first(*channels)
-        mean = ("batch", self.forecast.horizon, *channels)
-        expected = {"mean": mean, "quantiles": (*mean, len(self.forecast.quantiles))}
-        if {output.name: output.shape for output in self.outputs} != expected:
-            shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
-            raise FieldError("outputs", f"must be {shapes}")
+    `check` raises FieldError for a manifest that breaks a rule of the task's own. `streamable` and `sums_to_one` are
+    facts of every manifest of the task.
+    """
 
-    def _check_batch_first(self, *sizes: int) -> None:
-        if self.sequence.shape != ("batch", "time", *sizes) or len(sizes) > 1:
-            due = "[batch, time] or [batch, time, channels]" if self.task == "forecast" else "[batch, time]"
-            shape = list(self.sequence.shape)
-            raise FieldError("inputs[0].shape", f"is {shape}; it must be {due} for task {self.task!r}")
+    check: Callable[[Manifest], None]
+    streamable: bool = False
+    sums_to_one: bool = False
+
+
+def _check_step(manifest: Manifest) -> None:
+    for index, output in enumerate(manifest.outputs):
+        if output.has_time != manifest.sequence.has_time:
+            rule = "hold 'time', as the input does" if manifest.sequence.has_time else "hold no 'time', as the input"
+            raise FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must {rule}")
+
+
+def _check_sentiment(manifest: Manifest) -> None:
+    if manifest.text is None:
+        raise FieldError("text", "is missing; task 'sentiment' needs a tokenizer and a max_length")
+    _check_batch_first(manifest, "[batch, time]")
+    (output, *more) = manifest.outputs
+    if more or output.labels is None or output.dtype != "float32" or output.shape != ("batch", len(output.labels)):
+        raise FieldError("outputs", "must be one float32 tensor [batch, labels] that names its labels")
+    if manifest.text.polarity is not None and len(manifest.text.polarity) != len(output.labels):
+        raise FieldError("text.polarity", f"has {len(manifest.text.polarity)} weights for {len(output.labels)} labels")
+
+
+def _check_forecast(manifest: Manifest) -> None:
+    if manifest.forecast is None:
+        raise FieldError("forecast", "is missing; task 'forecast' needs history, horizon and quantiles")
+    if manifest.sequence.dtype not in LARGEST_FLOAT:
+        raise FieldError("inputs[0].dtype", f"must be {' or '.join(LARGEST_FLOAT)} for task 'forecast'")
+    channels = manifest.sequence.sizes
+    _check_batch_first(manifest, "[batch, time] or [batch, time, channels]", *channels[:1])
+    mean = ("batch", manifest.forecast.horizon, *channels)
+    expected = {"mean": mean, "quantiles": (*mean, len(manifest.forecast.quantiles))}
+    if {output.name: output.shape for output in manifest.outputs} != expected:
+        shapes = "; ".join(f"{name} {list(shape)}" for name, shape in expected.items())
+        raise FieldError("outputs", f"must be {shapes}")
+
+
+def _check_batch_first(manifest: Manifest, shapes: str, *sizes: int) -> None:
+    shape = manifest.sequence.shape
+    if shape != ("batch", "time", *sizes):
+        raise FieldError("inputs[0].shape", f"is {list(shape)}; it must be {shapes} for task {manifest.task!r}")
+
+
+TASKS: Mapping[str, TaskRules] = {
+    "sentiment": TaskRules(_check_sentiment, sums_to_one=True),
+    "forecast": TaskRules(_check_forecast),
+    "step": TaskRules(_check_step, streamable=True),
+}

@@ -18,8 +18,10 @@ Variant = Literal["relu", "peepholes", "reset_before", "residual", "learned_star
 
 
 class Network(Part):
-    """The recurrent stack, as facts for people and for the streaming check; `variants` are its departures from the
-    plain one."""
+    """A recurrent stack, as facts for people and for the streaming check.
+
+    `variants` are its departures from the plain cell.
+    """
 
     cell: Literal["rnn", "lstm", "gru"]
     layers: Size

@@ -24,7 +24,7 @@ Shape = tuple[Size | Axis, ...]
 
 
 class FieldError(ValueError):
-    """A broken rule, with the member that it is about, as seen from where it was found."""
+    """A broken rule, and the member that breaks it, relative to the part that raises."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -115,8 +115,8 @@ def fits(number: float, dtype: str) -> bool:
     """Return whether `number` is finite in `dtype`, and whole where that holds whole numbers only."""
     if dtype in LARGEST_FLOAT:
         return abs(number) <= LARGEST_FLOAT[dtype]
-    most = 1 << (8 * DTYPE_BYTES[dtype] - 1)
-    return -most <= number < most and int(number) == number
+    bound = 1 << (8 * DTYPE_BYTES[dtype] - 1)
+    return -bound <= number < bound and int(number) == number
 
 
 def _row_order(shape: Shape) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ class Info(BaseModel):
 @router.get("/v1/models", response_model=ModelList, summary="List the models")
 async def list_models(request: Request) -> dict[str, Any]:
     """List each loaded model with its versions."""
-    return {"models": [_line(request, engine) for engine in caller_of(request.scope).service.engines.foremost]}
+    return {"models": [_line(request, engine) for engine in caller_of(request.scope).service.engines.latest]}
 
 
 @router.get("/v1/models/{name}", response_model=ModelFacts, responses=error_responses(404), summary="Describe a model")
@@ -83,7 +83,7 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
-        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.foremost},
+        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.latest},
         "limits": service.settings.limits(),
     }
 

@@ -37,7 +37,7 @@ DRIVEN_OFF = "these inputs drive the model to values that are not finite; are th
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sequence to run: `steps`, or a `text` whose tokens will be the steps.
+    """A sequence to run: `steps`, or a `text` whose tokens will be the steps.
 
     `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
     take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(slots=True)
 class Answer:
-    """What the model made of one row; `state` is all its states, little-endian, in manifest order.
+    """The outputs of the model for a row, and its `state` after it: all states, little-endian, in manifest order.
 
     Shapes: outputs without their batch axis, cut to the row's own steps.
     """
@@ -67,9 +67,9 @@ class Answer:
 
 
 class Engine:
-    """A model, its batcher, and the way between rows and tensors.
+    """A model with its batcher: rows in, answers out.
 
-    `ends_ms` is for `Engines` to set: until when a version that is retiring goes on; None for one that stays.
+    `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays.
     """
 
     def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
@@ -100,7 +100,7 @@ class Engine:
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
             return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
         given = [row.steps.ravel() for row in rows if row.encoding is None]
-        finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # one look at all is the cheaper
+        finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # a single call for all rows is cheaper
         return [self._admitted(row, self._size(row, finite)) for row in rows]
 
     def _admitted(self, row: Row, size: int | Exception) -> int | Exception:
@@ -112,8 +112,8 @@ class Engine:
         if rows:
             vocabulary = self.model.vocabulary
             assert vocabulary is not None
-            whole = self.manifest.task != "step"  # a text that comes in pieces has no marks of beginning and end
-            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=whole)
+            marked = self.manifest.adds_special_tokens
+            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=marked)
             for row, encoding in zip(rows, encodings, strict=True):
                 row.encoding = encoding
 
@@ -133,7 +133,7 @@ class Engine:
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
-        """Run rows together; when that fails, run each alone, so that only what is at fault fails."""
+        """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
             outputs, states, finite = self._forward.run([row.steps for row in rows], [row.state for row in rows])
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged

@@ -1,9 +1,9 @@
-"""Models from disk to work: before the service opens its port, and again whenever it is asked to.
+"""Loading the models of a directory: before the service opens its port, and again when it is asked to reload.
 
-The models directory is the desired state. A reload tries what is new in a process of its own, then loads, probes and
-warms it on a thread of its own while requests go on being answered; then all of it takes effect at once, or, when
-anything is wrong, nothing. It knows directories and engines, not signals and not requests. Invariant: what answers
-requests has passed every check, and a loaded version is what its directory held when it was loaded.
+The models directory is the desired state. A reload tries new versions in a process of its own, then loads and warms
+them on a thread of its own, while the service answers requests. Then all changes take effect at once, or none if
+anything is wrong. It knows directories and engines, not signals and not requests. Invariant: an engine that answers
+requests has passed every check, and holds what its directory held when it was loaded.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from prometheus_client import Gauge
 
 from service.contract.files import MANIFEST_FILE
-from service.contract.manifest import Task
+from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.preparation import Tried, prepare, try_versions
-from service.engine.registry import Engines
+from service.engine.registry import Registry
 from service.engine.trial import Trial
 from service.errors import ManifestError, NotReady, RequestError, StartupError, model_ended
 from service.metrics import Metrics
@@ -35,19 +35,19 @@ log = logging.getLogger("baton.loading")
 
 
 class Loader:
-    """Keeps `engines` to what the models directory holds. `clock` gives seconds since 1970."""
+    """Keeps `engines` equal to what the models directory holds. `clock` gives seconds since 1970."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, clock: Callable[[], float], tried: Collection[Tried]
     ) -> None:
-        """Load every model; those of `tried` need no trial.
+        """Load every model; the versions in `tried` need no trial.
 
-        Raises: ManifestError or DeviceUnavailable when one will not do.
+        Raises: ManifestError or DeviceUnavailable for a version that cannot be served.
         """
         self._settings, self._metrics, self._clock, self._tried = settings, metrics, clock, tried
         self._asked = asyncio.Event()
         self._trial = Trial(settings)
-        self.engines = Engines(self._load([]))
+        self.engines = Registry(self._load([]))
 
     def start(self) -> None:
         """Let the engines work, on the event loop that is running."""
@@ -60,7 +60,7 @@ class Loader:
         await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
 
     def ask(self) -> None:
-        """Have the models directory looked at again; asking while that is under way has it done once more."""
+        """Ask for a reload; if a reload is running, another follows it."""
         self._asked.set()
         self.engines.settled.clear()
 
@@ -96,7 +96,7 @@ class Loader:
         self._metrics.reloads.labels(outcome).inc()
 
     def _replace(self, wanted: list[Engine]) -> None:
-        """Let `wanted` answer from here on."""
+        """Make `wanted` the engines that answer new work."""
         before = set(self.engines.all)
         for engine in wanted:
             if engine not in before:
@@ -110,9 +110,9 @@ class Loader:
 
     async def _unload(self, ended: list[Engine]) -> None:
         """Answer what still waits for the engines, and let go of them."""
-        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest.task)) for engine in ended))
+        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest)) for engine in ended))
         while ended:
-            self._say_unloaded(ended.pop())  # no name may keep an engine from here on
+            self._say_unloaded(ended.pop())  # no variable may refer to an engine that was unloaded
 
     def _start(self, engine: Engine) -> None:
         engine.batcher.start()
@@ -123,9 +123,9 @@ class Loader:
         log.info("unloaded %s", _label(engine))
 
     def _load(self, loaded: Iterable[Engine]) -> list[Engine]:
-        """Return an engine for every version on disk, those of `loaded` where they are the same.
+        """Return an engine for every version on disk: that of `loaded`, or a new engine.
 
-        Raises: ManifestError or DeviceUnavailable when one will not do.
+        Raises: ManifestError or DeviceUnavailable for a version that cannot be served.
         """
         root = self._settings.models_dir
         known = {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
@@ -162,9 +162,9 @@ class Loader:
         return int(1000 * self._clock())
 
 
-def _refusal(task: Task) -> Callable[[], RequestError]:
-    """Return what makes the refusal of work that found its version before it ended: a session has no other."""
-    return model_ended if task == "step" else _unloaded
+def _refusal(manifest: Manifest) -> Callable[[], RequestError]:
+    """Return what refuses work that found a version that ended meanwhile; a session cannot go on with another."""
+    return model_ended if manifest.streamable else _unloaded
 
 
 def _unloaded() -> RequestError:

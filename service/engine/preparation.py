@@ -28,7 +28,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Tried:
-    """A version that came through its trial, how far ONNX Runtime may optimise it, and what its runs cost."""
+    """A version that passed its trial, how far ONNX Runtime may optimise it, and what its runs cost."""
 
     directory: Path
     manifest: Manifest
@@ -39,9 +39,9 @@ class Tried:
 def try_versions(
     directories: Sequence[Path], settings: Settings, trial: Trial, done: Collection[Tried] = ()
 ) -> Generator[Tried]:
-    """Try each version in `trial`, unless it is in `done`; the trial goes on while the caller takes one.
+    """Try each version in `trial`, unless it is in `done`; trials run ahead while the caller uses a result.
 
-    Raises: ManifestError or DeviceUnavailable, in its turn, for one that will not do.
+    Raises: ManifestError or DeviceUnavailable, in its turn, for a version that cannot be served.
     """
 
     def attempt(directory: Path) -> Tried:
@@ -69,9 +69,9 @@ def prepare(
     """
     threads = settings.worker_share(settings.intra_op_threads)
     model = load_model(directory, manifest, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
-    most = max(settings.max_state_bytes, settings.largest_held_state)
-    if manifest.streamable and manifest.state_bytes > most:
-        message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {most}"
+    max_bytes = max(settings.max_state_bytes, settings.largest_held_state)
+    if manifest.streamable and manifest.state_bytes > max_bytes:
+        message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {max_bytes}"
         raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
     engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
     probe(engine)
@@ -80,7 +80,7 @@ def prepare(
 
 
 def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, optimisation: Optimisation) -> Costs:
-    """Make a version ready, and let go of it."""
+    """Prepare a version, measure what its runs cost, and drop it."""
     costs = measure_costs(prepare(directory, manifest, settings, Metrics(), optimisation=optimisation), settings)
     gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
     return costs

@@ -1,8 +1,8 @@
-"""What a model does, tried before the first request: the part of the contract that no declaration can prove.
+"""The check of a model's behaviour before the first request, which no declaration can prove.
 
-Two short rows are run together, alone, and in chunks with carried state; sessions are gone on with, too. It warms the
-session on the way. Invariant: an engine that was probed gives a row the same answer in any company, and a streamable
-one the same answer in any chunks, as nearly as its arithmetic can.
+Two short rows run together, alone, and, with carried state, in chunks and as sessions that continue. It knows engines
+and manifests, not requests. Invariant: a probed engine gives a row the same answer with any neighbours and, if it is
+streamable, in any chunks, as nearly as its arithmetic can.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from itertools import chain
 
 import numpy as np
 
-from service.contract.manifest import Arithmetic
+from service.contract.manifest import Arithmetic, Manifest
 from service.contract.tensors import LARGEST_FLOAT
 from service.engine.engine import Answer, Engine, Row
 from service.errors import ManifestError
-from service.model.onnx_session import Array, quoted
+from service.model.onnx_session import quoted
 
-LENGTHS = (3, 2)  # different lengths: enough to see padding, batching and carried state
+MORE_STEPS = 2  # than the fewest that a row may have: enough to see padding, batching and carried state
 # Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
 # sentiment model in int8, whose activations are scaled over the whole batch), far below what a reverse direction or a
 # lost state does.
@@ -28,44 +28,69 @@ TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "float16": 1e-2, "int8":
 def probe(engine: Engine) -> None:
     """Run the engine on small rows.
 
-    Raises: ManifestError when it fails, when what it makes is not shaped as declared, when padding or neighbours change
-    an answer, or when a streamable model's chunks do not add up to the whole.
+    Raises: ManifestError when it fails, when an output or state has another shape than declared, when padding or
+    neighbours change an answer, when a streamable model's chunks differ from the whole, or when probabilities do not
+    sum to one.
     """
-    manifest, file = engine.manifest, engine.model.file
-    tolerance = TOLERANCES[manifest.arithmetic]
-    lengths = LENGTHS
-    if manifest.forecast is not None:
-        shortest, longest = manifest.forecast.min_history, manifest.forecast.max_history
-        longest = min(longest, shortest + LENGTHS[0])
-        lengths = longest, max(shortest, longest - 1)
-    if manifest.lengths is None and manifest.sequence.has_time:
-        lengths = lengths[:1] * 2
-    rows = sample(engine, lengths)
+    manifest = engine.manifest
+    rows = sample(engine, _lengths(manifest))
     tried = _twice if manifest.streamable else _answers
     together = tried(engine, rows)
     alone = [*chain(*zip(*(tried(engine, [row]) for row in rows), strict=True))]
-    if (gap := _gap(engine, together, alone)) > tolerance:
-        message = f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; "
-        if engine.model.session.dynamic_int8:
-            raise ManifestError(file, "arithmetic", message + _int8(manifest.arithmetic))
-        if manifest.lengths is None:
-            message += "the graph must keep the rows of its batch axis apart; is it where 'batch' is declared?"
-            raise ManifestError(file, "inputs[0].shape", message)
-        message += "the graph must stop each row at its own length, or declare no lengths"
-        raise ManifestError(file, "lengths", message)
+    _check_neighbours(engine, _gap(engine, together, alone))
     whole = together[: len(rows)]
-    if manifest.streamable and (gap := _gap(engine, whole, [_chunked(engine, row) for row in rows])) > tolerance:
-        message = f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence"
-        if engine.model.session.dynamic_int8:
-            message += f"; {_int8(manifest.arithmetic)}; where the float32 graph differs as well, a state is missing"
-            raise ManifestError(file, "arithmetic", message)
-        message += (
-            ", so the states do not carry everything: a reverse direction, or a state that is missing or paired "
-            "wrongly; name every state, and use one direction only"
-        )
-        raise ManifestError(file, "streamable", message)
-    if manifest.task == "sentiment" and abs(sum(_only(together[0].outputs)) - 1) > tolerance:
-        raise ManifestError(file, "outputs[0]", "its scores do not sum to 1; the graph must end in a softmax")
+    if manifest.streamable:
+        _check_chunks(engine, _gap(engine, whole, [_chunked(engine, row) for row in rows]))
+    if manifest.sums_to_one:
+        _check_sums(engine, whole[0])
+
+
+def _lengths(manifest: Manifest) -> tuple[int, int]:
+    """Return the lengths of two rows that can share a run: different ones where lengths may differ."""
+    min_steps, max_steps = manifest.row_steps
+    longest = min_steps + MORE_STEPS if max_steps is None else min(max_steps, min_steps + MORE_STEPS)
+    if manifest.lengths is None and manifest.sequence.has_time:
+        return longest, longest
+    return longest, max(min_steps, longest - 1)
+
+
+def _check_neighbours(engine: Engine, gap: float) -> None:
+    """Raises: ManifestError when the rows of a run are too far from what each is alone."""
+    manifest, file = engine.manifest, engine.model.file
+    if gap <= TOLERANCES[manifest.arithmetic]:
+        return
+    message = f"a row's answer changes by {gap:.2g} (relative) with its neighbours in the batch; "
+    if engine.model.session.dynamic_int8:
+        raise ManifestError(file, "arithmetic", message + _int8(manifest.arithmetic))
+    if manifest.lengths is None:
+        message += "the graph must keep the rows of its batch axis apart; is it where 'batch' is declared?"
+        raise ManifestError(file, "inputs[0].shape", message)
+    message += "the graph must stop each row at its own length, or declare no lengths"
+    raise ManifestError(file, "lengths", message)
+
+
+def _check_chunks(engine: Engine, gap: float) -> None:
+    """Raises: ManifestError when rows in chunks are too far from the same rows as a whole."""
+    manifest, file = engine.manifest, engine.model.file
+    if gap <= TOLERANCES[manifest.arithmetic]:
+        return
+    message = f"chunks with carried state differ by {gap:.2g} (relative) from the whole sequence"
+    if engine.model.session.dynamic_int8:
+        message += f"; {_int8(manifest.arithmetic)}; where the float32 graph differs as well, a state is missing"
+        raise ManifestError(file, "arithmetic", message)
+    message += (
+        ", so the states do not carry everything: a reverse direction, or a state that is missing or paired "
+        "wrongly; name every state, and use one direction only"
+    )
+    raise ManifestError(file, "streamable", message)
+
+
+def _check_sums(engine: Engine, answer: Answer) -> None:
+    """Raises: ManifestError when the last axis of an output does not sum to one."""
+    for index, output in enumerate(engine.manifest.outputs):
+        if np.abs(answer.outputs[output.name].sum(axis=-1) - 1).max() > TOLERANCES[engine.manifest.arithmetic]:
+            message = "its scores do not sum to 1; the graph must end in a softmax"
+            raise ManifestError(engine.model.file, f"outputs[{index}]", message)
 
 
 def _int8(declared: Arithmetic) -> str:
@@ -101,12 +126,12 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
 
 def differ(engine: Engine, other: Engine) -> float:
     """Return how far two engines are apart on the same rows, from new sessions and from the states after these."""
-    rows = sample(engine, LENGTHS[:1] * 2)
+    rows = sample(engine, _lengths(engine.manifest)[:1] * 2)
     return _gap(engine, _twice(engine, rows), _twice(other, rows))
 
 
 def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
-    """Return the answers from new sessions, and those from where these end: new sessions are all alike."""
+    """Return the answers of new sessions, then of the same sessions a second time, when their states differ."""
     first = _answers(engine, rows)
     return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
 
@@ -134,14 +159,9 @@ def _chunked(engine: Engine, row: Row) -> Answer:
 def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
     """Return the largest difference between two lists of answers, relative to the size of the values."""
     largest = 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in (one, other)]
+    for pair in zip(ours, theirs, strict=True):
+        made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in pair]
         for name, value in made.items():
             apart = np.abs(np.subtract(value, due[name], dtype=np.float64))
             largest = max(largest, float(np.max(apart / (1 + np.abs(due[name])), initial=0)))
     return largest
-
-
-def _only(outputs: dict[str, Array]) -> Array:
-    (value,) = outputs.values()
-    return value

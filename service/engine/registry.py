@@ -1,8 +1,9 @@
-"""Every loaded engine, by name and version, and what becomes of those whose directory is gone.
+"""The registry of loaded engines, by name and version, with those that retire because their directory is gone.
 
-The newest version of a model answers new work, the others their own state tokens. A version that is no longer wanted
-retires: it goes on with its tokens until the last could have expired, and then ends. It knows engines and times, not
-how engines are made. Invariant: the table changes as a whole, on the event loop's thread, between two requests.
+The newest version of a model answers new work, the other versions answer their own state tokens. A version that is no
+longer wanted retires: it serves its tokens until the last could have expired, and then ends. It knows engines and
+times, not how engines are made. Invariant: the registry changes as a whole, on the event loop's thread, between two
+requests.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from service.engine.engine import Engine
 from service.errors import InvalidRequest, Unavailable, UnknownModel, WrongTask
 
 
-class Engines:
-    """The table that requests find their engine in; `all` is in the order of names and rising versions.
+class Registry:
+    """The engines that requests look up; `all` is in the order of names and rising versions.
 
-    `settled` is for the loader to clear while it looks for others.
+    The loader clears `settled` while it reloads.
     """
 
     def __init__(self, engines: Iterable[Engine]) -> None:
@@ -29,59 +30,58 @@ class Engines:
     def _set(self, engines: Iterable[Engine]) -> None:
         self.all = sorted(engines, key=_place)
         staying_last = sorted(self.all, key=lambda engine: engine.ends_ms is None)
-        foremost = {engine.manifest.name: engine for engine in staying_last}
-        self._foremost = dict(sorted(foremost.items()))
+        latest = {engine.manifest.name: engine for engine in staying_last}
+        self._latest = dict(sorted(latest.items()))
         self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
 
     def replace(self, wanted: Sequence[Engine], *, now_ms: int, ttl_ms: int) -> None:
-        """Have `wanted` and no others answer new work; the others retire.
+        """Let `wanted` and no other engines answer new work; the others retire.
 
-        Those that seal tokens go on with them for `ttl_ms`, and not longer should they be unwanted once more. The rest
-        end now.
+        Engines whose states clients carry serve their tokens for `ttl_ms` more, which a later reload does not prolong.
+        The other engines end now.
         """
         for engine in wanted:
             engine.ends_ms = None
         unwanted = [engine for engine in self.all if engine not in wanted]
         for engine in unwanted:
             if engine.ends_ms is None:
-                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.task == "step" else 0)
+                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.streamable else 0)
         self._set([*wanted, *unwanted])
 
     def remove_ended(self, now_ms: int) -> list[Engine]:
-        """Take those whose end has come out of the table, and return them."""
+        """Remove the engines whose time has come, and return them."""
         ended = [engine for engine in self.all if engine.ends_ms is not None and engine.ends_ms <= now_ms]
         self._set(engine for engine in self.all if engine not in ended)
         return ended
 
     @property
     def next_end_ms(self) -> int | None:
-        """When the next retiring version ends, in milliseconds since 1970; None when none is retiring."""
+        """The time when the next retiring version ends, in milliseconds since 1970; None when none is retiring."""
         return min((engine.ends_ms for engine in self.all if engine.ends_ms is not None), default=None)
 
     @property
-    def foremost(self) -> list[Engine]:
-        """One engine of each model: the newest that answers new work or, of a model that retires, the newest."""
-        return list(self._foremost.values())
+    def latest(self) -> list[Engine]:
+        """An engine of each model: the newest version that answers new work, else the newest that is retiring."""
+        return list(self._latest.values())
 
     def versions(self, name: str) -> list[Engine]:
         """Return the loaded versions of a model, oldest first."""
         return [engine for engine in self.all if engine.manifest.name == name]
 
     def get(self, name: str) -> Engine:
-        """Return the foremost engine of a model.
+        """Return the latest engine of a model.
 
         Raises: UnknownModel with the names that are served.
         """
-        if name not in self._foremost:
-            served = ", ".join(self._foremost) or "none"
+        if name not in self._latest:
+            served = ", ".join(self._latest) or "none"
             raise UnknownModel(f"no model is called {name!r}; this service has {served}", field="model")
-        return self._foremost[name]
+        return self._latest[name]
 
     def name(self, given: str | None, task: Task) -> str:
-        """Return the name that was given or, where none was, that of the one model of `task` that is meant: the only
-        one, or the one that is called like the task.
+        """Return the name that a request gave, else that of the only model of `task`, or of the model called like it.
 
-        Raises: UnknownModel when there is none; InvalidRequest with their names when there are several.
+        Raises: UnknownModel when no model is for `task`; InvalidRequest with their names when several are.
         """
         if given is not None:
             return given
@@ -96,9 +96,9 @@ class Engines:
         return names[0]
 
     def for_task(self, name: str, task: Task) -> Engine:
-        """Return the foremost engine of a model. Only one for steps may be retiring: it begins no new session.
+        """Return the latest engine of a model, which may be retiring if clients carry its states.
 
-        Raises: UnknownModel as `get` does; WrongTask when the model does something else.
+        Raises: UnknownModel as `get` does; WrongTask when the model is for another task.
         """
         engine = self.get(name)
         if engine.manifest.task != task:
@@ -108,7 +108,7 @@ class Engines:
         return engine
 
     def _able(self, task: Task) -> list[Engine]:
-        return [engine for engine in self.foremost if engine.manifest.task == task]
+        return [engine for engine in self.latest if engine.manifest.task == task]
 
     def admit(self, task: Task, *, rows: int = 1) -> None:
         """Check that some model of `task` works, and has room for so many rows.

@@ -1,8 +1,8 @@
-"""Work that may end a process, done in one of its own before it is done in this one.
+"""A trial of work that may end its process: a child process does it first.
 
-ONNX Runtime is native code: a graph can make it crash, run for ever, or take all the memory there is, and no exception
-tells. So a `Trial` lets a child do the work first, and watches. It knows processes and how they end, not models.
-Invariant: whatever becomes of the child, the caller gets an answer or an exception within a bounded time, and the child
+ONNX Runtime is native code: a graph can make it crash, run for ever, or take all the memory, and it raises no
+exception. So a `Trial` lets a child do the work first, and watches it. It knows processes and how they end, not models.
+Invariant: whatever happens to the child, the caller gets an answer or an exception within a bounded time, and the child
 neither grows past a bounded memory nor outlives its parent.
 """
 
@@ -31,7 +31,7 @@ from service.settings import Settings
 
 log = logging.getLogger("baton.trial")
 
-WATCH_S = 0.02  # between two looks at a child: what it takes of memory meanwhile is a few hundred megabytes at most
+WATCH_S = 0.02  # between two looks at a child, in which it takes a few hundred megabytes of memory at most
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FIRST_TO_GO = "1000"  # the kernel's highest: where memory runs out, it ends this process and not the service
@@ -40,14 +40,14 @@ T = TypeVar("T")
 
 
 class _Crash(Exception):
-    """The child died of a signal that native code gets for what it does."""
+    """The child died of a signal that faults of native code cause."""
 
 
 class Trial:
-    """A child process that does one piece of work after another: started for the first, and again after a death."""
+    """A child process that does pieces of work in turn; it starts with the first, and again after it died."""
 
     def __init__(self, settings: Settings) -> None:
-        self._most_s, self._most_bytes = settings.trial_s, settings.trial_bytes
+        self._max_s, self._max_bytes = settings.trial_s, settings.trial_bytes
         self._stopped = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -59,7 +59,7 @@ class Trial:
             self._end(self._child)
 
     def stop(self) -> None:
-        """Have the work under way, and any after it, end with a StartupError; for another thread to call."""
+        """End the work under way, and any after it, with a StartupError; another thread calls this."""
         self._stopped.set()
 
     def run(self, what: str, file: Path, work: Callable[..., T], *arguments: object) -> tuple[T, Optimisation]:
@@ -86,7 +86,7 @@ class Trial:
         raise ManifestError(file, "file", message)
 
     def _do(self, what: str, file: Path, task: tuple[Any, ...]) -> Any:
-        """Have the child do `task`; it lives on only if it has answered."""
+        """Let the child do `task`, and end the child unless it answers."""
         child = self._child or self._start()
         log.info("trying %s in process %d", what, child.pid)
         try:
@@ -102,35 +102,35 @@ class Trial:
         return answer
 
     def _answer(self, what: str, file: Path, child: subprocess.Popen[bytes]) -> Any:
-        deadline = time.monotonic() + self._most_s
+        deadline = time.monotonic() + self._max_s
         while not self._connection.poll(WATCH_S):
             if self._stopped.is_set():
                 raise StartupError(f"{file}: {what} is no longer tried, for the service is ending")
             if time.monotonic() > deadline:
-                message = f"{what} is not loaded and tried within {self._most_s} s; does every loop in it end? "
+                message = f"{what} is not loaded and tried within {self._max_s} s; does every loop in it end? "
                 raise ManifestError(file, "file", message + "If it needs longer, raise BATON_TRIAL_S")
-            if _own_bytes(child.pid) > self._most_bytes:
-                message = f"loading and trying {what} takes more than {self._most_bytes} bytes of memory; "
+            if _own_bytes(child.pid) > self._max_bytes:
+                message = f"loading and trying {what} takes more than {self._max_bytes} bytes of memory; "
                 raise ManifestError(file, "file", message + "make it smaller, or raise BATON_TRIAL_BYTES")
         return self._connection.recv()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # what is counted there is none of the service's
+        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a trial is not counted in the service's metrics
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # that of `baton inspect` is the draft
+                stdout=subprocess.DEVNULL,  # `baton inspect` writes its draft there
                 env=environment,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # what a terminal sends is for the parent to act on
+                start_new_session=True,  # the parent acts on signals from a terminal
             )
         return self._child
 
     def _end(self, child: subprocess.Popen[bytes]) -> int:
-        """End the child if need be, and return its exit status, that of a signal negative."""
+        """End the child if it still runs, and return its exit status, which is negative for a signal."""
         child.kill()
         self._connection.close()
         self._child = None
@@ -138,7 +138,7 @@ class Trial:
 
 
 def _explain(what: str, file: Path, status: int) -> Exception:
-    """Say why a child has ended before it answered."""
+    """Return why a child ended before it answered."""
     tries = f"the process that tries {what}"
     if status >= 0:
         return ManifestError(file, "file", f"{tries} ended itself with status {status}; its last words are in the log")
@@ -152,15 +152,15 @@ def _explain(what: str, file: Path, status: int) -> Exception:
 
 
 def _own_bytes(pid: int) -> int:
-    """Return the memory that a process has without what it maps from files: libraries, those of CUDA above all."""
+    """Return the memory of a process without what it maps from files, such as the libraries of CUDA."""
     _, resident, mapped, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     return (resident - mapped) * PAGE_BYTES
 
 
 def main() -> None:
     """Do what the parent sends, and answer, as the child."""
-    logging.disable()  # what goes wrong is raised, for the parent to log
-    with suppress(OSError):  # a system without this file has no killer to point the way to
+    logging.disable()  # failures are raised, and the parent logs them
+    with suppress(OSError):  # a system without this file has no killer to guide
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     tasks: SimpleQueue[bytes] = SimpleQueue()
@@ -179,7 +179,7 @@ def main() -> None:
 
 
 def _receive(connection: Connection[Any, Any], tasks: SimpleQueue[bytes]) -> None:
-    """Take what the parent sends, and end with it, whatever is being done."""
+    """Take what the parent sends, and end this process when the parent ends, even during work."""
     with suppress(EOFError, ConnectionResetError):
         while True:
             tasks.put(connection.recv_bytes())

@@ -1,7 +1,8 @@
-"""A model's first runs, before the first request: the largest ones, and a few that show what a run costs.
+"""The first runs of a model, before the first request: its largest runs, and a few that show what a run costs.
 
-ONNX Runtime takes memory when a larger run than before comes, and keeps it; after a warm-up nothing larger comes. New
-shapes of the same size or less cost next to nothing (docs/benchmarks.md), so there are no buckets.
+ONNX Runtime takes memory for a run that is larger than all before, and keeps it; after the warm-up no run is larger.
+New shapes of at most this size cost next to nothing (docs/benchmarks.md), so there are no buckets. It knows engines and
+settings, not requests. Invariant: no request makes a run that needs more memory than the warm-up.
 """
 
 from __future__ import annotations
@@ -10,48 +11,44 @@ import time
 from dataclasses import dataclass
 
 from service.batching.queue import WINDOW
-from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.probe import sample
 from service.settings import Settings
 
 ROWS, STEPS, REPEATS = 8, 16, 5  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
-RUN_S = 0.0001  # what a run costs under load beside the model: choosing, copying, handing over from thread to thread
+RUN_S = 0.0001  # what a run costs under load beside the model: choosing and copying rows, handing over between threads
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What each step of a run costs besides its rows, in rows, and a run besides its steps, in cells."""
+    """What a step of a run costs beside its rows, in rows, and what a run costs beside its steps, in cells."""
 
     overhead_rows: float
     overhead_cells: float
 
 
 def warm(engine: Engine, settings: Settings) -> None:
-    """Run what needs the most memory."""
-    shortest, longest = _bounds(engine.manifest, settings)
+    """Make the runs that need the most memory."""
+    min_steps, max_steps = _row_steps(engine, settings)
     cells, has_time = engine.batch_cells, engine.manifest.sequence.has_time
-    for steps in (longest, min(longest, max(shortest, cells // WINDOW))) if has_time else (1,):
+    for steps in (max_steps, min(max_steps, max(min_steps, cells // WINDOW))) if has_time else (1,):
         rows = max(1, min(WINDOW, cells // steps))
         engine.run(sample(engine, [steps] * rows))
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:
-    """Return what runs cost, as a few small ones show."""
-    shortest, longest = _bounds(engine.manifest, settings)
-    steps = min(longest, max(shortest, STEPS))
-    one, many = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
-    row_s = max(many - one, 1e-9) / (ROWS - 1)
-    return Costs(overhead_rows=max(0.0, one / row_s - 1), overhead_cells=RUN_S / row_s * steps)
+    """Return what runs cost, measured on a few small runs."""
+    min_steps, max_steps = _row_steps(engine, settings)
+    steps = min(max_steps, max(min_steps, STEPS))
+    alone_s, together_s = (_seconds(engine, [steps] * rows) for rows in (1, ROWS))
+    row_s = max(together_s - alone_s, 1e-9) / (ROWS - 1)
+    return Costs(overhead_rows=max(0.0, alone_s / row_s - 1), overhead_cells=RUN_S / row_s * steps)
 
 
-def _bounds(manifest: Manifest, settings: Settings) -> tuple[int, int]:
-    """Return the fewest and the most steps of a row."""
-    if manifest.forecast is not None:
-        return manifest.forecast.min_history, manifest.forecast.max_history
-    if manifest.text is not None and manifest.task != "step":
-        return 1, manifest.text.max_length
-    return 1, settings.max_steps
+def _row_steps(engine: Engine, settings: Settings) -> tuple[int, int]:
+    """Return the fewest and the most steps of a row that the service takes."""
+    min_steps, max_steps = engine.manifest.row_steps
+    return min_steps, settings.max_steps if max_steps is None else max_steps
 
 
 def _seconds(engine: Engine, lengths: list[int]) -> float:

@@ -1,5 +1,5 @@
-"""Drafts of manifests for graphs that others made, off the path of requests.
+"""Drafts of manifests for foreign graphs. No request comes here.
 
-It knows graphs and what people call their tensors, not what the numbers mean, and every draft says so. Invariant: a
-draft without a doubt is served as it stands.
+It knows graphs and the usual names of tensors. It does not know what the numbers mean, and every draft says so.
+Invariant: a draft without a problem is served as it stands.
 """

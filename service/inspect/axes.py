@@ -1,7 +1,7 @@
-"""Running a foreign graph at a few sizes, which tells the shapes of its outputs, and a size that it does not name.
+"""The axes of a foreign graph, found by running it at a few sizes: those of its outputs, and a size of its input.
 
-Exporters write wrong sizes where a step once ran at one size, so what the file says of its outputs is not asked. It
-knows roles, not readings. Invariant: a failed run is explained; what ONNX Runtime says of it stands at the end.
+What the file says of its outputs is not used, because exporters write sizes that an example happened to have. It knows
+roles, not interpretations. Invariant: a failed run is explained, with ONNX Runtime's own words at the end.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from service.contract.tensors import DTYPE_BYTES
 from service.errors import ManifestError
 from service.inspect.hints import Hints
 from service.inspect.roles import FEATURES, Roles, Shape, listed
-from service.model.onnx_session import Array, Node, Session, quoted
+from service.model.onnx_session import Array, Node, OnnxSession, quoted
 
 STAND_IN = 1  # for a constant, whose value no graph tells; 0 would divide by zero where it divides
 SIZES = ({"batch": 2, "time": 3}, {"batch": 5, "time": 3}, {"batch": 2, "time": 7})
 ONE_ROW = ({"batch": 1, "time": 3}, {"batch": 1, "time": 7})
-MOST_FEATURES = 2048
+MAX_FEATURES = 2048
 Runs = Mapping[str, Sequence[Array]]
 
 
-def run_at_sizes(file: Path, session: Session, roles: Roles, hints: Hints) -> Runs:
-    """Return what zeros make of each output at each of a few sizes; of those of types that Baton handles.
+def run_at_sizes(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> Runs:
+    """Run the graph on zeros at a few sizes; return the tensors of each output whose dtype Baton handles.
 
-    Raises: ManifestError when the graph does not run, with what could be said to help.
+    Raises: ManifestError when the graph does not run, with the options that could help.
     """
     names = [node.name for node in session.outputs if node.dtype in DTYPE_BYTES]
     runs: list[list[Array]] = []
@@ -42,9 +42,9 @@ def run_at_sizes(file: Path, session: Session, roles: Roles, hints: Hints) -> Ru
 
 
 def name_axes(roles: Roles, runs: Runs) -> dict[str, Shape]:
-    """Return the shapes of the outputs, None for an axis that goes with neither batch nor time.
+    """Return the shapes of the outputs; an axis is None if it grows with neither batch nor time.
 
-    Where a run takes one row, batch is the first axis of size 1, or one that the output lacks.
+    If a run takes one row, batch is the first axis of size 1, or an axis that the output lacks.
     """
     sizes = sizes_of(roles)
     kinds = {tuple(size[axis] for size in sizes): axis for axis in SIZES[0]}
@@ -59,13 +59,13 @@ def name_axes(roles: Roles, runs: Runs) -> dict[str, Shape]:
     return made
 
 
-def find_features(file: Path, session: Session, roles: Roles, hints: Hints) -> Roles:
-    """Return `roles` with the one size of features that the graph runs with.
+def find_features(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> Roles:
+    """Return `roles` with the number of features that the graph runs with.
 
-    Raises: ManifestError when there is none, or more than one.
+    Raises: ManifestError when it runs with no number, or with several.
     """
     sizes, able = sizes_of(roles)[0], []
-    for features in range(1, MOST_FEATURES + 1):
+    for features in range(1, MAX_FEATURES + 1):
         failure = _failure(session, roles, hints, {**sizes, FEATURES: features})
         able += [] if failure else [features]
         if len(able) > 1:
@@ -84,7 +84,7 @@ def sizes_of(roles: Roles) -> Sequence[Mapping[str, int]]:
 
 
 def constant_of(node: Node, hints: Hints) -> Constant:
-    """Return the value that is said of a constant, or what stands in for it."""
+    """Return the value that the hints give a constant, or a stand-in."""
     sizes = [size for size in node.shape if isinstance(size, int)]  # the axis of a constant is fixed
     return hints.constants.get(node.name, (STAND_IN,) * sizes[0] if sizes and sizes[0] > 1 else STAND_IN)
 
@@ -98,7 +98,7 @@ def _feeds(roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> dict[str, Ar
     return feeds
 
 
-def _failure(session: Session, roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> Exception | None:
+def _failure(session: OnnxSession, roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> Exception | None:
     try:
         session.run([], _feeds(roles, hints, sizes))
     except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; the caller tells of it
@@ -106,7 +106,7 @@ def _failure(session: Session, roles: Roles, hints: Hints, sizes: Mapping[str, i
     return None
 
 
-def _explained(file: Path, session: Session, roles: Roles, hints: Hints, failure: Exception) -> ManifestError:
+def _explained(file: Path, session: OnnxSession, roles: Roles, hints: Hints, failure: Exception) -> ManifestError:
     shown = ", ".join(f"{node.name} {listed(roles.shapes[node.name])}" for node in roles.by_row)
     known = not roles.of_one_row and FEATURES not in roles.sequence_shape
     if known and _failure(session, roles, hints, ONE_ROW[0]) is None:
@@ -120,7 +120,7 @@ def _explained(file: Path, session: Session, roles: Roles, hints: Hints, failure
 
 
 def _asked(roles: Roles, hints: Hints, found: str) -> str:
-    """Say what was found, and with which options to say what the graph does not tell."""
+    """Return what was found, and the options that say what the graph does not tell."""
     sequence = roles.sequence
     asked = [
         f"{node.name} was fed {STAND_IN}; say its value, as in --constant {node.name}=VALUE"

@@ -1,7 +1,7 @@
-"""What a graph does not tell of the model in it, said to whoever drafts its manifest.
+"""The doubts about a draft: what its graph does not tell, for the person who completes the manifest.
 
-It knows readings of graphs, not manifests and not runs. Invariant: whatever a reading took for granted is among its
-doubts.
+It knows interpretations of graphs, not manifests and not runs. Invariant: every assumption of an interpretation is
+among its doubts.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from collections.abc import Iterator, Sequence
 
 from service.inspect.axes import STAND_IN, constant_of
 from service.inspect.hints import Hints
-from service.inspect.interpretation import Reading, told
+from service.inspect.interpretation import Interpretation, told
 from service.inspect.roles import free_axes, listed, several
-from service.model.onnx_session import Session
+from service.model.onnx_session import OnnxSession
 
 
-def find_doubts(session: Session, reading: Reading, hints: Hints, *, others: Sequence[Reading]) -> list[str]:
-    """Return what the graph does not tell where it is understood as `reading`; `others` work as well."""
+def find_doubts(
+    session: OnnxSession, interpretation: Interpretation, hints: Hints, *, others: Sequence[Interpretation]
+) -> list[str]:
+    """Return what the graph does not tell about `interpretation`, and which `others` work as well."""
     return [
-        *_of_input(reading, hints),
-        *_of_outputs(session, reading),
-        *_of_states(reading, others),
+        *_of_input(interpretation, hints),
+        *_of_outputs(session, interpretation),
+        *_of_states(interpretation, others),
         "provenance: where the weights come from, and their licence",
     ]
 
 
-def _of_input(reading: Reading, hints: Hints) -> Iterator[str]:
-    roles = reading.roles
+def _of_input(interpretation: Interpretation, hints: Hints) -> Iterator[str]:
+    roles = interpretation.roles
     sequence, shape = roles.sequence, listed(roles.sequence_shape)
     for node in roles.constants:
         if node.name not in hints.constants:
@@ -48,39 +50,40 @@ def _of_input(reading: Reading, hints: Hints) -> Iterator[str]:
             "each session's step is a run of its own, where a free batch axis lets sessions share runs: export it with "
             "one, or try --free-batch"
         )
-    if sequence.name not in hints.axes and not _axes_are_told(reading):
+    if sequence.name not in hints.axes and not _axes_are_told(interpretation):
         yield f"inputs[0].shape: {shape} is a guess that works; the axes' names do not tell"
 
 
-def _axes_are_told(reading: Reading) -> bool:
-    """Return whether one free axis alone is called as the batch of the states is, or there is only one."""
-    free = [str(reading.roles.sequence.shape[axis]) for axis in free_axes(reading.roles.sequence)]
-    batches = {str(state.shape[axis]) for state in reading.roles.states for axis in free_axes(state)} - {"None"}
+def _axes_are_told(interpretation: Interpretation) -> bool:
+    """Return whether there is a single free axis, or a single one with the name that the states' batch axis has."""
+    free = [str(interpretation.roles.sequence.shape[axis]) for axis in free_axes(interpretation.roles.sequence)]
+    batches = {str(state.shape[axis]) for state in interpretation.roles.states for axis in free_axes(state)} - {"None"}
     return len(free) < 2 or [name in batches for name in free].count(True) == 1
 
 
-def _of_outputs(session: Session, reading: Reading) -> Iterator[str]:
-    outputs, carried = reading.outputs, [output for _, output in reading.pairs]
+def _of_outputs(session: OnnxSession, interpretation: Interpretation) -> Iterator[str]:
+    outputs, carried = interpretation.outputs, [output for _, output in interpretation.pairs]
     for index, name in enumerate(outputs):
         yield f"outputs[{index}]: what the values of {name} mean; labels can name them"
-    if answering := [pair for pair in reading.pairs if pair[1] in outputs]:
+    if answering := [pair for pair in interpretation.pairs if pair[1] in outputs]:
         yield (
             f"outputs: no output but states is left to answer with, so {told(answering)} is both: is it a state "
             "indeed, and the answer?"
         )
     for node in session.outputs:
-        if node.name not in reading.made:
+        if node.name not in interpretation.made:
             yield f"outputs: {node.name} is left out: its type is {node.dtype}"
         elif node.name not in (*outputs, *carried):
-            yield f"outputs: {node.name} {listed(reading.made[node.name])} is left out: it has not one row per step"
+            shape = listed(interpretation.made[node.name])
+            yield f"outputs: {node.name} {shape} is left out: it has not one row per step"
 
 
-def _of_states(reading: Reading, others: Sequence[Reading]) -> Iterator[str]:
-    shape, timed = reading.roles.sequence_shape, "time" in reading.roles.sequence_shape
-    if reading.guessed:
-        yield f"states: {told(reading.guessed)} by type, shape and order alone; the names are not alike"
+def _of_states(interpretation: Interpretation, others: Sequence[Interpretation]) -> Iterator[str]:
+    shape, timed = interpretation.roles.sequence_shape, "time" in interpretation.roles.sequence_shape
+    if interpretation.guessed:
+        yield f"states: {told(interpretation.guessed)} by type, shape and order alone; the names are not alike"
     for other in others:
-        if other.pairs != reading.pairs:
+        if other.pairs != interpretation.pairs:
             yield f"states: {told(other.pairs)} works as well; the names do not tell which is right"
         elif other.roles.sequence_shape != shape and "time" in other.roles.sequence_shape and timed:
             yield f"inputs[0].shape: {listed(other.roles.sequence_shape)} works as well"

@@ -1,8 +1,8 @@
-"""The draft of a manifest for a graph that nobody here made, tried before it is shown.
+"""The draft of a manifest for a foreign graph, tried before it is shown.
 
-`service.inspect.interpretation` says what the graph can be; loading it and `service.engine.probe` tell which of that
-it is. It does not know what the numbers mean, and every draft says so. Invariant: a `Draft` without a problem is served
-as it stands.
+`service.inspect.interpretation` says what the graph can be; loading and `service.engine.probe` tell which
+interpretation is right. It does not know what the numbers mean, and every draft says so. Invariant: a `Draft` without a
+problem is served as it stands.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from service.errors import ManifestError, StartupError
 from service.inspect.axes import constant_of
 from service.inspect.doubts import find_doubts
 from service.inspect.hints import Hints
-from service.inspect.interpretation import Reading, find_readings, told
+from service.inspect.interpretation import Interpretation, find_interpretations, told
 from service.inspect.roles import Shape
 from service.metrics import Metrics, ModelMetrics
-from service.model.onnx_session import Optimisation, Session
+from service.model.onnx_session import OnnxSession, Optimisation
 from service.model.repository import load_model
 from service.settings import Settings
 
@@ -37,7 +37,7 @@ SPLIT = re.compile(r"\n *")
 
 @dataclass(frozen=True)
 class Draft:
-    """A manifest, what it could not know, and why it cannot be served, if so."""
+    """A manifest, the doubts about it, and the problem that keeps it from being served, or None."""
 
     manifest: Manifest
     doubts: list[str]
@@ -75,17 +75,17 @@ def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisati
     if not file.is_file():
         raise ManifestError(file, "file", "is missing; give an ONNX file")
     threads = settings.intra_op_threads
-    session = Session(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
-    passed: list[Reading] = []
-    failed: list[tuple[Reading, ManifestError]] = []
-    for reading in find_readings(file, session, hints):
-        if passed and reading.rank > passed[0].rank:
+    session = OnnxSession(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
+    passed: list[Interpretation] = []
+    failed: list[tuple[Interpretation, ManifestError]] = []
+    for interpretation in find_interpretations(file, session, hints):
+        if passed and interpretation.rank > passed[0].rank:
             break
-        problem = _try(file, _manifest(file, session, name, reading, hints, []), settings, optimisation)
+        problem = _try(file, _manifest(file, session, name, interpretation, hints, []), settings, optimisation)
         if problem is None:
-            passed.append(reading)
+            passed.append(interpretation)
         else:
-            failed.append((reading, problem))
+            failed.append((interpretation, problem))
     chosen, problem = (passed[0], _unsaid(file, passed[0])) if passed else failed[0]
     doubts = find_doubts(session, chosen, hints, others=passed[1:])
     if passed and failed and failed[0][0].rank < chosen.rank:
@@ -93,24 +93,25 @@ def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisati
     return Draft(_manifest(file, session, name, chosen, hints, doubts), doubts, problem)
 
 
-def _unsaid(file: Path, reading: Reading) -> ManifestError | None:
-    """Return what is to be asked where a pair is a guess: the draft would work, and might answer anything."""
-    if not reading.guessed:
+def _unsaid(file: Path, interpretation: Interpretation) -> ManifestError | None:
+    """Return the question to the person if a pair is a guess: such a draft runs, but its answers may mean nothing."""
+    guessed = interpretation.guessed
+    if not guessed:
         return None
-    options, given = " ".join(f"--state {one}={other}" for one, other in reading.guessed), reading.guessed[0][0]
-    axes = ",".join(map(str, reading.roles.shapes[given]))
+    options, given = " ".join(f"--state {state}={output}" for state, output in guessed), guessed[0][0]
+    axes = ",".join(map(str, interpretation.roles.shapes[given]))
     message = (
-        f"type and shape alone speak for {told(reading.guessed)}, not the names; is each of these the state before and "
-        f"after a step? If so, say it: {options}. If not, say what it is: --axis {given}={axes} for the sequence, "
-        "--constant for what stays the same; what else is fed by row is to be joined with the sequence in the graph"
+        f"type and shape alone speak for {told(guessed)}, not the names; is each of these the state before and after a "
+        f"step? If so, say it: {options}. If not, say what it is: --axis {given}={axes} for the sequence, --constant "
+        "for what stays the same; what else is fed by row is to be joined with the sequence in the graph"
     )
     return ManifestError(file, "states", message)
 
 
 def _manifest(
-    file: Path, session: Session, name: str, reading: Reading, hints: Hints, doubts: Sequence[str]
+    file: Path, session: OnnxSession, name: str, interpretation: Interpretation, hints: Hints, doubts: Sequence[str]
 ) -> Manifest:
-    roles, dtypes = reading.roles, {node.name: node.dtype for node in (*session.inputs, *session.outputs)}
+    roles, dtypes = interpretation.roles, {node.name: node.dtype for node in (*session.inputs, *session.outputs)}
     described = "; ".join(f"({number}) {doubt}" for number, doubt in enumerate(doubts, start=1))
     made: dict[str, Any] = {
         "schema_version": 1,
@@ -121,12 +122,12 @@ def _manifest(
         "file": "model.onnx",
         "sha256": sha256_of(file),
         "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
-        "outputs": [_tensor(output, dtypes, reading.made) for output in reading.outputs],
+        "outputs": [_tensor(output, dtypes, interpretation.made) for output in interpretation.outputs],
         "lengths": roles.lengths.name if roles.lengths else None,
         "constants": {node.name: constant_of(node, hints) for node in roles.constants},
         "states": [
             {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
-            for given, output in reading.pairs
+            for given, output in interpretation.pairs
         ],
         "streamable": True,
         "arithmetic": "int8" if session.dynamic_int8 else "float32",
@@ -143,7 +144,7 @@ def _tensor(name: str, dtypes: Mapping[str, str], shapes: Mapping[str, Shape]) -
 
 
 def _try(file: Path, manifest: Manifest, settings: Settings, optimisation: Optimisation) -> ManifestError | None:
-    """Load and probe the model as the service would."""
+    """Load and probe the model as the service would; return the problem, or None."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             directory = Draft(manifest, [], None).write(file, Path(folder))

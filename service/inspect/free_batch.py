@@ -1,7 +1,8 @@
 """Freeing the batch axis of a graph that takes one row a run, so that sessions share runs.
 
-The graph is rewritten by `training.batch_axis`, in a process of its own: the service does without the `onnx` that it
-takes. It knows drafts. Invariant: a graph that comes out answers as the one that went in, alone and with neighbours.
+`training.batch_axis` rewrites the graph in a process of its own, because it needs `onnx`, which the service does not
+have. It knows drafts, not how a graph is rewritten. Invariant: a row's answers from the new graph, alone and with
+neighbours, are those of the old graph.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from service.model.repository import load_model
 from service.settings import Settings
 
 OPTION = "--free-batch"
-MOST_TRIES = 16  # ways to choose the batch axis, where several axes are of size 1
+MAX_TRIES = 16  # ways to choose the batch axis, where several axes are of size 1
 
 
 def free_batch(
     file: Path, found: Draft, settings: Settings, hints: Hints, out: Path, *, optimisation: Optimisation
 ) -> Draft:
-    """Write to `out` the graph of `file`, whose draft is `found`, with a free batch axis; for a `Trial` to run.
+    """Write the graph of `file` to `out` with a free batch axis, and return its draft; for a `Trial` to run.
 
-    Return its draft.
+    `found` is the draft of `file`.
 
-    Raises: StartupError when the axis is free already, when what rewrites graphs is not installed, or when no way to
-    free it leaves the answers as they are.
+    Raises: StartupError when the axis is free already, when `onnx` or `training` is not installed, or when every way to
+    free the axis changes the answers.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "training")):
         raise StartupError(
@@ -47,7 +48,7 @@ def free_batch(
         )
     original = _engine(file, found.manifest, settings, optimisation)
     reasons: list[str] = []
-    for axes in itertools.islice(_choices(file, original), MOST_TRIES):
+    for axes in itertools.islice(_choices(file, original), MAX_TRIES):
         try:
             _rewrite(file, out, axes)
             freed = draft(out, found.manifest.name, settings, hints, optimisation=optimisation)
@@ -65,7 +66,7 @@ def free_batch(
 
 
 def _choices(file: Path, engine: Engine) -> Iterator[dict[str, int]]:
-    """Yield each way to choose the batch axis of the inputs of one row; those of one shape have it in one place.
+    """Yield each choice of a batch axis for the inputs of one row; inputs of the same shape have it in the same place.
 
     Raises: ManifestError when there is nothing to free.
     """

@@ -1,7 +1,7 @@
-"""What a person says of a graph beforehand: the axes of an input, the value of a constant, a pair that is a state.
+"""Hints from a person who knows the graph: the axes of an input, the value of a constant, a pair that is a state.
 
-It knows the options as they are typed and the inputs and outputs of a graph. Invariant: `Hints` that were checked name
-nothing that the graph lacks.
+It knows the options as they are typed, and the inputs and outputs of a graph. Invariant: checked `Hints` name only what
+the graph has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.contract.manifest import Constant
 from service.contract.tensors import Shape
 from service.errors import ManifestError, StartupError
 from service.model.graph_check import has_axes
-from service.model.onnx_session import Node, Session
+from service.model.onnx_session import Node, OnnxSession
 
 V = TypeVar("V")
 AXES: TypeAdapter[Shape] = TypeAdapter(Shape)
@@ -32,7 +32,7 @@ class Hints:
     constants: Mapping[str, Constant] = field(default_factory=dict)
     states: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, file: Path, session: Session) -> None:
+    def check(self, file: Path, session: OnnxSession) -> None:
         """Check that the graph of `session`, loaded from `file`, has what the hints name.
 
         Raises: ManifestError naming the option.

@@ -1,8 +1,8 @@
-"""Reading a foreign graph: which of the roles that its inputs can have do run, and where the states come out again.
+"""The interpretations of a foreign graph: roles of its inputs with which it runs, and the output of each state.
 
-Running the graph tells the shapes of its outputs, whatever the file says of them. Which reading is right is for
-`service.inspect.draft` to try. It knows graphs, not manifests. Invariant: in a `Reading` every state comes out with the
-type and shape that it goes in with.
+Runs tell the shapes of the outputs, whatever the file says of them. `service.inspect.draft` tries which interpretation
+is right. It knows graphs, not manifests. Invariant: in an `Interpretation` every state comes out with the dtype and
+shape that it goes in with.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from service.inspect.roles import (
     may_be_sequence,
     unfit,
 )
-from service.model.onnx_session import Node, Session
+from service.model.onnx_session import Node, OnnxSession
 
-TELLING = ("states", "--axis", "outputs", "inputs[0].shape")  # of what refusals are about, the most telling first
-MOST_READINGS = 24  # all orders of four states of one shape
+TELLING = ("states", "--axis", "outputs", "inputs[0].shape")  # the fields of refusals, the most telling first
+MAX_INTERPRETATIONS = 24  # all orders of four states of one shape
 Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One way to understand a graph.
+class Interpretation:
+    """A way to understand a graph.
 
-    `made` has the shapes that runs showed of the outputs, but for those of types that Baton does not handle; `said` are
-    the pairs that a person named.
+    `pairs` are states, each as the names of its input and its output; `said` are the pairs that a person named. `made`
+    has the shapes of the outputs as runs showed them, without outputs of dtypes that Baton does not handle.
     """
 
     roles: Roles
@@ -50,23 +50,23 @@ class Reading:
 
     @cached_property
     def guessed(self) -> Pairs:
-        """The pairs that nothing but type and shape speaks for."""
+        """The pairs that match by dtype and shape alone."""
         return tuple(pair for pair in self.pairs if pair not in self.said and not agree(*pair))
 
     @cached_property
     def rank(self) -> tuple[int, float]:
-        """How little the names of the pairs speak for it."""
+        """How badly the names in the pairs match; the lowest rank is the best."""
         return len(self.guessed), -round(sum(likeness(*pair) for pair in self.pairs), 6)
 
     @property
     def in_order(self) -> int:
-        """How many pairs stand in the same order at the end of inputs and outputs."""
+        """The number of pairs whose outputs stand last, in the order of their inputs."""
         last = list(self.made)[-len(self.pairs) :]
         return sum(output == place for (_, output), place in zip(self.pairs, last, strict=False))
 
     @property
     def outputs(self) -> list[str]:
-        """The outputs that answer, with one row for each step of each row of the batch; a state's if no other does."""
+        """The outputs that hold a value for each step of each row; outputs of states only if there are no others."""
         taken = {output for _, output in self.pairs}
         timed = "time" in self.roles.shapes[self.roles.sequence.name]
         able = [
@@ -77,27 +77,27 @@ class Reading:
         return [name for name in able if name not in taken] or able
 
 
-def find_readings(file: Path, session: Session, hints: Hints) -> list[Reading]:
-    """Return the ways to understand the graph of `session`, loaded from `file`: the likeliest first, 24 at most.
+def find_interpretations(file: Path, session: OnnxSession, hints: Hints) -> list[Interpretation]:
+    """Return the interpretations of the graph of `session`, loaded from `file`: the likeliest first, 24 at most.
 
-    Raises: ManifestError when there is none, with the reason and what could be said to help.
+    Raises: ManifestError when there is none, with the reason and the options that could help.
     """
     hints.check(file, session)
     refusals: list[ManifestError] = []
     for _, alike in itertools.groupby(find_roles(file, session, hints), key=lambda roles: roles.resort):
-        found: list[Reading] = []
+        found: list[Interpretation] = []
         for roles in alike:
             try:
                 found += _read(file, session, roles, hints)
             except ManifestError as refusal:
                 refusals.append(refusal)
         if found:
-            return sorted(found, key=lambda reading: (*reading.rank, -reading.in_order))[:MOST_READINGS]
+            return sorted(found, key=lambda each: (*each.rank, -each.in_order))[:MAX_INTERPRETATIONS]
     raise min(refusals, key=lambda refusal: TELLING.index(refusal.field))
 
 
-def _read(file: Path, session: Session, roles: Roles, hints: Hints) -> list[Reading]:
-    """Return the readings with these roles.
+def _read(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> list[Interpretation]:
+    """Return the interpretations with these roles.
 
     Raises: ManifestError when there are none.
     """
@@ -108,28 +108,28 @@ def _read(file: Path, session: Session, roles: Roles, hints: Hints) -> list[Read
     if lonely := _lonely(roles, matches):
         raise ManifestError(file, "states", _without_output(roles, lonely[0], matches, hints))
     made, said = name_axes(roles, runs), tuple(hints.states.items())
-    pairings = itertools.islice(_pairings(matches), MOST_READINGS)
-    answering = [reading for pairs in pairings if (reading := Reading(roles, made, pairs, said)).outputs]
+    pairings = itertools.islice(_pairings(matches), MAX_INTERPRETATIONS)
+    answering = [each for pairs in pairings if (each := Interpretation(roles, made, pairs, said)).outputs]
     if not answering:
         message = "beside the states, no output has one row per step; the graph needs one to answer with"
         raise ManifestError(file, "outputs", message)
     return answering
 
 
-def _matches(session: Session, roles: Roles, runs: Runs, state: Node, hints: Hints) -> list[str]:
+def _matches(session: OnnxSession, roles: Roles, runs: Runs, state: Node, hints: Hints) -> list[str]:
     """Return the outputs that can be the next value of `state`, the likeliest names first."""
     shapes = [roles.size(state, sizes) for sizes in sizes_of(roles)]
     alike = [node.name for node in session.outputs if node.dtype == state.dtype]
     names = [name for name in alike if [tensor.shape for tensor in runs[name]] == shapes]
     if state.name in hints.states:
         names = [name for name in names if name == hints.states[state.name]]
-    elif is_named_like_lengths(state):  # a count grows with what was read; what stays at 0 is lengths handed through
+    elif is_named_like_lengths(state):  # a count grows with each run; an output that stays 0 is lengths handed on
         names = [name for name in names if runs[name][0].all()]
     return sorted(names, key=lambda name: -likeness(state.name, name))
 
 
 def _lonely(roles: Roles, matches: Mapping[str, list[str]]) -> list[Node]:
-    """Return the states that have fewer outputs of their type and shape than there are such states."""
+    """Return the states of a dtype and shape of which the graph has more states than outputs."""
     alike = Counter(tuple(sorted(outputs)) for outputs in matches.values())
     return [state for state in roles.states if alike[group := tuple(sorted(matches[state.name]))] > len(group)]
 
@@ -148,7 +148,7 @@ def _without_output(roles: Roles, state: Node, matches: Mapping[str, list[str]],
 
 
 def _pairings(matches: Mapping[str, list[str]], taken: Pairs = ()) -> Iterator[Pairs]:
-    """Yield each way to give every input one of its matches, none twice."""
+    """Yield each way to give every input an output among its matches, no output twice."""
     if len(taken) == len(matches):
         yield taken
         return

@@ -1,6 +1,6 @@
-"""The names of tensors: how far two of them say that one is the next value of the other.
+"""The names of tensors: how well two names fit a state and its next value.
 
-It knows words, not graphs. Invariant: names agree in the words that stand for a thing, or they say nothing.
+It knows words, not graphs. Invariant: names agree only if they share the words that name the thing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KINDS = {"state", "hidden", "rnn", "lstm", "gru", "y", "tensor", "value"}  # may
 
 
 def likeness(given: str, made: str) -> float:
-    """Return how much alike two names are, 0 to 1, words such as `in` and `next` left out: h0 and hn are the same."""
+    """Return how alike two names are, from 0 to 1. Words like `in` and `next` do not count: h0 and hn are the same."""
     (words, number), (others, other_number) = _stem(given), _stem(made)
     one, other = "".join(words), "".join(others)
     same = difflib.SequenceMatcher(None, one, other).ratio() if one and other else 0.0
@@ -24,7 +24,7 @@ def likeness(given: str, made: str) -> float:
 
 
 def agree(given: str, made: str) -> bool:
-    """Return whether the names say that both are one thing: action_masks and continuous_actions do not."""
+    """Return whether two names are of the same thing; action_masks and continuous_actions are not."""
     (words, number), (others, other_number) = _stem(given), _stem(made)
     one, other = ({re.sub(r"(?<=..)s$", "", word) for word in each} for each in (words, others))  # of any number
     return bool(one & other) and one ^ other <= KINDS and not _differ(number, other_number)
@@ -35,7 +35,7 @@ def _differ(number: str, other: str) -> bool:
 
 
 def _stem(name: str) -> tuple[list[str], str]:
-    """Return the words of a name that stand for what it is, and its digits."""
+    """Return the words of a name that say what the tensor is, and its digits."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)]
     letters = [word for word in words if not word.isdigit() and word not in DIRECTIONS]
     letters = [word[0] if re.fullmatch(r"[a-z](n|t|in|out|x)", word) else word for word in letters]  # hn, cx

@@ -1,8 +1,8 @@
-"""What the inputs of a foreign graph can be: the sequence, its lengths, states and constants, and which axis is which.
+"""The roles that the inputs of a foreign graph can have: sequence, lengths, state or constant, and what each axis is.
 
-Types, axes, names and hints suggest it; whether it holds is for `service.inspect.interpretation` to run. It knows what
-a graph says of itself, not manifests. Invariant: in `Roles` every input has one role, and all that is fed by row has a
-batch axis.
+Dtypes, axes, names and hints suggest them; `service.inspect.interpretation` tries them in runs. It knows what a graph
+says of itself, not manifests. Invariant: in `Roles` every input has one role, and all that is fed by row has a batch
+axis.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from service.errors import ManifestError
 from service.inspect.hints import Hints
 from service.inspect.names import agree
 from service.model.graph_check import holds_one_row, lacks_batch
-from service.model.onnx_session import Node, Session
+from service.model.onnx_session import Node, OnnxSession
 
-MOST_USES = 64  # for six inputs that could be a state or a constant
+MAX_USES = 64  # for six inputs that could be a state or a constant
 FEATURES = "features"  # an axis of the sequence whose size the graph does not tell
 LACKING = -1  # the place of an axis that a tensor does not have
 TIME_NAME = re.compile(r"time|seq|len|step|frame|^t$", re.IGNORECASE)
@@ -30,9 +30,9 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Roles:
-    """What each input of a graph is taken for; `shapes` names the axes of all but the constants.
+    """A role for each input of a graph; `shapes` names the axes of all inputs but the constants.
 
-    Where the graph has no batch axis, the shape has it all the same, as manifests do.
+    A shape has a batch axis even if the graph has none, as in manifests.
     """
 
     sequence: Node
@@ -51,26 +51,26 @@ class Roles:
 
     @cached_property
     def resort(self) -> tuple[int, bool]:
-        """How far-fetched it is: what could as well be a constant is the sequence, its features are not known."""
+        """How unlikely the roles are: the sequence could be a constant as well, or its features are not known."""
         constant = 2 - len(self.sequence.shape) if is_small(self.sequence) else 0
         return constant, FEATURES in self.sequence_shape
 
     @cached_property
     def of_one_row(self) -> list[Node]:
-        """The inputs that take one row a run, and so have the graph do it."""
+        """The inputs that limit a run to one row."""
         return [node for node in self.by_row if holds_one_row(node, self.shapes[node.name])]
 
     def size(self, node: Node, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Return the shape that `node` is fed with where the named axes have `sizes`."""
+        """Return the shape of what `node` is fed if the named axes have `sizes`."""
         shape = self.shapes.get(node.name, node.shape)
         held = [axis for axis in shape if axis != "batch"] if lacks_batch(node, shape) else shape
         return tuple(axis if isinstance(axis, int) else sizes[str(axis)] for axis in held)
 
 
-def find_roles(file: Path, session: Session, hints: Hints) -> list[Roles]:
-    """Return what the inputs can be: the likeliest first, those with features of unknown size last.
+def find_roles(file: Path, session: OnnxSession, hints: Hints) -> list[Roles]:
+    """Return the roles that the inputs can have: the likeliest first, those with features of unknown size last.
 
-    Raises: ManifestError when they can be nothing that Baton feeds.
+    Raises: ManifestError when Baton cannot feed the inputs in any role.
     """
     inputs = session.inputs
     for node in inputs:
@@ -83,7 +83,7 @@ def find_roles(file: Path, session: Session, hints: Hints) -> list[Roles]:
     found: list[Roles] = []
     for sequence in _sequences(file, inputs, hints):
         others = [node for node in inputs if node is not sequence]
-        for chosen in itertools.islice(itertools.product(*(uses[node.name] for node in others)), MOST_USES):
+        for chosen in itertools.islice(itertools.product(*(uses[node.name] for node in others)), MAX_USES):
             if chosen.count("lengths") <= 1 and "state" in chosen:
                 found += _with_axes(sequence, dict(zip(others, chosen, strict=True)), hints)
     if not found:
@@ -99,7 +99,7 @@ def find_roles(file: Path, session: Session, hints: Hints) -> list[Roles]:
 
 
 def _uses(node: Node, outputs: Sequence[Node], hints: Hints) -> list[str]:
-    """Return what `node` can be where it is not the sequence, the likeliest first."""
+    """Return the roles of `node` if it is not the sequence, the likeliest first."""
     if node.name in hints.constants:
         return ["constant"]
     if node.name in hints.states:
@@ -123,9 +123,9 @@ def is_small(node: Node) -> bool:
 
 
 def _check(file: Path, rest: Sequence[Node], hints: Hints) -> None:
-    """Check that states have one size for each row.
+    """Check that no state has several sizes that are free.
 
-    Raises: ManifestError with what to export differently, or to say.
+    Raises: ManifestError with what to export differently, or which option to give.
     """
     long = [node for node in rest if len(free_axes(node)) > 1 and node.name not in hints.axes]
     timed = any("time" in axes for axes in hints.axes.values())
@@ -139,9 +139,9 @@ def _check(file: Path, rest: Sequence[Node], hints: Hints) -> None:
 
 
 def _sequences(file: Path, inputs: Sequence[Node], hints: Hints) -> list[Node]:
-    """Return which inputs can be the sequence, by their axes; a constant's is the last choice.
+    """Return the inputs that can be the sequence by their axes; those that can be constants come last.
 
-    Raises: ManifestError when none can.
+    Raises: ManifestError when there is none.
     """
     unsaid = [node for node in inputs if node.name not in {*hints.constants, *hints.states}]
     shapes = {node.name: hints.axes.get(node.name, node.shape) for node in unsaid}
@@ -155,7 +155,7 @@ def _sequences(file: Path, inputs: Sequence[Node], hints: Hints) -> list[Node]:
 
 
 def may_be_sequence(shape: Shape) -> bool:
-    """Return whether `shape` has features on one axis at most: of two, one could be a time axis that was fixed."""
+    """Return whether `shape` has features on at most one axis; the second could be a time axis that was fixed."""
     return sum(isinstance(size, int) and size > 1 for size in shape) <= 1
 
 
@@ -182,9 +182,9 @@ def _with_axes(sequence: Node, uses: Mapping[Node, str], hints: Hints) -> Iterat
 
 
 def _state_shape(node: Node) -> Shape:
-    """Name the batch axis: the free one, else one of size 1, else one that the graph lacks.
+    """Name the batch axis: the free axis, else an axis of size 1, else an axis that the graph lacks.
 
-    Of several ones it is the first, but for [1, 1, hidden], where ONNX's recurrent nodes have it second.
+    Among several axes of size 1 it is the first, except in [1, 1, hidden]: ONNX's recurrent nodes have it second.
     """
     ones = _ones(node)
     places = free_axes(node) or (ones[1:] if ones == [0, 1] and len(node.shape) == 3 else ones)
@@ -194,7 +194,7 @@ def _state_shape(node: Node) -> Shape:
 def _layouts(node: Node, batches: set[str], *, fixed: bool) -> list[Shape]:
     """Return the ways to name the axes of a sequence, the likeliest first.
 
-    With `fixed` some input has no free axis, so the graph takes one row, and a free axis here is rather that of time.
+    With `fixed` some input has no free axis: the graph takes one row, and a free axis of the sequence is likely time.
     """
     free, large = free_axes(node), [size for size in node.shape if isinstance(size, int) and size > 1]
     held = _ones(node)[:1] or [LACKING]
@@ -211,10 +211,10 @@ def _layouts(node: Node, batches: set[str], *, fixed: bool) -> list[Shape]:
 
 
 def _likely(node: Node, batch: int, time: int, batches: set[str]) -> int:
-    """Return how far the names of two axes speak for them."""
-    one, other = ("" if axis == LACKING else str(node.shape[axis]) for axis in (batch, time))
-    named = (one in batches) - (other in batches)
-    return named + bool(TIME_NAME.search(other)) - bool(TIME_NAME.search(one))
+    """Return how well the names of two axes fit batch and time."""
+    of_batch, of_time = ("" if axis == LACKING else str(node.shape[axis]) for axis in (batch, time))
+    named = (of_batch in batches) - (of_time in batches)
+    return named + bool(TIME_NAME.search(of_time)) - bool(TIME_NAME.search(of_batch))
 
 
 def _ones(node: Node) -> list[int]:
@@ -234,5 +234,5 @@ def listed(shape: Shape) -> str:
 
 
 def several(nodes: Sequence[Node]) -> str:
-    *most, last = (f"{node.name} {listed(node.shape)}" for node in nodes)
-    return f"{', '.join(most)} and {last}" if most else last
+    *others, last = (f"{node.name} {listed(node.shape)}" for node in nodes)
+    return f"{', '.join(others)} and {last}" if others else last

@@ -19,14 +19,14 @@ from service.contract.tensors import Shape
 from service.errors import ManifestError, StateInvalid
 from service.model.graph_check import holds_one_row, lacks_batch
 from service.model.layout import StateLayout
-from service.model.onnx_session import Array, Node, Session
+from service.model.onnx_session import Array, Node, OnnxSession
 
 
 class Forward:
     """A loaded graph, run as its manifest says."""
 
-    def __init__(self, session: Session, file: Path, manifest: Manifest) -> None:
-        """Take a session that `check_graph` found to fit `manifest`, which was read from `file`."""
+    def __init__(self, session: OnnxSession, file: Path, manifest: Manifest) -> None:
+        """Take a session that passed `check_graph` with `manifest`, which was read from `file`."""
         self._session, self._file, self._manifest = session, file, manifest
         self._sequence, self._states = manifest.sequence, manifest.states
         self._made = [(f"outputs[{i}]", t.name, t.shape) for i, t in enumerate(manifest.outputs)]
@@ -48,13 +48,15 @@ class Forward:
     def run(
         self, sequences: Sequence[Array], states: Sequence[bytes | None]
     ) -> tuple[list[dict[str, Array]], list[bytes], list[bool]]:
-        """Run rows together; return each one's outputs, its state after them, and whether all of these are finite.
+        """Run rows together; return for each row its outputs, its state after them, and whether all of it is finite.
 
-        A state of None is a new session's. Raises: StateInvalid for a state that is not finite; ManifestError for a
-        tensor that is not shaped as declared; what ONNX Runtime raises.
+        A new session has the state None.
 
         Shapes: sequences [time] or [time, features]; outputs [time, *sizes], or [*sizes] where the graph's output has
         no time and its input has.
+
+        Raises: StateInvalid for a state that is not finite; ManifestError for a tensor of another shape than declared;
+        what ONNX Runtime raises.
         """
         if self.one_row and len(sequences) > 1:
             alone = [self.run([steps], [state]) for steps, state in zip(sequences, states, strict=True)]
@@ -87,7 +89,7 @@ class Forward:
     def _step_by_step(
         self, sequences: Sequence[Array], lengths: list[int], states: Sequence[bytes | None]
     ) -> tuple[list[Array], Array]:
-        """Run a graph without a time axis once for each step; rows that have ended take no part in later runs."""
+        """Run a graph without a time axis once for each step; a row takes part until its last step."""
         places = np.argsort([-length for length in lengths], kind="stable")  # so that the rows that go on come first
         steps = _padded([sequences[place] for place in places], lengths)
         carried = self._begin([states[place] for place in places])
@@ -138,7 +140,7 @@ class Forward:
                 raise ManifestError(self._file, field, message)
 
     def _begin(self, states: Sequence[bytes | None]) -> list[Array]:
-        """Return what the rows carry in, as the graph takes it."""
+        """Return the states of the rows as the graph takes them."""
         if not self._states:
             return []
         by_row = np.frombuffer(b"".join([state or self.layout.new for state in states]), self.layout.dtype)

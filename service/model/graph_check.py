@@ -1,7 +1,7 @@
 """The check of a loaded graph against its manifest: names, types and shapes.
 
-It knows what the graph says of itself; how it behaves is for `service.engine.probe` to try. Invariant: a graph that
-passed has every input, output and state that its manifest declares, as declared, and needs no other input.
+It knows what the graph says of itself; `service.engine.probe` tries how it behaves. Invariant: a graph that passed has
+every input, output and state of its manifest, as declared, and needs no other input.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from service.contract.manifest import Constant, Manifest
 from service.contract.tensors import DTYPE_BYTES, fits
 from service.errors import ManifestError
-from service.model.onnx_session import Node, Session
+from service.model.onnx_session import Node, OnnxSession
 
 NAMED = ("batch", "time")
 _TYPES = ", ".join(DTYPE_BYTES)
-_Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes of which one will do, shape
+_Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes to choose from, shape
 
 
-def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
-    """Check what `session` takes and makes against `manifest`, which was read from `file`.
+def check_graph(session: OnnxSession, file: Path, manifest: Manifest) -> None:
+    """Check the inputs and outputs of `session` against `manifest`, which was read from `file`.
 
     Raises: ManifestError naming `file`, the field and what the graph has.
     """
@@ -48,7 +48,7 @@ def check_graph(session: Session, file: Path, manifest: Manifest) -> None:
 
 
 def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = False) -> bool:
-    """Return whether `node` can be declared as `shape`: its sizes agree, and what is named is free, or a batch of 1."""
+    """Return whether `node` can be declared as `shape`: sizes agree, and named axes are free, or a batch axis of 1."""
     lacking = lacks_batch(node, shape)
     held = [axis for axis in shape if axis != "batch"] if lacking else shape
     return len(node.shape) == len(held) and all(
@@ -61,17 +61,17 @@ def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = Fal
 
 
 def holds_one_row(node: Node, shape: Sequence[int | str | None]) -> bool:
-    """Return whether `node`, declared as `shape`, takes one row a run: its batch axis is 1, or is not there."""
+    """Return whether `node`, declared as `shape`, takes one row a run: its batch axis is 1 or missing."""
     return lacks_batch(node, shape) or (bool(node.shape) and node.shape[shape.index("batch")] == 1)
 
 
 def lacks_batch(node: Node, shape: Sequence[int | str | None]) -> bool:
-    """Return whether `node` has the axes of `shape` but for the batch."""
+    """Return whether `node` has the axes of `shape` without the batch axis."""
     return len(node.shape) == len(shape) - 1
 
 
 def _check_constant(file: Path, field: str, node: Node, value: Constant) -> None:
-    """Compare one constant: one number for all entries of a tensor of fixed shape, or a list of those of a vector."""
+    """Check a constant: a number for all entries of a tensor of fixed shape, or a list of the entries of a vector."""
     shape = list(node.shape)
     if node.dtype not in DTYPE_BYTES or not all(isinstance(size, int) for size in shape):
         raise ManifestError(file, field, f"the graph has {node.dtype} {shape}; a constant is {_TYPES} of fixed shape")
@@ -88,15 +88,16 @@ def _check_constant(file: Path, field: str, node: Node, value: Constant) -> None
 def _check_tensor(
     file: Path, field: str, node: Node, dtypes: Sequence[str], shape: Sequence[int | str], *, grows: bool
 ) -> None:
-    """Compare one tensor; where it `grows` as runs do, a size in place of a named axis is left to them.
+    """Check a tensor; with `grows`, the graph may have a fixed size in place of a named axis.
 
-    Exporters write an output's sizes as they were in an example, time above all; ONNX Runtime runs with any others.
+    Exporters write the sizes that an output had in an example, above all its time. ONNX Runtime runs with other sizes
+    all the same, and runs check them.
     """
     if node.dtype not in dtypes:
         declared = " or ".join(dtypes)
         raise ManifestError(file, field, f"{node.name} is declared {declared}, but the graph has {node.dtype}")
     if not node.shape:
-        return  # ONNX Runtime shows a graph that says nothing of the shape like this; runs will tell
+        return  # ONNX Runtime shows a shape like this if the graph has none; runs check it
     if not has_axes(node, shape, grows=grows):
         message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
         message += "; sizes must agree, 'time' be free in the graph, and 'batch' be free, or 1, or not there"

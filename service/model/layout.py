@@ -19,7 +19,7 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class StateLayout:
-    """Where each tensor of a model's state lies. Units: size and float16_size in bytes.
+    """The place of each tensor in the bytes of a model's state. Units: size and float16_size in bytes.
 
     `dtype` is one state as a numpy structure, each tensor by the name of its input and of its `State.row_shape`; `new`
     is the state that a session begins with.
@@ -59,7 +59,7 @@ class StateLayout:
         return cut.tobytes()
 
     def from_float16(self, cut: bytes) -> bytes:
-        """Return the state that `cut` stands for, each tensor of its own type again."""
+        """Return the state of which `cut` is the float16 form, each tensor of its own dtype again."""
         given = np.frombuffer(cut, self._float16)
         exact = np.empty(1, self.dtype)
         for name in self._names:

@@ -1,7 +1,7 @@
 """ONNX Runtime: devices, and sessions that run any graph.
 
-The only importer of onnxruntime. It knows tensors and names, not manifests, requests, rows or tokens. Invariant: a
-`Session` that exists holds a graph that ONNX Runtime took.
+This is the only module that imports onnxruntime. It knows tensors and names, not manifests, requests, rows or tokens.
+Invariant: an `OnnxSession` that exists holds a graph that ONNX Runtime took.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GRAPH_TYPES = {
     "tensor(int64)": "int64",
 }
 VERSION: str = ort.__version__
-Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before it runs, the furthest first
+Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before runs, the furthest first
 OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
 _LEVELS = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
 # The nodes by which a graph turns to int8 as it runs, as ONNX writes a node's type: its field, its length, its name.
@@ -76,14 +76,14 @@ class Node:
     shape: tuple[int | str | None, ...]
 
 
-class Session:
-    """One loaded graph; `run` may be called from several threads, and releases the GIL.
+class OnnxSession:
+    """A loaded graph; `run` may be called from several threads, and releases the GIL.
 
-    `dynamic_int8` says that it scales activations to int8 as it runs, over all that one run holds.
+    With `dynamic_int8` the graph scales activations to int8, over all rows and steps of a run.
     """
 
     def __init__(self, file: Path, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> None:
-        """Load `file`, which may end the process: `service.engine.trial` finds out in another one.
+        """Load `file`, which may end the process: `service.engine.trial` finds that out in a child process.
 
         Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
         """
@@ -92,15 +92,15 @@ class Session:
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_mem_pattern = False  # patterns are kept per input shape, and ours never repeat
-        options.log_severity_level = 4  # what fails raises, and is logged once, by who catches it
+        options.enable_mem_pattern = False  # patterns are kept for each input shape, and our shapes do not repeat
+        options.log_severity_level = 4  # failures raise, and are logged once, where they are caught
         providers = choose_providers(device)
         try:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
             graph = file.read_bytes()
             self._session = ort.InferenceSession(graph, options, providers=providers)
             if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
-                options.enable_mem_reuse = False  # by names it takes sizes for equal, and runs of others fail
+                options.enable_mem_reuse = False  # it takes axes of the same name for equal: runs of other sizes fail
                 self._session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
             outside = "external" in str(failure).lower()
@@ -132,7 +132,7 @@ def _names_axes_alike(argument: ort.NodeArg) -> bool:
 
 
 def quoted(failure: BaseException) -> str:
-    """Return the innermost cause that ONNX Runtime gives for a failed run, to stand behind an explanation."""
+    """Return the innermost cause that ONNX Runtime gives for a failed run, to be added to an explanation."""
     if found := CAUSE.match(str(failure)):
         place = f", at node {found['node']}" if found["node"] else ""
         return f'(ONNX Runtime: "{found["cause"].strip()}"{place})'
@@ -140,6 +140,6 @@ def quoted(failure: BaseException) -> str:
 
 
 def cast(values: object, dtype: npt.DTypeLike) -> Array:
-    """Return finite numbers as an array of `dtype`; what it cannot hold becomes infinite, for the engine to refuse."""
+    """Return finite numbers as an array of `dtype`; numbers beyond it become infinite, and the engine refuses them."""
     with np.errstate(over="ignore"):
         return np.asarray(values, dtype)

@@ -1,7 +1,7 @@
 """Models on disk: `<models_dir>/<name>/<version>/`, read, verified and loaded.
 
-It knows directories, manifests and sessions, not requests. Invariant: a `Model` that exists keeps its contract as far
-as files and graph can show; how it behaves is for `service.engine.probe` to try.
+It knows directories, manifests and ONNX sessions, not requests. Invariant: a `Model` that exists keeps its contract as
+far as files and graph can show; `service.engine.probe` tries how it behaves.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from service.contract.files import MANIFEST_FILE, read_manifest, verify_files
 from service.contract.manifest import Manifest, Text
 from service.errors import ManifestError
 from service.model.graph_check import check_graph
-from service.model.onnx_session import Optimisation, Session
+from service.model.onnx_session import OnnxSession, Optimisation
 
 log = logging.getLogger("baton.repository")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A model's tokenizer, and the id it gives to what it has not seen."""
+    """A model's tokenizer, and the id of unknown tokens."""
 
     tokenizer: Tokenizer
     unknown_id: int
@@ -40,22 +40,23 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Model:
-    """One loaded version of one model; `file` is its manifest."""
+    """A loaded version of a model; `file` is its manifest."""
 
     manifest: Manifest
     file: Path
-    session: Session
+    session: OnnxSession
     vocabulary: Vocabulary | None
 
 
 def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Path]:
     """Return every version directory, by name and rising version.
 
-    What bears a version's number or holds a manifest is one, broken or not. What else lies about is passed over with a
-    line in the log, such as `lost+found` or a folder that cannot be read; files and dot-directories without one. But a
-    folder that cannot be read and has one of the versions that are `loaded` is not taken for gone.
+    A folder whose name is a number, or that holds a manifest, is a version, broken or not. Other folders, such as
+    `lost+found`, and folders that cannot be read are passed over with a line in the log; files and dot-directories
+    without a line.
 
-    Raises: ManifestError when there is no such directory, it holds no model, or such a folder cannot be read.
+    Raises: ManifestError when `models_dir` is no directory or holds no model, or when a folder cannot be read that has
+    one of the versions in `loaded`: these do not count as gone.
     """
     if not os.path.isdir(models_dir):
         raise ManifestError(models_dir, "models_dir", "is no directory; BATON_MODELS_DIR must name one")
@@ -79,7 +80,7 @@ def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Pa
 
 
 def _list(directory: Path) -> list[Path]:
-    """Return what is in a directory but for dot-files; nothing where it is a file.
+    """Return the entries of a directory without dot-files, or nothing for a file.
 
     Raises: ManifestError when it cannot be read.
     """
@@ -92,7 +93,7 @@ def _list(directory: Path) -> list[Path]:
 
 
 def read_verified(directory: Path) -> Manifest:
-    """Return the manifest of a version directory whose files are what it says.
+    """Return the manifest of a version directory, with its files verified.
 
     Raises: ManifestError as `read_manifest` and `verify_files` do.
     """
@@ -104,14 +105,14 @@ def read_verified(directory: Path) -> Manifest:
 def load_model(
     directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
 ) -> Model:
-    """Load one version directory, whose files must be those that `manifest` names.
+    """Load a version directory, whose files must be those that `manifest` names.
 
     Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
     """
     verify_files(directory, manifest)
     file = directory / MANIFEST_FILE
     vocabulary = _load_vocabulary(directory, manifest.text) if manifest.text is not None else None
-    session = Session(
+    session = OnnxSession(
         directory / manifest.file, device=device, intra_op_threads=intra_op_threads, optimisation=optimisation
     )
     check_graph(session, file, manifest)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeGuard
 
 from service.engine.engine import Engine
-from service.engine.registry import Engines
+from service.engine.registry import Registry
 from service.errors import (
     InvalidRequest,
     ItemTooLarge,
@@ -78,7 +78,7 @@ class _Named:
 class Sessions:
     """Makes points of tokens and tokens of points, many at a time; `store` is None where nothing can be held."""
 
-    def __init__(self, settings: Settings, engines: Engines, sealer: Sealer, store: Store | None) -> None:
+    def __init__(self, settings: Settings, engines: Registry, sealer: Sealer, store: Store | None) -> None:
         self._settings, self._engines, self._sealer, self._store = settings, engines, sealer, store
         self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
 

@@ -57,7 +57,7 @@ FORMS = tuple(Form)  # looking one up here costs a tenth of calling Form
 
 
 @dataclass(slots=True)
-class Session:
+class OpenedToken:
     """One point of one session. Units: times in milliseconds since 1970 UTC."""
 
     id: bytes
@@ -119,7 +119,7 @@ class Sealer:
         claimed: bytes = fingerprint
         return claimed
 
-    def open(self, token: bytes, *, tenant: str) -> Session:
+    def open(self, token: bytes, *, tenant: str) -> OpenedToken:
         """Decrypt and authenticate a token that `maker` has looked at.
 
         Raises: StateInvalid for a token that is not ours or not this tenant's; StateExpired when its time is over;
@@ -136,7 +136,7 @@ class Sealer:
             raise StateInvalid(reason="not_authentic") from None
         session_id, step, issued_ms, expires_ms, form, size = BODY.unpack_from(body)
         payload = body[BODY.size : BODY.size + size]
-        session = Session(session_id, step, issued_ms, expires_ms, FORMS[form], payload)
+        session = OpenedToken(session_id, step, issued_ms, expires_ms, FORMS[form], payload)
         now_ms = int(1000 * self._clock())
         if now_ms >= session.expires_ms:
             raise StateExpired("the state token has expired; begin a new session", reason="expired")

@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.types import Receive, Scope
 
 from service.engine.loader import Loader
-from service.engine.registry import Engines
+from service.engine.registry import Registry
 from service.errors import MAX_MESSAGE_CHARS
 from service.metrics import Metrics
 from service.settings import Settings
@@ -42,7 +42,7 @@ class Service:
     authenticator: Authenticator
 
     @property
-    def engines(self) -> Engines:
+    def engines(self) -> Registry:
         return self.loader.engines
 
 

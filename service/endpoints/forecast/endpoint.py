@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter
 from pydantic import Field
 
-from service.contract.manifest import Forecast as ForecastSpec
-from service.contract.manifest import Task
+from service.contract.manifest import Forecast, Task
 from service.endpoints.forecast.history import Missing, Values, read_history
 from service.endpoints.forecast.timestamps import list_times
 from service.engine.engine import Answer, Engine, Row
@@ -62,7 +61,7 @@ class ForecastRequest(RunRequest):
     )
 
 
-class Forecast(Result):
+class ForecastResult(Result):
     channels: list[str] | None = Field(None, description="what the entries of rows are, where the model names them")
     mean: list[float] | list[list[float]] = Field(description="horizon values, or rows of the model's channels")
     quantiles: dict[str, list[float] | list[list[float]]] = Field(description="the same for each quantile")
@@ -70,7 +69,7 @@ class Forecast(Result):
     warnings: list[str]
 
 
-@router.post("/v1/forecast", response_model=BatchAnswer[Forecast], summary="Forecast series")
+@router.post("/v1/forecast", response_model=BatchAnswer[ForecastResult], summary="Forecast series")
 async def forecast(call: Call, body: ForecastRequest) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
     engines = call.service.engines
@@ -102,7 +101,7 @@ def _read(series: Series, engine: Engine, body: ForecastRequest) -> _SeriesJob:
     return _SeriesJob(engine, Row(history), "values", told)
 
 
-def _columns(spec: ForecastSpec, body: ForecastRequest) -> dict[str, int]:
+def _columns(spec: Forecast, body: ForecastRequest) -> dict[str, int]:
     """Return the quantiles to show, as text, with their places in the model's output."""
     if body.quantiles is None and body.levels is None:
         return {f"{level:g}": place for place, level in enumerate(spec.quantiles)}

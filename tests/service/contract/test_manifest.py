@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 from conftest import baton
@@ -165,6 +166,18 @@ def test_a_vocabulary_that_is_larger_than_the_embedding_is_refused_at_load(tmp_p
     rewrite(directory, lambda m: m["text"].update(sha256=tiny.sha256(directory / "tokenizer.json")))
     with pytest.raises(ManifestError, match="fails on a short probe"):
         load_here(tmp_path)
+
+
+def test_scores_that_do_not_sum_to_one_are_refused_at_load(tmp_path: Path) -> None:
+    directory = tiny.sentiment(tmp_path)
+    graph = onnx.load(directory / "model.onnx")
+    (softmax,) = [node for node in graph.graph.node if node.op_type == "Softmax"]
+    softmax.op_type = "LogSoftmax"
+    onnx.save(graph, directory / "model.onnx")
+    rewrite(directory, lambda m: m.update(sha256=tiny.sha256(directory / "model.onnx")))
+    with pytest.raises(ManifestError, match="must end in a softmax") as refused:
+        load_here(tmp_path)
+    assert refused.value.field == "outputs[0]"
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from here import Clock, serve_here
 
 from service.engine.engine import Engine
 from service.engine.preparation import prepare
-from service.engine.registry import Engines
+from service.engine.registry import Registry
 from service.errors import NotReady, StateExpired
 from service.settings import Settings
 
@@ -297,13 +297,13 @@ def test_a_sigterm_during_a_reload_drains_as_ever(
     reload(server, until="loaded stepper 2")
     server.stop()
     assert server.process.returncode == -signal.SIGTERM
-    assert not any("Traceback" in line for line in server.lines)
+    assert not any("Traceback" in line for line in server.lines), "\n".join(server.lines)
 
 
 class Service:
     """The service in this process: `models` on disk, its time in `clock`."""
 
-    def __init__(self, client: httpx.AsyncClient, models: Path, clock: Clock, engines: Engines) -> None:
+    def __init__(self, client: httpx.AsyncClient, models: Path, clock: Clock, engines: Registry) -> None:
         self.client, self.models, self.clock, self.engines = client, models, clock, engines
 
     async def reload(self) -> None:

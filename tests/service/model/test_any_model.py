@@ -25,7 +25,7 @@ from service.engine.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
 from service.model.forward import Forward
 from service.model.graph_check import check_graph
-from service.model.onnx_session import Session
+from service.model.onnx_session import OnnxSession
 from service.model.repository import load_model
 from service.settings import Settings
 
@@ -298,7 +298,7 @@ async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> 
     directory = models / "one-row-cell" / "1"
     both_run = threading.Barrier(2)
 
-    class Meeting(Session):
+    class Meeting(OnnxSession):
         def run(self, names: Any, feeds: Any) -> Any:
             both_run.wait(timeout=60)
             return super().run(names, feeds)
@@ -326,7 +326,7 @@ def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
     directory = models / "cell" / "1"
     model = load_model(directory, read_manifest(directory), device="cpu", intra_op_threads=1, optimisation="all")
 
-    class Counting(Session):
+    class Counting(OnnxSession):
         def run(self, names: Any, feeds: Any) -> Any:
             batches.append(len(feeds["x"]))
             return super().run(names, feeds)

@@ -22,7 +22,7 @@ from service.engine.engine import Engine
 from service.engine.probe import probe
 from service.errors import ManifestError
 from service.metrics import Metrics, ModelMetrics
-from service.model.onnx_session import Session
+from service.model.onnx_session import OnnxSession
 from service.model.repository import load_model
 from service.settings import Settings
 
@@ -39,8 +39,8 @@ FORWARD = sorted(CASES.keys() - BATCHWISE - BACKWARD)
 STEPS = 6
 
 
-def load(file: Path) -> Session:
-    return Session(file, device="cpu", intra_op_threads=1, optimisation="all")
+def load(file: Path) -> OnnxSession:
+    return OnnxSession(file, device="cpu", intra_op_threads=1, optimisation="all")
 
 
 def attributes(name: str) -> dict[str, Any]:
