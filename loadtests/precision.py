@@ -1,7 +1,7 @@
-"""`python -m loadtests.precision`: what `"precision": "f16"` costs on the committed models, on data they never saw.
+"""`python -m loadtests.precision`: what `"precision": "float16"` costs on the committed models, on data they never saw.
 
 Sessions step through the data twice, in process and with the service's own code: with their states as they are, and
-with every state halved and restored after each step, as the trip through an f16 token does. Writes the table of
+with every state halved and restored after each step, as the trip through an float16 token does. Writes the table of
 docs/state.md.
 """
 
@@ -34,7 +34,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass
 class Cost:
-    """One line of the table: differences of outputs, and a figure of the model with f32 and with f16."""
+    """One line of the table: differences of outputs, and a figure of the model with float32 and with float16."""
 
     data: str
     largest: float
@@ -139,7 +139,7 @@ def weekly_cost() -> Cost:
 def main() -> None:
     """Measure, and write the table into docs/state.md."""
     lines = [
-        "| model and data | largest difference | mean difference | figure | f32 | f16 |",
+        "| model and data | largest difference | mean difference | figure | float32 | float16 |",
         "|---|---|---|---|---|---|",
         *(
             f"| {c.data} | {c.largest:.2g} | {c.mean:.2g} | {c.figure} | {c.exact:.5f} | {c.halved:.5f} |"

@@ -55,7 +55,9 @@ class StateLayout:
             if not np.isfinite(cut[name]).all():
                 value = np.abs(exact[name]).max()
                 message = f"state {name!r} holds {value:g}, beyond float16 ({LARGEST_FLOAT16:g})"
-                raise PrecisionTooLow(f'{message}; ask for "precision": "f32"', field="state", limit=LARGEST_FLOAT16)
+                raise PrecisionTooLow(
+                    f'{message}; ask for "precision": "float32"', field="state", limit=LARGEST_FLOAT16
+                )
         return cut.tobytes()
 
     def from_float16(self, cut: bytes) -> bytes:

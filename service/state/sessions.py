@@ -33,7 +33,7 @@ from service.state.store import NAME_BYTES, Store
 from service.state.token import Form, Sealer, new_session_id
 
 Hold = Literal["client", "server"]
-Precision = Literal["f32", "f16"]
+Precision = Literal["float32", "float16"]
 Packed = tuple[Form, bytes]
 
 
@@ -121,7 +121,7 @@ class Sessions:
             raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
 
     async def hand_out(
-        self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "f32"
+        self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "float32"
     ) -> list[Carried | RequestError]:
         """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
         raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
@@ -142,7 +142,7 @@ class Sessions:
         Raises: ItemTooLarge or InvalidRequest when `hold` asks for what cannot be.
         """
         engine, most = point.engine, self._settings.max_state_bytes
-        size = engine.layout.float16_size if precision == "f16" else engine.layout.size
+        size = engine.layout.float16_size if precision == "float16" else engine.layout.size
         if hold == "client" and size > most:
             message = f'the state has {size} bytes; a token carries at most {most}: leave out "hold": "client"'
             raise ItemTooLarge(message, limit=most)
@@ -188,7 +188,7 @@ class Sessions:
         assert point.state is not None
         if self.holds(point, hold, precision):
             return Form.HELD, point.state
-        if precision == "f16":
+        if precision == "float16":
             return Form.FLOAT16, point.engine.layout.to_float16(point.state)
         return Form.EXACT, point.state
 

@@ -1,4 +1,4 @@
-"""The measurement of what f16 costs: sessions whose states make the trip differ a little, the others not at all."""
+"""The measurement of what float16 costs: sessions whose states make the trip differ a little, the others not at all."""
 
 from __future__ import annotations
 

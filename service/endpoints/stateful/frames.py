@@ -29,7 +29,7 @@ class Opening(Strict):
     returned: Annotated[Literal["last", "all"], Field(alias="return")] = "last"
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     hold: Hold | None = None
-    precision: Precision = "f32"
+    precision: Precision = "float32"
 
 
 class StepFrame(StepInput):

@@ -32,7 +32,9 @@ class StateRequest(BatchRequest):
 
     items: list[StateItem] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
     hold: Hold = Field(description="who is to keep the state: the client in a token, or the server")
-    precision: Precision = Field("f32", description="of states in tokens; f16 halves them, at some cost in accuracy")
+    precision: Precision = Field(
+        "float32", description="of states in tokens; float16 halves them, at some cost in accuracy"
+    )
 
 
 @router.post("/v1/state", response_model=BatchAnswer[CarriedResult], summary="Move states into tokens or the store")

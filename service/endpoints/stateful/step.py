@@ -47,7 +47,9 @@ class StepRequest(RunRequest):
         description="who keeps the state: the client in a token, or the server; by default as it came, new sessions "
         "in tokens, and by the server what is too large for a token",
     )
-    precision: Precision = Field("f32", description="of states in tokens; f16 halves them, at some cost in accuracy")
+    precision: Precision = Field(
+        "float32", description="of states in tokens; float16 halves them, at some cost in accuracy"
+    )
 
 
 class Step(CarriedResult):

@@ -86,7 +86,7 @@ class _Stream:
         self._carried = 0  # the step at which the client was last given a token, or came with one
         self._last_only, self._checkpoint_every = True, math.inf
         self._hold: Hold | None = None
-        self._precision: Precision = "f32"
+        self._precision: Precision = "float32"
         self.frames = self.steps = 0
 
     async def serve(self) -> int:
@@ -250,7 +250,7 @@ class _Stream:
                 try:
                     return await self._send_checkpoint(point, hold, self._precision)
                 except PrecisionTooLow:
-                    return await self._send_checkpoint(point, hold, "f32")
+                    return await self._send_checkpoint(point, hold, "float32")
             except RequestError as refusal:
                 refusals.append(refusal)
         raise refusals[0]

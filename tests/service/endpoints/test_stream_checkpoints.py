@@ -75,7 +75,7 @@ def test_the_largest_token_that_a_stream_hands_out_opens_another(tmp_path: Path,
 
 
 def test_a_wanted_checkpoint_beyond_float16_is_refused_in_its_place_and_the_stream_goes_on(server: Server) -> None:
-    with Stream(server, "numbers", precision="f16") as stream:
+    with Stream(server, "numbers", precision="float16") as stream:
         assert total(stream, BEYOND_HALVES) == BEYOND_HALVES
         alone = stream.ask(checkpoint=True)
         assert (alone["type"], alone["error"]["code"], alone["step"]) == ("error", "precision_too_low", 1)
@@ -87,7 +87,7 @@ def test_a_wanted_checkpoint_beyond_float16_is_refused_in_its_place_and_the_stre
 
 
 def test_a_checkpoint_of_its_own_that_is_beyond_float16_is_exact(server: Server) -> None:
-    with Stream(server, "numbers", precision="f16", checkpoint_every=2) as stream:
+    with Stream(server, "numbers", precision="float16", checkpoint_every=2) as stream:
         assert total(stream, [1, 2]) == [4.0]
         halved = stream.frame()
         assert total(stream, [*BEYOND_HALVES, 0.125]) == [140_016.125]

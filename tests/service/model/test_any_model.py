@@ -342,7 +342,7 @@ def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
 def test_float64_values_and_states_lose_nothing_on_the_way(served: Server) -> None:
     """In JSON, in binary frames, and in a token of halved states, where float64 stays whole."""
     moved = np.diff(HIGH, prepend=1.7e9)
-    (first,) = step(served, "slope", (None, HIGH[:4]), precision="f16")
+    (first,) = step(served, "slope", (None, HIGH[:4]), precision="float16")
     (rest,) = step(served, "slope", (first["state"], HIGH[4:]))
     np.testing.assert_array_equal([*first["outputs"]["moved"], *rest["outputs"]["moved"]], moved)
     with Client(str(served.url)) as client, client.stream("slope", binary=True, returns="all") as stream:

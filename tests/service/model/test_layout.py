@@ -44,7 +44,7 @@ def test_other_values_come_back_as_the_nearest_that_float16_holds() -> None:
 
 @pytest.mark.parametrize("value", [65520.0, -7e4, 3e38])
 def test_a_value_beyond_float16_is_refused_with_the_way_out(value: float) -> None:
-    with pytest.raises(PrecisionTooLow, match=r'holds .*"precision": "f32"') as refused:
+    with pytest.raises(PrecisionTooLow, match=r'holds .*"precision": "float32"') as refused:
         StateLayout([COUNT, H]).to_float16(
             np.array([5], "<i8").tobytes() + np.array([0, 0, 0, value, 0, 0], "<f4").tobytes()
         )

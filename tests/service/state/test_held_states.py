@@ -155,14 +155,14 @@ def test_every_changed_character_and_cut_of_a_reference_is_refused(holder: Serve
 def test_halved_tokens_are_shorter_and_near(holder: Server) -> None:
     expected = whole(holder, ROWS)
     (exact,) = step(holder, {"inputs": ROWS[:3]})
-    (halved,) = step(holder, {"inputs": ROWS[:3]}, precision="f16")
+    (halved,) = step(holder, {"inputs": ROWS[:3]}, precision="float16")
     assert len(exact["state"]) - len(halved["state"]) == pytest.approx(4 * STATE_BYTES / 2 / 3, abs=4)
     for row, wanted in zip(ROWS[3:], expected[3:], strict=True):
-        (halved,) = step(holder, {**state_of(halved), "inputs": [row]}, precision="f16")
+        (halved,) = step(holder, {**state_of(halved), "inputs": [row]}, precision="float16")
         np.testing.assert_allclose(halved["outputs"]["y"], wanted, atol=5e-3)
         assert not np.allclose(halved["outputs"]["y"], wanted, atol=1e-9, rtol=0)
     (again,) = post(holder, "/v1/state", state_of(halved), hold="client")
-    (held,) = step(holder, {"inputs": ROWS[:3]}, hold="server", precision="f16")
+    (held,) = step(holder, {"inputs": ROWS[:3]}, hold="server", precision="float16")
     (after,) = step(holder, {**state_of(held), "inputs": ROWS[3:]}, **{"return": "all"})
     np.testing.assert_allclose(after["outputs"]["y"], expected[3:], atol=CLOSE)
     assert len(again["state"]) == len(exact["state"])
@@ -170,14 +170,14 @@ def test_halved_tokens_are_shorter_and_near(holder: Server) -> None:
 
 def test_a_state_beyond_float16_is_refused_alone_and_f32_goes_on(holder: Server) -> None:
     items = [{"values": [1]}, {"values": [70_000]}, {"values": [65_504]}]
-    low, high, edge = step(holder, *items, model="numbers", precision="f16")
+    low, high, edge = step(holder, *items, model="numbers", precision="float16")
     assert (low["outputs"]["total"], edge["outputs"]["total"]) == ([1.0], [65_504.0])
     assert (high["error"]["code"], high["error"]["limit"]) == ("precision_too_low", 65_504)
-    assert '"precision": "f32"' in high["error"]["message"]
+    assert '"precision": "float32"' in high["error"]["message"]
     (exact,) = step(holder, items[1], model="numbers")
     assert exact["outputs"]["total"] == [70_000.0]
     refused = holder.post(
-        "/v1/state", {"model": "numbers", "items": [state_of(exact)], "hold": "client", "precision": "f16"}
+        "/v1/state", {"model": "numbers", "items": [state_of(exact)], "hold": "client", "precision": "float16"}
     )
     assert code(refused) == (422, "precision_too_low")
 
@@ -263,7 +263,7 @@ def test_a_state_too_large_for_a_token_is_held_unless_the_client_insists(
         assert code(answer) == (413, "item_too_large")
         assert answer.json()["error"]["limit"] == STATE_BYTES - 1
     assert server.metric("baton_batch_rows_sum", "model", "stepper") == before
-    (halved,) = step(server, {"inputs": ROWS}, hold="client", precision="f16")
+    (halved,) = step(server, {"inputs": ROWS}, hold="client", precision="float16")
     assert "held" not in halved
     server.stop()
 

@@ -95,11 +95,11 @@ async def test_a_token_leads_back_to_its_point(engines: dict[str, Engine], hold:
 
 async def test_float16_states_come_back_rounded(engines: dict[str, Engine]) -> None:
     sessions, point = sessions_of([*engines.values()], Clock()), point_of(engines["stepper"], fill=0.1)
-    exact, cut = [(await carried(sessions, point, precision=p)).token for p in ("f32", "f16")]
+    exact, cut = [(await carried(sessions, point, precision=p)).token for p in ("float32", "float16")]
     assert len(exact) - len(cut) >= STATE_BYTES // 2 - 2
     values = np.frombuffer((await resumed(sessions, cut)).state, "<f4")
     np.testing.assert_array_equal(values, np.float32(np.float16(0.1)))
-    (refusal,) = await sessions.hand_out([point_of(engines["stepper"], 7e4)], tenant="t", precision="f16")
+    (refusal,) = await sessions.hand_out([point_of(engines["stepper"], 7e4)], tenant="t", precision="float16")
     assert isinstance(refusal, PrecisionTooLow)
 
 
@@ -141,17 +141,17 @@ async def test_a_held_state_that_is_lost_is_never_an_empty_session(engines: dict
 async def test_who_keeps_a_state_is_as_asked_or_as_it_came(engines: dict[str, Engine]) -> None:
     point = point_of(engines["stepper"])
     sessions = sessions_of([*engines.values()], Clock())
-    assert sessions.holds(point, None, "f32") is False
-    assert sessions.holds(point, "server", "f32") is True
+    assert sessions.holds(point, None, "float32") is False
+    assert sessions.holds(point, "server", "float32") is True
     came_held = await resumed(sessions, (await carried(sessions, point, hold="server")).token)
-    assert sessions.holds(came_held, None, "f32") is True
+    assert sessions.holds(came_held, None, "float32") is True
     small = sessions_of([*engines.values()], Clock(), max_state_bytes=STATE_BYTES - 4)
-    assert small.holds(point, None, "f32") is True
-    assert small.holds(point, None, "f16") is False
+    assert small.holds(point, None, "float32") is True
+    assert small.holds(point, None, "float16") is False
     with pytest.raises(ItemTooLarge):
-        small.holds(point, "client", "f32")
+        small.holds(point, "client", "float32")
     with pytest.raises(InvalidRequest, match="BATON_STORE"):
-        sessions_of([*engines.values()], Clock(), workers=2).holds(point, "server", "f32")
+        sessions_of([*engines.values()], Clock(), workers=2).holds(point, "server", "float32")
 
 
 async def test_a_retiring_version_begins_no_session_and_its_tokens_end_with_it(tmp_path: Path) -> None:
