@@ -19,9 +19,9 @@ WORDS = (
     "clever flat moving tired fresh never always rather quite too not very and but while because , ;"
 )
 GENERATED = 400
-MOST_WORDS = 40
+MAX_WORDS = 40
 SERIES_LENGTH = 1024
-MOST_ITEMS = 8
+MAX_ITEMS = 8
 SHORTEST_HISTORY, LONGEST_HISTORY = 16, 512
 
 
@@ -38,11 +38,11 @@ class Payloads:
         return " ".join(rng.choices(self.sentences, k=rng.choice((1, 1, 1, 2, 4))))
 
     def texts(self, rng: random.Random) -> list[str]:
-        return [self.text(rng) for _ in range(rng.randint(1, MOST_ITEMS))]
+        return [self.text(rng) for _ in range(rng.randint(1, MAX_ITEMS))]
 
     def histories(self, rng: random.Random) -> list[list[float]]:
         """Draw the last values of some series: short histories as often as long ones."""
-        return [self._history(rng) for _ in range(rng.randint(1, MOST_ITEMS))]
+        return [self._history(rng) for _ in range(rng.randint(1, MAX_ITEMS))]
 
     def _history(self, rng: random.Random) -> list[float]:
         wanted = round(SHORTEST_HISTORY * (LONGEST_HISTORY / SHORTEST_HISTORY) ** rng.random())
@@ -66,6 +66,6 @@ def _real() -> Payloads:
 
 def _generated() -> Payloads:
     rng = random.Random(0)
-    sentences = [" ".join(rng.choices(WORDS.split(), k=rng.randint(1, MOST_WORDS))) + " ." for _ in range(GENERATED)]
+    sentences = [" ".join(rng.choices(WORDS.split(), k=rng.randint(1, MAX_WORDS))) + " ." for _ in range(GENERATED)]
     series = generate_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
     return Payloads(sentences, series, f"generated ({VARIABLE} is not set)")

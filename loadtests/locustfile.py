@@ -30,7 +30,7 @@ from loadtests.verdict import Line, Sessions, refused_as, verdict
 from service.errors import StartupError
 
 LONGEST_HORIZON = 48
-MOST_STEPS = 16
+MAX_STEPS = 16
 SESSIONS_PER_TEXT = 5  # one session in so many reads text, the others numbers
 
 T = TypeVar("T")
@@ -172,7 +172,7 @@ class StreamUser(ServiceUser):
         (name,) = self.next_ids(1)
         if self.reads_text:
             return {"id": name, "text": self.payloads.text(self.rng)}
-        steps = self.rng.randint(1, MOST_STEPS)
+        steps = self.rng.randint(1, MAX_STEPS)
         values = [self.series[(self.position + ahead) % len(self.series)] for ahead in range(steps)]
         return {"id": name, "values": values}
 

@@ -35,7 +35,7 @@ from loadtests.outcome import NO_ANSWER, Outcome, summarise
 from loadtests.requirements import BenchError, raise_open_files
 
 FIRST_CONNECTIONS = 64
-MOST_CONNECTIONS = 8192
+MAX_CONNECTIONS = 8192
 SPARE_FILES = 64  # that are no connections
 TICK_S = 2.5e-4  # arrivals closer than this leave together
 ANSWER_LIMIT_S = 30.0  # after the last arrival; the service answers or refuses within 10
@@ -246,7 +246,7 @@ def main(
 ) -> None:
     """Send the bodies at random times that do not depend on the answers; print what became of them as JSON."""
     bodies = payloads.read_bytes().splitlines()
-    most = min(MOST_CONNECTIONS, raise_open_files() - SPARE_FILES)
+    most = min(MAX_CONNECTIONS, raise_open_files() - SPARE_FILES)
     try:
         load = OpenLoop(*prepare(url, bodies), poisson(rate, seconds, seed), seconds=seconds, most=most)
         print(json.dumps(asdict(uvloop.run(load.run())), indent=2))

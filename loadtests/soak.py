@@ -35,7 +35,7 @@ RESULTS = ROOT / "loadtests" / "results" / "soak.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "benchmarks-soak.svg"
 REQUESTS, CLIENTS, SAMPLES = 20_000, 8, 200
-MOST_ITEMS, MOST_WORDS, MOST_STEPS = 64, 200, 64
+MAX_ITEMS, MAX_WORDS, MAX_STEPS = 64, 200, 64
 SERIES_LENGTHS = (8, 512)  # what the committed model needs and reads
 SESSIONS = 512  # the newest of each model, that later requests go on from
 GROWTH = 1.05
@@ -55,7 +55,7 @@ class Shapes:
 
     def draw(self) -> Request:
         kinds: tuple[Callable[[int], Request], ...] = (self._texts, self._forecast, self._numbers, self._words_in_steps)
-        return kinds[self._rng.integers(len(kinds))](self._skewed(1, MOST_ITEMS))
+        return kinds[self._rng.integers(len(kinds))](self._skewed(1, MAX_ITEMS))
 
     def keep(self, body: dict[str, Any], answer: dict[str, Any]) -> None:
         if "items" in body:
@@ -65,13 +65,13 @@ class Shapes:
         """Draw from `least` to `most`, every factor of two as likely as any other."""
         return int(np.exp(self._rng.uniform(np.log(least), np.log(most + 1))))
 
-    def _text(self, most_words: int) -> str:
-        length = self._skewed(1, most_words)
+    def _text(self, max_words: int) -> str:
+        length = self._skewed(1, max_words)
         start = self._rng.integers(len(self._words) - length)
         return " ".join(self._words[start : start + length])
 
     def _texts(self, items: int) -> Request:
-        return "/v1/sentiment", {"inputs": [self._text(MOST_WORDS) for _ in range(items)]}
+        return "/v1/sentiment", {"inputs": [self._text(MAX_WORDS) for _ in range(items)]}
 
     def _forecast(self, items: int) -> Request:
         series = [{"values": self._history(*SERIES_LENGTHS)} for _ in range(items)]
@@ -82,11 +82,11 @@ class Shapes:
         return whole[-self._skewed(least, most) :]
 
     def _numbers(self, items: int) -> Request:
-        steps = [{"values": self._history(1, MOST_STEPS)} for _ in range(items)]
+        steps = [{"values": self._history(1, MAX_STEPS)} for _ in range(items)]
         return "/v1/step", {"model": "forecast-live", "items": self._resumed("forecast-live", steps)}
 
     def _words_in_steps(self, items: int) -> Request:
-        steps = [{"text": self._text(MOST_STEPS)} for _ in range(items)]
+        steps = [{"text": self._text(MAX_STEPS)} for _ in range(items)]
         return "/v1/step", {"model": "sentiment-live", "items": self._resumed("sentiment-live", steps)}
 
     def _resumed(self, model: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -59,11 +59,11 @@ class Line:
         """Return a sentence for each threshold that is not kept."""
         refused = sum(self.refused.values())
         sent = max(1, self.answered + self.failed + refused)
-        most_ms = getattr(limits, f"{self.kind}_p95_ms")
+        max_ms = getattr(limits, f"{self.kind}_p95_ms")
         checks = (
             (self.failed / sent <= limits.max_failures, f"{self.failed} of {sent} requests failed (--max-failures)"),
             (refused / sent <= limits.max_refused, f"{refused} of {sent} requests were refused (--max-refused)"),
-            (self.p95_ms <= most_ms, f"p95 {self.p95_ms:g} ms, at most {most_ms:g} wanted (--{self.kind}-p95-ms)"),
+            (self.p95_ms <= max_ms, f"p95 {self.p95_ms:g} ms, at most {max_ms:g} wanted (--{self.kind}-p95-ms)"),
             (
                 self.answered >= limits.min_requests,
                 f"{self.answered} requests answered, {limits.min_requests:g} wanted (--min-requests)",

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.old_cpu
 MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
 PARITY = 1e-5  # max abs, the bound that a model is published under
-MOST_BYTES = 12_000_000
+MAX_BYTES = 12_000_000
 TEXTS = [
     "A gorgeous, witty, seductive movie.",
     "It's not that I didn't like it; I loathed every minute of it!",
@@ -66,7 +66,7 @@ def test_a_graph_tells_nothing_of_the_machine_that_made_it(directory: Path) -> N
 def test_a_committed_model_is_small_and_says_where_it_comes_from(directory: Path) -> None:
     manifest = json.loads((directory / "manifest.json").read_text())
     provenance = manifest["provenance"]
-    assert (directory / manifest["file"]).stat().st_size < MOST_BYTES
+    assert (directory / manifest["file"]).stat().st_size < MAX_BYTES
     assert provenance["parity_max_abs"] <= PARITY
     assert provenance["command"].startswith("make train-") or "python -m training" in provenance["command"]
     assert provenance["data"]

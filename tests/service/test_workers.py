@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 ByPid = Callable[[Server], dict[int, httpx.Client]]
 
 WORKERS = 2
-MOST_CONNECTIONS = 200  # to find one to every worker; the kernel spreads them, so this many never fail to
+MAX_CONNECTIONS = 200  # to find one to every worker; the kernel spreads them, so this many never fail to
 SLOW_BODY = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
@@ -42,7 +42,7 @@ def clients_by_pid() -> Iterator[ByPid]:
         def connect(server: Server) -> dict[int, httpx.Client]:
             assert server.url is not None
             found: dict[int, httpx.Client] = {}
-            for _ in range(MOST_CONNECTIONS):
+            for _ in range(MAX_CONNECTIONS):
                 client = kept.enter_context(httpx.Client(base_url=server.url, timeout=30))
                 found.setdefault(pid_behind(server, client), client)
                 if len(found) == WORKERS:
