@@ -20,11 +20,11 @@ from service.engine import Answer, Engine, Row
 from service.metrics import Metrics, ModelMetrics
 from service.repository import load_model
 from service.settings import Settings
-from training.data import find
-from training.forecast_data import read_ett, read_weekly
-from training.forecast_live_evaluation import live_figures
-from training.forecast_metrics import pinball
-from training.sentiment import read_phrases
+from training.datasets import find
+from training.series.data import read_ett, read_weekly
+from training.series.metrics import pinball
+from training.tasks.classifier.sentiment import read_phrases
+from training.tasks.forecast_live.evaluation import live_figures
 
 PAGE = ROOT / "docs" / "state.md"
 LAST_STEPS = 13  # of a weekly series, those that M4 asks for

@@ -1,6 +1,6 @@
 """Freeing the batch axis of a graph that takes one row a run, so that sessions share runs.
 
-The graph is rewritten by `training.batch_axis`, in a process of its own: the service does without the `onnx` that it
+`training.export.batch_axis` rewrites the graph, in a process of its own: the service does without the `onnx` that it
 takes. It knows drafts. Invariant: a graph that comes out answers as the one that went in, alone and with neighbours.
 """
 
@@ -83,7 +83,7 @@ def _choices(file: Path, engine: Engine) -> Iterator[dict[str, int]]:
 
 def _rewrite(file: Path, out: Path, axes: dict[str, int]) -> None:
     named = [f"{name}={axis}" for name, axis in axes.items()]
-    command = [sys.executable, "-m", "training.batch_axis", str(file), str(out), *named]
+    command = [sys.executable, "-m", "training.export.batch_axis", str(file), str(out), *named]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         told = ended.stderr.strip() or f"the rewriting ended with status {ended.returncode}"

@@ -10,9 +10,13 @@ import pytest
 from conftest import ROOT, Server
 
 from service.contract import Metric, read_manifest
-from training import charlm, forecast, forecast_live, segrnn, sentiment, spam
-from training.data import VARIABLE, find
-from training.report import versions
+from training.datasets import VARIABLE, find
+from training.report.pages import versions
+from training.tasks.charlm import recipe as charlm
+from training.tasks.classifier import sentiment, spam
+from training.tasks.forecast import recipe as forecast
+from training.tasks.forecast_live import recipe as forecast_live
+from training.tasks.segrnn import recipe as segrnn
 
 ONE_MESSAGE = 0.0011  # of the ham in test: the false positive rate moves by that
 SAME = 0.005  # relative: other processors round otherwise, and a few answers lie on the edge

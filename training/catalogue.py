@@ -17,9 +17,15 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
 from training.recipe import Kind, Recipe, Run, Table
-from training.text_training import FIGURES
+from training.tasks.charlm import module as charlm_training
+from training.tasks.charlm import recipe as charlm
+from training.tasks.classifier import sentiment, spam
+from training.tasks.classifier.module import FIGURES
+from training.tasks.forecast import recipe as forecast
+from training.tasks.forecast_live import recipe as forecast_live
+from training.tasks.segrnn import module as segrnn_training
+from training.tasks.segrnn import recipe as segrnn
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"

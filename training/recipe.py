@@ -1,4 +1,4 @@
-"""What a model must bring to be trained and published; `training.runs` and `training.publish` do the rest.
+"""What a model must bring to be trained and published; `training.fit` and `training.publish` do the rest.
 
 It knows no task and no file. A recipe is a kind of task with settings: it prepares a Lightning module with its own
 data, and turns the trained module into a release. Invariant: a recipe's settings are of its kind.
@@ -14,8 +14,8 @@ import lightning
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import DataSource, Forecast, Metric, Network, Task
-from training.export import Servable
-from training.precision import Precision
+from training.export.graph import Servable
+from training.fit.precision import Precision
 
 
 @dataclass(frozen=True)
