@@ -7,7 +7,6 @@ returned has every key that its kind asks for, and no other.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training.recipe import Kind, Recipe, Run, Table
+from training.recipe import MODEL_NAME, Kind, Recipe, Run, Table
 from training.tasks.charlm import module as charlm_training
 from training.tasks.charlm import recipe as charlm
 from training.tasks.classifier import sentiment, spam
@@ -29,7 +28,6 @@ from training.tasks.segrnn import recipe as segrnn
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
 KINDS: Mapping[str, Kind[Any]] = {
     "sentiment": Kind(sentiment.Settings, FIGURES, sentiment.prepare, sentiment.release),
     "spam": Kind(spam.Settings, FIGURES, spam.prepare, spam.release),

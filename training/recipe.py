@@ -6,6 +6,7 @@ data, and turns the trained module into a release. Invariant: a recipe's setting
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import DataSource, Forecast, Metric, Network, Task
 from training.export.graph import Servable
-from training.fit.precision import Precision
+
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from training.recipe import Precision
+
 Device = Literal["cpu", "cuda"]
-Precision = Literal["32-true", "bf16-mixed"]
 
 log = logging.getLogger("training.fit.precision")
 

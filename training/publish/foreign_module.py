@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from service.contract import Forecast, Network, Task
-from training.catalogue import MODEL_NAME
 from training.export import parity
 from training.export.explicit import cell_of
 from training.export.foreign import ModuleError
@@ -26,7 +25,7 @@ from training.export.padding import padding_advice
 from training.export.signature import call_of, servable_of
 from training.networks.nodes import OPSET
 from training.publish.model_directory import MODEL_FILE, PublishError, publish, write_files
-from training.recipe import Release, TextReader
+from training.recipe import MODEL_NAME, Release, TextReader
 
 FACTS_FILE = "facts.json"
 LIMITS = (

@@ -22,6 +22,8 @@ from training.series.synthetic_patterns import generate_patterns
 
 Values = npt.NDArray[np.float64]
 
+WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
+HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
 # Months of 30 days: 12 for training, 4 for validation, 4 for test. Source: Zhou et al., Informer, AAAI 2021.
 ETT_TRAIN, ETT_VALIDATION, ETT_TEST = slice(0, 8640), slice(8640, 11520), slice(11520, 14400)
 COARSE_STEPS = (1, 1, 1, 2, 3, 4, 6, 12)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+from training.series.quantiles import LEVELS
 
-# Deciles, and the bounds of the central 90 % and 95 % intervals.
-LEVELS: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
-MEDIAN = LEVELS.index(0.5)
+Values = npt.NDArray[np.float64]
 
 
 def pinball(actual: Values, quantiles: Values) -> Values:

@@ -14,7 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from service.contract import DataSource
+
 Values = npt.NDArray[np.float64]
+SOURCE = DataSource(name="generated series", part="drawn by seed (training/series/synthetic.py): trained on")
+UNSEEN_SEED = 2**62  # and more: beyond every seed that training draws with
+
 Component = Callable[[np.random.Generator, int, int], Values]
 
 # Steps per cycle of common calendars: quarters, workdays, days, months, weeks of a quarter and of a year, hours of a
@@ -35,6 +40,17 @@ def generate_series(seed: int, count: int, length: int) -> Values:
         total[chosen] += amplitude * component(rng, len(chosen), length)
     total += 1e-3 * rng.normal(size=(count, length)) * np.exp(rng.normal(0.0, 2.0, (count, 1)))
     return _place(rng, _reshape_values(rng, total))
+
+
+def draw_walk(rng: np.random.Generator, length: int) -> npt.NDArray[np.float32]:
+    """Draw a random walk for the parity suite; one in three rests between its moves, one in three is all zeros.
+
+    It is of about unit size: at 64 one float32 step alone is 7.6e-6.
+
+    Shapes: returns [length] float32.
+    """
+    moves = rng.normal(size=length) * (rng.random(length) < rng.choice([0.0, 0.1, 1.0]))
+    return np.cumsum(moves / np.sqrt(max(length, 1))).astype(np.float32)
 
 
 def _unit(values: Values) -> Values:

@@ -14,7 +14,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from service.contract import DataSource
+
 Values = npt.NDArray[np.float64]
+SOURCE = DataSource(name="generated patterns", part="drawn by seed (training/series/synthetic_patterns.py): trained on")
+
 Pattern = Callable[[np.random.Generator, int], Values]
 
 # Steps per cycle: quarters, workdays, days, months, weeks of a quarter and of a year, hours, half-hours, and others.

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from training.series.data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, Mixture, coarser, pad, read_ett, read_weekly
-from training.series.metrics import LEVELS, constant_spread, coverage, mase, pinball, smape, spread_loss
+from training.series.metrics import constant_spread, coverage, mase, pinball, smape, spread_loss
+from training.series.quantiles import LEVELS
 from training.series.synthetic import COMPONENTS, generate_series
 
 

@@ -17,7 +17,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from service.contract import Metric
 from training.evaluate import ask
 from training.series.data import ETT_TEST, ETT_TRAIN
-from training.series.metrics import LEVELS, MEDIAN, coverage, mase, smape
+from training.series.metrics import coverage, mase, smape
+from training.series.quantiles import LEVELS, MEDIAN
+from training.series.synthetic import UNSEEN_SEED
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY
 
 Values = npt.NDArray[np.float64]
@@ -27,7 +29,7 @@ Forecaster = Callable[[list[Values], int], Values]
 
 DAY = 24
 ETT_STRIDE = 23  # hours between starts: every hour of the day is one
-CLEAN_SEED, CLEAN_SIGNALS = 2**62 + 2, 60
+CLEAN_SEED, CLEAN_SIGNALS = UNSEEN_SEED + 2, 60
 # Each signal's season over its phase, and the size of its slope in standard deviations of the season a step.
 CLEAN: tuple[tuple[str, Callable[[Values], Values], float], ...] = (
     ("sine", lambda phase: np.asarray(np.sin(2 * np.pi * phase)), 0.0),

@@ -3,46 +3,27 @@
 It knows networks, mixtures and Lightning, not files or publishing. Each epoch draws fresh windows by seed and epoch
 number, so that a resumed run sees what an uninterrupted one would have seen.
 
-What the live forecaster shares with it stands here too: the pinball loss and `ForecasterModule`.
-
 Invariant: a loss is free of the series' unit, and a value beyond a row's length never enters it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
-
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from training.fit.modules import SeededModule
-from training.recipe import Table
 from training.series.conformal import conformal_offsets
 from training.series.data import Mixture, Values, pad
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS, pinball_loss
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork, segments
+from training.tasks.forecaster import ForecasterModule, WindowSettings
 
 ROWS = 32  # per batch
 ANCHORS = 12  # per window and step
-WARM_UP = 0.05  # of the run, to the highest learning rate
-WEIGHT_DECAY = 0.01
 OUTLYING = 10.0  # scales beyond which a window's loss counts less than in proportion
 LEAST_SPREAD = 0.03  # in scales: below it a series counts as exact, and its loss no more
 EARLY = 1.5  # power that brings anchors towards the beginning: users have short histories
-
-
-def pinball_loss(actual: Tensor, quantiles: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
-    """Average the pinball loss over the levels; the tensor twin of `forecast_metrics.pinball`.
-
-    Shapes: actual [...]; quantiles [..., levels]; returns [...].
-    """
-    level = torch.tensor(levels, device=actual.device)
-    error = actual[..., None] - quantiles
-    return torch.maximum(level * error, (level - 1) * error).mean(-1)
 
 
 def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
@@ -81,42 +62,6 @@ def futures(values: Tensor, lengths: Tensor, anchors: Tensor) -> tuple[Tensor, T
     known = (place < length[..., None]) & (history >= MIN_HISTORY)[..., None]
     future = values.gather(1, torch.minimum(place, length[..., None] - 1).flatten(1)).view(place.shape)
     return future, known.float()
-
-
-class WindowSettings(Table):
-    """What both forecasters' recipes set: windows an epoch, whence (the rest is generated), and the stack.
-
-    `learning_rate` is the highest of the one-cycle schedule.
-    """
-
-    windows: int = Field(ge=1)
-    weekly_share: float = Field(ge=0, le=1)
-    hidden: int = Field(ge=1)
-    layers: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _parts_of_one_whole(self) -> Self:
-        shares = {name: value for name, value in self if name.endswith("_share")}
-        if (total := sum(shares.values())) > 1:
-            raise ValueError(f"{' and '.join(shares)} add up to {total:g}; they are shares of one whole")
-        return self
-
-
-class ForecasterModule(SeededModule):
-    """What both forecasters share: AdamW under a one-cycle learning rate, fresh windows every epoch."""
-
-    def __init__(self, settings: WindowSettings, mixture: Mixture, seed: int) -> None:
-        """Draw windows from `mixture` as the settings say."""
-        super().__init__(seed)
-        self.mixture, self.windows, self.learning_rate = mixture, settings.windows, settings.learning_rate
-
-    def draw(self, width: int) -> tuple[Tensor, Tensor]:
-        """Draw the current epoch's windows."""
-        return self.mixture.draw(self.epoch_seed, self.windows, width)
-
-    def configure_optimizers(self) -> Any:
-        return self.one_cycle(self.learning_rate, weight_decay=WEIGHT_DECAY, warm_up=WARM_UP)
 
 
 class ForecastModule(ForecasterModule):

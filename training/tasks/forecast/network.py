@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from training.networks.recurrent import Recurrent
 from training.series.conformal import apply_offsets
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS, rising
+from training.series.rounding import DOUBLE_STEP, FLOAT_STEP, SMALLEST_SCALE
 from training.tasks.forecast.experts import Experts
 
 HORIZON = 48
@@ -30,25 +31,8 @@ SEGMENT = 16
 ARRIVALS, BOUND_SHARE = 4, 0.1  # times that a series comes to its least value, and share of its values
 CONTEXT = 128  # latest values that the decoder sees directly: two years of weeks, five days of hours
 
-# The steps between neighbouring float32 and float64 numbers, relative to their size: smaller differences are rounding.
-FLOAT_STEP, DOUBLE_STEP = 2.0**-23, 2.0**-52
-# Keeps a history of zeros from dividing by zero, and is still a normal float32 after the multiplications that follow.
-# A bound, not a summand: the ONNX exporter drops the addition of a constant this small.
-SMALLEST_SCALE = 1e-30
 # Where a history moved that much less at an anchor than at its end, the end's float32 steps are too coarse for experts.
 COARSEST = 1e3
-
-
-def rising(raw: Tensor) -> Tensor:
-    """Make free numbers into quantiles that never cross: the median, and positive steps away from it.
-
-    Shapes: raw [..., levels], as many levels below the median as above it; returns the same.
-    """
-    middle = raw.shape[-1] // 2
-    median = raw[..., middle : middle + 1]
-    below, above = functional.softplus(raw[..., :middle]), functional.softplus(raw[..., middle + 1 :])
-    below = below.flip(-1).cumsum(-1).flip(-1)
-    return torch.cat([median - below, median, median + above.cumsum(-1)], -1)
 
 
 def quadrature() -> Tensor:

@@ -17,30 +17,25 @@ from pydantic import Field
 
 from service import contract, tensors
 from training.datasets import find
-from training.export.graph import Array, Servable
+from training.export.graph import Servable
 from training.recipe import Release
+from training.series import synthetic, synthetic_patterns
 from training.series.conformal import OFFSETS
-from training.series.data import Mixture, Values, read_ett, read_weekly
-from training.series.metrics import LEVELS
-from training.series.synthetic import generate_series
+from training.series.data import ETT, HELD_OUT, WEEKLY_TEST, WEEKLY_TRAIN, Mixture, Values, read_ett, read_weekly
+from training.series.quantiles import LEVELS
+from training.series.synthetic import UNSEEN_SEED, draw_walk, generate_series
 from training.series.synthetic_patterns import generate_patterns
 from training.tasks.forecast.evaluation import ask_forecast, clean_figures, ett_figures, weekly_figures
-from training.tasks.forecast.module import ForecastModule, WindowSettings, held_out_futures
+from training.tasks.forecast.module import ForecastModule, held_out_futures
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
+from training.tasks.forecaster import WindowSettings
 
-WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
-HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
 CHOOSING_FUTURES = 48  # generated ones, of each kind: as many steps as half of M4 weekly gives
 # Generated ones as well, with as many steps in all: those of one future err alike, so that few of many tell more.
 CALIBRATING_FUTURES, CALIBRATING_EVERY = 480, 10
-GENERATED_SEED = 2**62  # beyond every seed that training draws with
 LICENCE = (
     "as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
     "and on generated series"
-)
-GENERATED = contract.DataSource(name="generated series", part="training/series/synthetic.py, drawn by seed: trained on")
-PATTERNS = contract.DataSource(
-    name="generated patterns", part="training/series/synthetic_patterns.py, drawn by seed: trained on"
 )
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
@@ -73,11 +68,11 @@ def prepare(settings: Settings, seed: int) -> ForecastModule:
     weekly = read_weekly(find(WEEKLY_TRAIN).path)
     mixture = training_mixture(weekly, settings)
     ends = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
-    drawn = generated_futures(GENERATED_SEED, CHOOSING_FUTURES, generate_series, generate_patterns)
+    drawn = generated_futures(UNSEEN_SEED, CHOOSING_FUTURES, generate_series, generate_patterns)
     choosing = held_out_futures(ends[::2] + drawn)
     # Patterns do not calibrate: those without noise are missed by little, but by many times their narrow intervals, and
     # one offset a level would widen all others for them.
-    drawn = generated_futures(GENERATED_SEED + 1, CALIBRATING_FUTURES, generate_series)
+    drawn = generated_futures(UNSEEN_SEED + 1, CALIBRATING_FUTURES, generate_series)
     calibrating = held_out_futures(ends[1::2] + thinned(drawn, CALIBRATING_EVERY))
     network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
     return ForecastModule(settings, network, mixture, choosing, calibrating, seed)
@@ -111,17 +106,6 @@ def thinned(futures: list[tuple[Values, Values]], every: int) -> list[tuple[Valu
     """
     steps = [np.arange(len(future)) % every == place % every for place, (_, future) in enumerate(futures)]
     return [(history, np.where(kept, future, np.nan)) for (history, future), kept in zip(futures, steps, strict=True)]
-
-
-def draw_walk(rng: np.random.Generator, length: int) -> Array:
-    """Draw a random walk for the parity suite; one in three rests between its moves, one in three is all zeros.
-
-    It is of about unit size: at 64 one float32 step alone is 7.6e-6.
-
-    Shapes: returns [length] float32.
-    """
-    moves = rng.normal(size=length) * (rng.random(length) < rng.choice([0.0, 0.1, 1.0]))
-    return np.cumsum(moves / np.sqrt(max(length, 1))).astype(np.float32)
 
 
 def forecast_servable(network: ForecastNetwork, offsets: tuple[float, ...]) -> Servable:
@@ -169,8 +153,8 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
                 "measured on (rows 11,521 to 14,400); no row of it was trained or calibrated on or chose a checkpoint, "
                 "but one choice of the network looked at it (docs/training-log.md)"
             ),
-            GENERATED,
-            PATTERNS,
+            synthetic.SOURCE,
+            synthetic_patterns.SOURCE,
         ),
         licence=LICENCE,
         limits=LIMITS,

@@ -16,11 +16,11 @@ from service.contract import Manifest
 from training.datasets import find
 from training.report.pages import Picture, Table
 from training.report.plots import Fan, draw_coverage, draw_error, draw_fans
-from training.series.data import ETT_TEST, read_ett, read_weekly
-from training.series.metrics import LEVELS, MEDIAN, mase, smape
+from training.series.data import ETT, ETT_TEST, WEEKLY_TEST, WEEKLY_TRAIN, read_ett, read_weekly
+from training.series.metrics import mase, smape
+from training.series.quantiles import LEVELS, MEDIAN
 from training.tasks.forecast.evaluation import DAY, ask_forecast
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY
-from training.tasks.forecast.recipe import ETT, WEEKLY_TEST, WEEKLY_TRAIN
 
 Values = npt.NDArray[np.float64]
 

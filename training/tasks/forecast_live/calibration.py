@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.series.conformal import conformal_offsets
 from training.series.data import Values
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.network import LiveNetwork
 
 

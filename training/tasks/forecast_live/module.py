@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.fit.state_penalty import OVERFLOW_WEIGHT, overflow
 from training.series.data import Mixture
-from training.tasks.forecast.module import ForecasterModule, WindowSettings, pinball_loss
+from training.series.quantiles import pinball_loss
 from training.tasks.forecast_live.calibration import HeldOut
 from training.tasks.forecast_live.network import LiveNetwork
+from training.tasks.forecaster import ForecasterModule, WindowSettings
 
 ROWS = 64  # per batch
 CHUNK = 128  # observations between two steps of the optimiser

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from service.tensors import LARGEST_FLOAT, Dtype, Shape, State
 from training.networks.recurrent import Recurrent
 from training.series.conformal import apply_offsets
-from training.series.metrics import LEVELS, MEDIAN
-from training.tasks.forecast.network import DOUBLE_STEP, SMALLEST_SCALE, rising
+from training.series.quantiles import LEVELS, MEDIAN, rising
+from training.series.rounding import DOUBLE_STEP, SMALLEST_SCALE
 
 WINDOW = 32  # lags that the network sees directly: more than a day of hours
 SPANS = (16.0, 256.0)  # observations over which the running scales forget; the longest is the unit of the answer

@@ -19,23 +19,32 @@ from service import contract, tensors
 from training.datasets import find
 from training.export.graph import Servable
 from training.recipe import Release
+from training.series import synthetic
 from training.series.conformal import OFFSETS
-from training.series.data import ETT_TRAIN, ETT_VALIDATION, Mixture, Values, read_ett, read_weekly
-from training.series.metrics import LEVELS
-from training.series.synthetic import generate_series
-from training.tasks.forecast.module import WindowSettings
-from training.tasks.forecast.recipe import ETT, GENERATED, HELD_OUT, WEEKLY_TRAIN, draw_walk
+from training.series.data import (
+    ETT,
+    ETT_TRAIN,
+    ETT_VALIDATION,
+    HELD_OUT,
+    WEEKLY_TRAIN,
+    Mixture,
+    Values,
+    read_ett,
+    read_weekly,
+)
+from training.series.quantiles import LEVELS
+from training.series.synthetic import UNSEEN_SEED, draw_walk, generate_series
 from training.tasks.forecast_live.calibration import HeldOut, fit_offsets
 from training.tasks.forecast_live.evaluation import ask_streams, live_figures
 from training.tasks.forecast_live.module import WIDTH, Chunks, LiveModule
 from training.tasks.forecast_live.network import WINDOW, LiveNetwork
+from training.tasks.forecaster import WindowSettings
 
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on generated series"
 )
 GENERATED_STREAMS = 9
-GENERATED_SEED = 2**62  # beyond every seed that training draws with
 WARM_UP = 512  # observations before those that calibrate
 CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
@@ -85,7 +94,7 @@ def held_out_streams(ett: Values) -> Chunks:
     Shapes: ett [time, 7].
     """
     real = ett[CALIBRATION.start - WIDTH : CALIBRATION.start].T
-    streams = np.concatenate([real, generate_series(GENERATED_SEED, GENERATED_STREAMS, WIDTH)])
+    streams = np.concatenate([real, generate_series(UNSEEN_SEED, GENERATED_STREAMS, WIDTH)])
     lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
     return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
@@ -140,7 +149,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
                 f"checkpoint, next {CALIBRATION.stop - CALIBRATION.start:,} calibrated, next 2,880 measured on, never "
                 "trained on"
             ),
-            GENERATED,
+            synthetic.SOURCE,
         ),
         licence=LICENCE,
         limits=LIMITS,

@@ -13,9 +13,8 @@ from training.datasets import find
 from training.evaluate import ask
 from training.report.pages import Picture, Table
 from training.report.plots import draw_anomalies
-from training.series.data import ETT_TEST, read_ett
-from training.series.metrics import LEVELS
-from training.tasks.forecast.recipe import ETT
+from training.series.data import ETT, ETT_TEST, read_ett
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.evaluation import LIVE_WARM_UP
 
 SHOWN = 240  # hours

@@ -24,7 +24,7 @@ from training.fit.modules import SeededModule
 from training.recipe import Table
 from training.series.conformal import conformal_offsets
 from training.series.data import ETT_TRAIN, ETT_VALIDATION, Values
-from training.tasks.forecast.module import pinball_loss
+from training.series.quantiles import pinball_loss
 from training.tasks.segrnn.network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
 HORIZONS = (96, 192, 336, 720)  # those of the published table

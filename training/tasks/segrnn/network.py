@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from training.networks.recurrent import Recurrent
 from training.series.conformal import apply_offsets
-from training.tasks.forecast.network import rising
+from training.series.quantiles import rising
 
 LOOKBACK, HORIZON, SEGMENT = 720, 720, 24
 LEVELS = (0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)  # the median, and the bounds of the central 80, 90 and 95 %

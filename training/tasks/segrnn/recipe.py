@@ -17,12 +17,11 @@ from training.datasets import find
 from training.export.graph import Array, Servable
 from training.recipe import Release
 from training.series.conformal import OFFSETS
-from training.series.data import read_ett
+from training.series.data import ETT, read_ett
 from training.tasks.segrnn.evaluation import ask_segrnn, etth1_figures
 from training.tasks.segrnn.module import SegRNNModule, Settings
 from training.tasks.segrnn.network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
-ETT = "ett/ETTh1.csv"
 CHANNELS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")  # in the file's order
 LICENCE = "as the project; trained on ETTh1 (Zhou et al., AAAI 2021), under its own licence"
 LIMITS = (

@@ -13,10 +13,10 @@ from service.contract import Manifest
 from training.datasets import find
 from training.report.pages import Picture, Table
 from training.report.plots import Fan, draw_coverage, draw_error, draw_fans
-from training.series.data import ETT_TEST, ETT_TRAIN, Values, read_ett
+from training.series.data import ETT, ETT_TEST, ETT_TRAIN, Values, read_ett
 from training.tasks.segrnn.evaluation import DAY, INTERVALS, WINDOWS_PER_CALL, ask_segrnn
 from training.tasks.segrnn.network import HORIZON, LOOKBACK
-from training.tasks.segrnn.recipe import CHANNELS, ETT
+from training.tasks.segrnn.recipe import CHANNELS
 
 STRIDE = 48  # hours between two windows
 EXAMPLES = (

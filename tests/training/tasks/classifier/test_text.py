@@ -132,7 +132,7 @@ def test_messages_keep_the_length_of_numbers() -> None:
 
 
 MAKE = (
-    "import sys; from training import text; texts = sys.stdin.read().splitlines();"
+    "import sys; from training.tasks.classifier import text; texts = sys.stdin.read().splitlines();"
     "[print(make(texts, 60).to_str()) for make in (text.train_review_words, text.train_review_pieces)]"
 )
 

@@ -21,7 +21,7 @@ from training.publish.model_directory import publish
 from training.recipe import Recipe
 from training.series.conformal import OFFSETS
 from training.series.data import read_weekly
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast import recipe as forecast
 from training.tasks.forecast.evaluation import ask_forecast
 from training.tasks.forecast.module import ForecastModule, held_out_futures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast.evaluation import clean_figures, coverages, ett_figures, repeated, weekly_figures
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast.network import HORIZON, SEGMENT, ForecastNetwork, bounds, cut, quadrature, rising, within
 
 # Rounding of float32 sums over a few hundred terms, at outputs of about ten.

@@ -14,7 +14,7 @@ from training.catalogue import find_recipe
 from training.datasets import Found
 from training.fit.runs import fit
 from training.publish.model_directory import publish
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live import recipe as forecast_live
 from training.tasks.forecast_live.calibration import HeldOut
 from training.tasks.forecast_live.evaluation import ask_streams

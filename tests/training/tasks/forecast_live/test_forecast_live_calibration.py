@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.series.metrics import LEVELS, coverage
+from training.series.metrics import coverage
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.calibration import HeldOut, fit_offsets, predictions
 from training.tasks.forecast_live.network import LiveNetwork
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.series.metrics import LEVELS, constant_spread
+from training.series.metrics import constant_spread
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.evaluation import (
     AFTERMATH,
     LIVE_WARM_UP,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.series.metrics import LEVELS
+from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.network import (
     ANOMALY_CAP,
     MOST_MEANS,
