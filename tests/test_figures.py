@@ -121,11 +121,11 @@ def test_int8_loses_next_to_nothing(served: Server, data_dir: Path, monkeypatch:
     monkeypatch.setenv(VARIABLE, str(data_dir))
     corpus = charlm.read_corpus()
     text = corpus.validation[: 8 * charlm.CHARACTERS_PER_CALL + 1]
-    narrow, wide = (
+    quantized, float32 = (
         charlm.nats(charlm.ask_probabilities(served.url or "", model, text, corpus.characters))
         for model in ("charlm-int8", "charlm")
     )
-    assert narrow == pytest.approx(wide, rel=0.002)
+    assert quantized == pytest.approx(float32, rel=0.002)
 
 
 # SegRNN's own figures on ETTh1, and how near the served model's must be. Source: Lin et al., arXiv 2308.11200, table 2.

@@ -1,8 +1,8 @@
-"""Narrower arithmetic: a float32 graph becomes one that computes its recurrent layers in int8 or float16.
+"""Quantization: a float32 graph becomes one that computes its recurrent layers in int8 or float16.
 
 It knows graphs, not tasks, figures or directories. Inputs, outputs and states keep their names, types and shapes, so
 that manifest and clients stay as they are. Invariant: what comes out is the graph that went in, except for the
-arithmetic of the nodes that hold weights.
+precision of the nodes that hold weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.export.graph import RECURRENT_NODES, ExportError
 
-Narrow = Literal["int8", "float16"]
+Quantized = Literal["int8", "float16"]
 
 WEIGHED = {*RECURRENT_NODES, "Gemm", "MatMul", "Gather"}
 
@@ -67,24 +67,24 @@ def to_float16(graph: bytes) -> bytes:
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     floats = _float_tensors(graph)
     nodes: list[onnx.NodeProto] = []
-    narrowed: set[str] = set()
+    halved: set[str] = set()
     for node in model.graph.node:
         if node.op_type not in WEIGHED or not weights.keys() & set(node.input):
             nodes.append(node)
             continue
-        narrowed |= weights.keys() & set(node.input)
+        halved |= weights.keys() & set(node.input)
         nodes += _within_casts(node, floats - weights.keys())
-    shared = {name for node in nodes if node.op_type not in WEIGHED for name in node.input} & narrowed
+    shared = {name for node in nodes if node.op_type not in WEIGHED for name in node.input} & halved
     if shared:
         raise ExportError(f"{_listed(shared)} is a weight that other nodes use as well, so it cannot become float16")
-    for name in narrowed:
+    for name in halved:
         weights[name].CopyFrom(_in_float16(weights[name]))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return _checked(model)
 
 
-NARROWING: dict[Narrow, Callable[[bytes], bytes]] = {"int8": to_int8, "float16": to_float16}
+QUANTIZERS: dict[Quantized, Callable[[bytes], bytes]] = {"int8": to_int8, "float16": to_float16}
 
 
 def _float_tensors(graph: bytes) -> set[str]:
@@ -120,7 +120,7 @@ def _checked(model: onnx.ModelProto) -> bytes:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as failure:
-        raise ExportError(f"ONNX's checker refuses the narrower graph: {failure}") from failure
+        raise ExportError(f"ONNX's checker refuses the quantized graph: {failure}") from failure
     return bytes(model.SerializeToString())
 
 

@@ -10,7 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ LIMITS = (
     "Each row is answered as the module answers it alone, at its true length. Where the module was trained on batches "
     "whose padding it did not mask, it may have learned from that padding.",
 )
+FROM_ELSEWHERE = partial(Release, description="", data=(), limits=LIMITS, measure=lambda url: ())
 NO_TASK = (
     "no task of the service fits a whole sequence without tokenizer or forecast, so this is no model directory and is "
     "not served"
@@ -80,19 +82,9 @@ def export_module(
     with _naming_what_reads_padding(servable):
         if task is None:
             return _write_facts(servable, name, exports_dir, networks)
-        release = Release(
-            name=name,
-            task=task,
-            description=description or f"{type(module).__name__}, a module of PyTorch's made elsewhere.",
-            servable=servable,
-            data=(),
-            licence=licence,
-            limits=LIMITS,
-            measure=lambda url: (),
-            networks=networks,
-            text=text,
-            forecast=forecast,
-        )
+        described = description or f"{type(module).__name__}, a module of PyTorch's made elsewhere."
+        made = FROM_ELSEWHERE(name=name, task=task, servable=servable, networks=networks, licence=licence)
+        release = replace(made, description=described, text=text, forecast=forecast)
         return publish(release, models_dir, command=command, max_bytes=None)
 
 

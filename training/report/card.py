@@ -50,7 +50,7 @@ def _network_words(network: Network) -> str:
     return f"{layers} of {network.hidden} units, {directions}" + (variants and f", with {variants}")
 
 
-NARROW_LIMITS = {
+QUANTIZED_LIMITS = {
     "int8": (
         "Activations are scaled to eight bits over all the rows that share a run, so an answer moves with the rows "
         "beside it, here by up to {movement:.2g}. The float32 model's does not.",
@@ -67,18 +67,18 @@ NARROW_LIMITS = {
 }
 
 
-def write_narrow_card(release: Release, manifest: Manifest, wide: Manifest) -> str:
-    """Return the card of a model in narrower arithmetic, made from the float32 model `wide`, as Markdown."""
+def write_quantized_card(release: Release, manifest: Manifest, original: Manifest) -> str:
+    """Return the card of a model in int8 or float16, made from the float32 model `original`, as Markdown."""
     assert manifest.provenance is not None
     figures = {metric.name: metric.value for metric in manifest.provenance.metrics}
     limits = [
-        limit.format(movement=figures["max_abs_movement_in_batches"]) for limit in NARROW_LIMITS[manifest.arithmetic]
+        limit.format(movement=figures["max_abs_movement_in_batches"]) for limit in QUANTIZED_LIMITS[manifest.arithmetic]
     ]
     sections = [
         f"# {manifest.name} {manifest.version}",
         manifest.description,
-        f"The weights are those of {wide.name} {wide.version} (sha256 `{wide.sha256}`), whose card tells of the "
-        f"network. {_streaming(manifest)}",
+        f"The weights are those of {original.name} {original.version} (sha256 `{original.sha256}`), whose card tells "
+        f"of the network. {_streaming(manifest)}",
         "## Figures\n\nMeasured on the published file: what the float32 model has too, through the service over HTTP; "
         "the others in ONNX Runtime on rows drawn as for parity.\n\n" + figures_table(manifest),
         "## Data\n\n" + _data(manifest),

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from service.contract import Metric, read_manifest, verify_files
 from training import cli
 from training.evaluate import ask, serving
-from training.export import quantization_error as drift
+from training.export import quantization_error
 from training.export.graph import ExportError, Servable, export
 from training.export.parity import BOUND
 from training.export.quantize import to_float16, to_int8
 from training.networks.recurrent import Recurrent
 from training.publish.model_directory import PublishError, publish
-from training.publish.quantized import FLOAT16_BOUND, compared, publish_narrow
+from training.publish.quantized import FLOAT16_BOUND, compared, publish_quantized
 from training.recipe import Release
 
 pytestmark = pytest.mark.old_cpu
@@ -61,12 +61,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, release = tmp_path_factory.mktemp("models"), release_of()
     float32 = publish(release, folder, command="test", seed=0)
     for arithmetic in ("int8", "float16"):
-        publish_narrow(release, float32, arithmetic, folder, command=f"test {arithmetic}")
+        publish_quantized(release, float32, arithmetic, folder, command=f"test {arithmetic}")
     return folder
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "float16"])
-def test_narrow_model_is_published_beside_float32_figures(models: Path, arithmetic: Any) -> None:
+def test_quantized_model_is_published_beside_float32_figures(models: Path, arithmetic: Any) -> None:
     """It is complete, has a name of its own, and every figure of the float32 model stands beside its own."""
     wide = read_manifest(models / "echo/1")
     directory = models / NAMES[arithmetic] / "1"
@@ -90,7 +90,7 @@ def test_narrow_model_is_published_beside_float32_figures(models: Path, arithmet
     assert all(f"| {name} | {metric.value:.4g} |" in card for name, metric in figures.items())
 
 
-def test_narrow_models_serve_beside_the_float32_one(models: Path) -> None:
+def test_quantized_models_serve_beside_the_float32_one(models: Path) -> None:
     """A client chooses by name; answers are near the float32 model's, and go on from a state as in one run."""
     with serving(models) as url:
         due = outputs(url, "echo", STEPS)["outputs"]["y"]
@@ -108,11 +108,11 @@ def test_int8_alone_moves_a_row_with_its_batch(models: Path) -> None:
     """What is measured as movement is float32's rounding in float32, and the shared scale of activations in int8."""
     servable = release_of().servable
     graphs = {name: (models / name / "1/model.onnx").read_bytes() for name in ("echo", *NAMES.values())}
-    moved = {name: drift.measure(servable, graphs["echo"], graph) for name, graph in graphs.items()}
-    assert moved["echo"].max_abs_difference == 0
-    assert moved["echo"].max_abs_movement < BOUND
-    assert BOUND < moved["echo-int8"].max_abs_movement < NEAR["int8"]
-    assert all(ratio > 0 for ratio in moved["echo-int8"].speedups.values())
+    differences = {name: quantization_error.measure(servable, graphs["echo"], graph) for name, graph in graphs.items()}
+    assert differences["echo"].max_abs_difference == 0
+    assert differences["echo"].max_abs_movement < BOUND
+    assert BOUND < differences["echo-int8"].max_abs_movement < NEAR["int8"]
+    assert all(ratio > 0 for ratio in differences["echo-int8"].speedups.values())
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
@@ -149,8 +149,8 @@ def lstm_with_peepholes(peepholes: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("narrow", [to_int8, to_float16])
-def test_peepholes_survive(narrow: Any) -> None:
+@pytest.mark.parametrize("quantize", [to_int8, to_float16])
+def test_peepholes_survive(quantize: Any) -> None:
     """An LSTM's peepholes do in int8 and float16 what they do in float32."""
     rng = np.random.default_rng(1)
     feeds = {name: rng.normal(size=(1, 3, 16)).astype(np.float32) for name in "hc"}
@@ -158,7 +158,7 @@ def test_peepholes_survive(narrow: Any) -> None:
     feeds["lengths"] = np.array([7, 2, 4], np.int32)
     with_them, without = (lstm_with_peepholes(size) for size in (1.0, 0.0))
     (due,) = answers(with_them, feeds)
-    assert np.abs(answers(narrow(with_them), feeds)[0] - due).max() < 0.03
+    assert np.abs(answers(quantize(with_them), feeds)[0] - due).max() < 0.03
     assert np.abs(answers(without, feeds)[0] - due).max() > 0.1
 
 
@@ -220,7 +220,7 @@ def test_float16_beyond_its_bound_is_not_published(tmp_path: Path) -> None:
     float32 = publish(release, tmp_path, command="test", seed=0)
     before = echo.files_below(tmp_path)
     with pytest.raises(PublishError, match=r"in float16 differs by [0-9.]+ from float32; at most 0\.002"):
-        publish_narrow(release, float32, "float16", tmp_path, command="test")
+        publish_quantized(release, float32, "float16", tmp_path, command="test")
     assert echo.files_below(tmp_path) == before
 
 
@@ -264,23 +264,23 @@ def test_other_figures_than_the_float32_model_has_are_refused() -> None:
 
 
 def test_model_whose_figure_moved_is_not_published(tmp_path: Path) -> None:
-    """The figures are the served narrow model's: one that has moved too far ends it, and nothing is left behind."""
+    """The figures are the served quantized model's: one that has moved too far ends it, and nothing is left behind."""
     given = iter((0.9, 0.89))
     release = release_of(measure=lambda url: (*size(url), Metric(name="accuracy", value=next(given))))
     float32 = publish(release, tmp_path, command="test", seed=0)
     before = echo.files_below(tmp_path)
     with pytest.raises(PublishError, match=r"accuracy is 0\.89, the float32 model's is 0\.9"):
-        publish_narrow(release, float32, "int8", tmp_path, command="test")
+        publish_quantized(release, float32, "int8", tmp_path, command="test")
     assert echo.files_below(tmp_path) == before
 
 
-def test_narrow_model_is_made_from_float32_alone(models: Path, tmp_path: Path) -> None:
+def test_quantized_model_is_made_from_float32_alone(models: Path, tmp_path: Path) -> None:
     """Int8 of float16 would hide what float16 lost."""
     with pytest.raises(PublishError, match="echo-fp16 1 is not a float32 model that was published with parity"):
-        publish_narrow(release_of(), models / "echo-fp16/1", "int8", tmp_path, command="test")
+        publish_quantized(release_of(), models / "echo-fp16/1", "int8", tmp_path, command="test")
 
 
-def test_train_publishes_narrow_models_after_the_float32_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_publishes_quantized_models_beside_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--float16` adds a model of its own; `--int8` of a GRU ends with its refusal, and the others stay."""
     recipe = echo.recipe_file(tmp_path, monkeypatch)
     folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
