@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from loadtests.payloads import read_series, read_texts
 from training.datasets import VARIABLE, find
-from training.series.synthetic import generate_series
+from training.series.synthetic import synthesize_series
 
 WORDS = (
     "the a this that film story plot cast scene ending music director is was feels looks warm funny dull slow bright "
@@ -67,5 +67,5 @@ def _real() -> Payloads:
 def _generated() -> Payloads:
     rng = random.Random(0)
     sentences = [" ".join(rng.choices(WORDS.split(), k=rng.randint(1, MOST_WORDS))) + " ." for _ in range(GENERATED)]
-    series = generate_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
+    series = synthesize_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
     return Payloads(sentences, series, f"generated ({VARIABLE} is not set)")

@@ -21,7 +21,7 @@ from training import catalogue
 from training.evaluate import ask
 from training.export.graph import Array, Servable
 from training.networks.recurrent import Recurrent
-from training.recipe import Kind, Recipe, Release, Run, Table
+from training.recipe import Kind, Recipe, Release, Run, Section
 
 MODEL = "echo"
 TIME = 6
@@ -101,7 +101,7 @@ def measure(model: str, url: str) -> tuple[contract.Metric, ...]:
     return (contract.Metric(name="echo_error", value=error, floor=0.5, floor_method="always zero"),)
 
 
-class Settings(Table):
+class Settings(Section):
     """What an echo recipe sets."""
 
     layers: int

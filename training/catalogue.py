@@ -16,27 +16,25 @@ from pydantic import Field, ValidationError
 
 from service.contract import field_path
 from service.errors import StartupError
-from training.recipe import MODEL_NAME, Kind, Recipe, Run, Table
-from training.tasks.charlm import module as charlm_training
-from training.tasks.charlm import recipe as charlm
-from training.tasks.classifier import sentiment, spam
-from training.tasks.classifier.module import FIGURES
-from training.tasks.forecast import recipe as forecast
-from training.tasks.forecast_live import recipe as forecast_live
-from training.tasks.segrnn import module as segrnn_training
-from training.tasks.segrnn import recipe as segrnn
+from training.recipe import MODEL_NAME, Kind, Recipe, Run, Section
+from training.tasks.charlm.recipe import KIND as CHARLM
+from training.tasks.classifier.sentiment import KIND as SENTIMENT
+from training.tasks.classifier.spam import KIND as SPAM
+from training.tasks.forecast.recipe import KIND as FORECAST
+from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
+from training.tasks.segrnn.recipe import KIND as SEGRNN
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
 KINDS: Mapping[str, Kind[Any]] = {
-    "sentiment": Kind(sentiment.Settings, FIGURES, sentiment.prepare, sentiment.release),
-    "spam": Kind(spam.Settings, FIGURES, spam.prepare, spam.release),
-    "charlm": Kind(charlm_training.Settings, ("val_loss",), charlm.prepare, charlm.release),
-    "forecast": Kind(forecast.Settings, ("val_loss",), forecast.prepare, forecast.release),
-    "forecast-live": Kind(forecast_live.Settings, ("val_loss",), forecast_live.prepare, forecast_live.release),
-    "segrnn": Kind(segrnn_training.Settings, segrnn_training.FIGURES, segrnn.prepare, segrnn.release),
+    "sentiment": SENTIMENT,
+    "spam": SPAM,
+    "charlm": CHARLM,
+    "forecast": FORECAST,
+    "forecast-live": FORECAST_LIVE,
+    "segrnn": SEGRNN,
 }
-T = TypeVar("T", bound=Table)
+T = TypeVar("T", bound=Section)
 
 
 class RecipeError(StartupError):
@@ -46,7 +44,7 @@ class RecipeError(StartupError):
         super().__init__(f"{file}: {key}: {message}")
 
 
-class _File(Table):
+class _File(Section):
     kind: str
     summary: str = Field(min_length=1)
     run: Run

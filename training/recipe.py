@@ -52,13 +52,13 @@ class Release:
     forecast: Forecast | None = None
 
 
-class Table(BaseModel):
+class Section(BaseModel):
     """A table of a recipe's file: immutable, unknown keys refused. Each task's settings are one, without defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Run(Table):
+class Run(Section):
     """How a training run goes, whatever the task.
 
     `monitor` is the validation figure, logged by the module, that chooses the checkpoint and, after `patience` epochs
@@ -74,7 +74,7 @@ class Run(Table):
     precision: Precision
 
 
-S = TypeVar("S", bound=Table)
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Recipe:
     summary: str
     kind: Kind[Any]
     run: Run
-    settings: Table
+    settings: Section
 
     def prepare(self, seed: int) -> lightning.LightningModule:
         """Return an untrained module with its data."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
-OVERFLOW_WEIGHT = 0.01
+PENALTY_WEIGHT = 0.01
 
 
-def overflow(states: tuple[Tensor, ...]) -> Tensor:
+def state_penalty(states: tuple[Tensor, ...]) -> Tensor:
     """Return the mean squared excess of the states over `STATE_LIMIT`.
 
     Without it single cells count on without bound, and lose in float32 what the parity suite demands.

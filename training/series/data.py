@@ -1,4 +1,4 @@
-"""Histories for the forecasters: M4 weekly, ETTh1 by its published parts, generated series, and windows of all three.
+"""Histories for the forecasters: M4 weekly, ETTh1 by its published parts, synthetic series, and windows of all three.
 
 It knows files, splits and sampling, not models. ETTh1 also enters training in coarser steps (means of 2 to 12 hours),
 which gives its seven channels other periods.
@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.series.synthetic import generate_series
-from training.series.synthetic_patterns import generate_patterns
+from training.series.synthetic import synthesize_series
+from training.series.synthetic_patterns import synthesize_patterns
 
 Values = npt.NDArray[np.float64]
 
@@ -57,13 +57,13 @@ def coarser(series: Values, steps: int) -> Values:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Training series and the share of windows that each source gives; generated series give the rest."""
+    """Training series and the share of windows that each source gives; synthetic series give the rest."""
 
     weekly: list[Values]
     ett: list[Values]
     weekly_share: float
     ett_share: float
-    patterns_share: float = 0.0  # of `generate_patterns`
+    patterns_share: float = 0.0  # of `synthesize_patterns`
 
     def __post_init__(self) -> None:
         """Raises: ValueError when the shares are more than the whole."""
@@ -88,8 +88,8 @@ class Mixture:
         if ett:
             windows += _windows(rng, self.ett, np.ones(len(self.ett)), ett, width)
         patterns = int(count * self.patterns_share)
-        windows += list(generate_patterns(seed, patterns, width))
-        windows += list(generate_series(seed, count - weekly - ett - patterns, width))
+        windows += list(synthesize_patterns(seed, patterns, width))
+        windows += list(synthesize_series(seed, count - weekly - ett - patterns, width))
         values = np.zeros((count, width), np.float32)
         lengths = np.zeros(count, np.int32)
         for row, place in enumerate(rng.permutation(count)):

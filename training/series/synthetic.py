@@ -1,4 +1,4 @@
-"""Generated series: endless, varied univariate histories for training the forecasters.
+"""Synthetic series: endless, varied univariate histories for training the forecasters.
 
 A series is a random sum of components (smooth waves, seasons, trends, random walks, autoregressions, level shifts and
 noise), and may then be made multiplicative, turned into counts, cut at zero or rounded. The component of smooth waves
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from service.contract import DataSource
 
 Values = npt.NDArray[np.float64]
-SOURCE = DataSource(name="generated series", part="drawn by seed (training/series/synthetic.py): trained on")
+SOURCE = DataSource(name="synthetic series", part="drawn by seed (training/series/synthetic.py): trained on")
 UNSEEN_SEED = 2**62  # and more: beyond every seed that training draws with
 
 Component = Callable[[np.random.Generator, int, int], Values]
@@ -27,8 +27,8 @@ Component = Callable[[np.random.Generator, int, int], Values]
 CALENDAR_PERIODS = np.array([4, 5, 7, 12, 13, 24, 26, 48, 52, 96, 168])
 
 
-def generate_series(seed: int, count: int, length: int) -> Values:
-    """Generate `count` series of `length` values, each drawn on its own.
+def synthesize_series(seed: int, count: int, length: int) -> Values:
+    """Draw `count` series of `length` values, each drawn on its own.
 
     Shapes: returns [count, length].
     """

@@ -1,7 +1,7 @@
-"""Generated series that repeat or grow as plainly as a person would draw them, with little noise or none.
+"""Synthetic series that repeat or grow as plainly as a person would draw them, with little noise or none.
 
 Exact seasons of every shape, alone, nested, on trends, additive or growing with the level; lines, curves and steps;
-sparse counts; and draws from Gaussian processes whose kernels are random sums and products. Series of `generate` are
+sparse counts; and draws from Gaussian processes whose kernels are random sums and products. Series of `synthetic` are
 rougher; a forecaster that saw only those continues a noiseless season roughly. It knows neither models nor real data.
 
 Invariant: the same seed, count and length give the same series, and every value is finite.
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from service.contract import DataSource
 
 Values = npt.NDArray[np.float64]
-SOURCE = DataSource(name="generated patterns", part="drawn by seed (training/series/synthetic_patterns.py): trained on")
+SOURCE = DataSource(name="synthetic patterns", part="drawn by seed (training/series/synthetic_patterns.py): trained on")
 
 Pattern = Callable[[np.random.Generator, int], Values]
 
@@ -28,8 +28,8 @@ KERNEL_SERIES = 8  # drawn from one composed kernel, which costs more than the d
 JITTER = 1e-6  # on a kernel's diagonal, so that rounding leaves it positive
 
 
-def generate_patterns(seed: int, count: int, length: int) -> Values:
-    """Generate `count` series of `length` values.
+def synthesize_patterns(seed: int, count: int, length: int) -> Values:
+    """Draw `count` series of `length` values.
 
     Shapes: returns [count, length].
     """

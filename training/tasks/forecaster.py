@@ -11,17 +11,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from training.fit.modules import SeededModule
-from training.recipe import Table
+from training.recipe import Section
 from training.series.data import Mixture
 
 WARM_UP = 0.05  # of the run, to the highest learning rate
 WEIGHT_DECAY = 0.01
 
 
-class WindowSettings(Table):
-    """What both forecasters' recipes set: windows an epoch, whence (the rest is generated), and the stack.
+class WindowSettings(Section):
+    """What the recipes of both forecasters set.
 
-    `learning_rate` is the highest of the one-cycle schedule.
+    Units: `windows` an epoch, of which the `_share`s come from real series and the rest from synthetic ones;
+    `learning_rate` the highest of the one-cycle schedule.
     """
 
     windows: int = Field(ge=1)

@@ -11,24 +11,24 @@ import torch
 from training.series.data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, Mixture, coarser, pad, read_ett, read_weekly
 from training.series.metrics import constant_spread, coverage, mase, pinball, smape, spread_loss
 from training.series.quantiles import LEVELS
-from training.series.synthetic import COMPONENTS, generate_series
+from training.series.synthetic import COMPONENTS, synthesize_series
 
 
-def test_generated_series_repeat_by_seed():
+def test_synthetic_series_repeat_by_seed():
     """The same seed gives the same series, another seed others."""
-    first, again, other = (generate_series(seed, 20, 100) for seed in (1, 1, 2))
+    first, again, other = (synthesize_series(seed, 20, 100) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.isclose(first, other).any(axis=1).all()
 
 
-def test_generated_series_are_finite_and_vary():
-    series = generate_series(0, 500, 200)
+def test_synthetic_series_are_finite_and_vary():
+    series = synthesize_series(0, 500, 200)
     assert np.isfinite(series).all()
     assert (series.std(axis=1) > 0).mean() > 0.99
 
 
 @pytest.mark.parametrize("component", [component for component, _ in COMPONENTS])
-def test_generated_component_takes_no_rows(component):
+def test_synthetic_component_takes_no_rows(component):
     """A component that no series of a small draw uses is drawn zero times."""
     assert component(np.random.default_rng(0), 0, 50).shape == (0, 50)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.series.synthetic_patterns import KERNEL_SERIES, PATTERNS, generate_patterns
+from training.series.synthetic_patterns import KERNEL_SERIES, PATTERNS, synthesize_patterns
 
 
 def test_patterns_repeat_by_seed() -> None:
-    first, again, other = (generate_patterns(seed, 12, 120) for seed in (1, 1, 2))
+    first, again, other = (synthesize_patterns(seed, 12, 120) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.isclose(first, other).all(axis=1).any()
 
 
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_patterns_are_as_many_and_finite(count: int) -> None:
-    series = generate_patterns(0, count, 100)
+    series = synthesize_patterns(0, count, 100)
     assert series.shape == (count, 100)
     assert np.isfinite(series).all()
 
@@ -34,7 +34,7 @@ def test_each_pattern_is_finite_and_varies(pattern) -> None:
 def test_some_patterns_repeat_themselves_exactly() -> None:
     """At least one series in fifty equals itself some steps ago, up to its trend, to a millionth of its spread."""
     exact = 0
-    for series in generate_patterns(0, 200, 400):
+    for series in synthesize_patterns(0, 200, 400):
         changes = (series[lag:] - series[:-lag] for lag in range(2, 101))
         exact += min(change.std() for change in changes) < 1e-6 * series.std()
     assert exact >= 4

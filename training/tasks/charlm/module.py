@@ -23,8 +23,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from training.fit.modules import SeededModule
-from training.fit.state_penalty import OVERFLOW_WEIGHT, overflow
-from training.recipe import Table
+from training.fit.state_penalty import PENALTY_WEIGHT, state_penalty
+from training.recipe import Section
 from training.tasks.charlm.network import CharNetwork
 
 UNKNOWN = "[UNK]"
@@ -34,7 +34,7 @@ HELD_OUT_STREAMS = 8
 WARM_UP = 0.1  # of the run, to the highest learning rate
 
 
-class Settings(Table):
+class Settings(Section):
     """What a recipe of this kind sets.
 
     Units: `width` of an embedded character; `unknown_rate` of the characters are read as unknown in training; `rows`
@@ -142,7 +142,7 @@ class CharModule(SeededModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=batch[0].numel())
-        return loss + OVERFLOW_WEIGHT * overflow(self.carried)
+        return loss + PENALTY_WEIGHT * state_penalty(self.carried)
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         loss = self._loss(batch)

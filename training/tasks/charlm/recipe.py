@@ -16,7 +16,7 @@ from service import contract, tensors
 from training.datasets import find
 from training.evaluate import ask
 from training.export.graph import Array, Servable
-from training.recipe import Release, TextReader
+from training.recipe import Kind, Release, TextReader
 from training.tasks.charlm.module import UNKNOWN, CharModule, Corpus, Settings, make_tokenizer
 from training.tasks.charlm.network import CharNetwork
 
@@ -136,3 +136,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         networks=(module.network.recurrent.network,),
         text=TextReader(make_tokenizer(characters).to_str(), MAX_LENGTH, UNKNOWN),
     )
+
+
+KIND = Kind(Settings, ("val_loss",), prepare, release)

@@ -23,7 +23,7 @@ from training.export.graph import Array, Servable
 from training.fit.modules import SeededModule
 from training.networks.nodes import Cell
 from training.networks.recurrent import Recurrent
-from training.recipe import Table
+from training.recipe import Section
 from training.tasks.classifier.network import LiveTextNetwork, Reader, TextNetwork, Tokens, Words
 from training.tasks.classifier.text import Batch, Texts, WordIndex, grams_of, parts_of
 
@@ -35,7 +35,7 @@ TEMPERATURES = torch.logspace(-1, 1, 201)
 FIGURES = ("dev_loss", "dev_accuracy")
 
 
-class ReaderSettings(Table):
+class ReaderSettings(Section):
     """One reader, of the tokens or of the words whose pieces they are: it pools what it reads both ways, or votes by
     the end. `width` is of a token's or word's vector.
     """
@@ -48,7 +48,7 @@ class ReaderSettings(Table):
     layers: int = Field(ge=1)
 
 
-class Settings(Table):
+class Settings(Section):
     """How a text classifier reads, learns and is served.
 
     Units: `vocabulary` and `max_length` tokens; `grams` runs of characters that tokens share; `words` that are known

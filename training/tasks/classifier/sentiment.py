@@ -21,11 +21,9 @@ from torch.nn import functional
 from service import contract
 from training.datasets import Found, find
 from training.evaluate import ask
-from training.recipe import Release, TextReader
-from training.tasks.classifier.module import Settings, TextModule, finish, servable, stacks
+from training.recipe import Kind, Release, TextReader
+from training.tasks.classifier.module import FIGURES, Settings, TextModule, finish, servable, stacks
 from training.tasks.classifier.text import UNKNOWN, Texts, train_review_pieces, train_review_words, words_of
-
-__all__ = ["Settings", "prepare", "release"]
 
 LABELS = ("negative", "positive")
 POLARITY = (-1.0, 1.0)
@@ -142,3 +140,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         networks=tuple(stack.network for stack in stacks(module.network)),
         text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, POLARITY),
     )
+
+
+KIND = Kind(Settings, FIGURES, prepare, release)

@@ -33,9 +33,9 @@ from torchmetrics.functional.classification import (
 from service import contract
 from training.datasets import find
 from training.evaluate import ask
-from training.recipe import Release, TextReader
+from training.recipe import Kind, Release, TextReader
+from training.tasks.classifier.module import FIGURES, TextModule, finish, servable, stacks
 from training.tasks.classifier.module import Settings as TextSettings
-from training.tasks.classifier.module import TextModule, finish, servable, stacks
 from training.tasks.classifier.text import UNKNOWN, Texts, train_message_pieces
 
 LABELS = ("ham", "spam")
@@ -227,3 +227,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         networks=tuple(stack.network for stack in stacks(module.network)),
         text=TextReader(module.tokenizer.to_str(), settings.max_length, UNKNOWN, None),
     )
+
+
+KIND = Kind(Settings, FIGURES, prepare, release)

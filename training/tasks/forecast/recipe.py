@@ -1,8 +1,8 @@
-"""The recipe `forecast`: real and generated series in, a published forecaster out.
+"""The recipe `forecast`: real and synthetic series in, a published forecaster out.
 
 It knows the data's split and how the network is trained, described and measured. Invariant: weights come from M4
-weekly's training file without each series' last 13 values and from generated series; those last values, and other
-generated series, choose the checkpoint with one half and calibrate with the other; M4 weekly's test file and the whole
+weekly's training file without each series' last 13 values and from synthetic series; those last values, and other
+synthetic series, choose the checkpoint with one half and calibrate with the other; M4 weekly's test file and the whole
 of ETTh1 are read only to measure the finished model.
 """
 
@@ -18,24 +18,24 @@ from pydantic import Field
 from service import contract, tensors
 from training.datasets import find
 from training.export.graph import Servable
-from training.recipe import Release
+from training.recipe import Kind, Release
 from training.series import synthetic, synthetic_patterns
 from training.series.conformal import OFFSETS
 from training.series.data import ETT, HELD_OUT, WEEKLY_TEST, WEEKLY_TRAIN, Mixture, Values, read_ett, read_weekly
 from training.series.quantiles import LEVELS
-from training.series.synthetic import UNSEEN_SEED, draw_walk, generate_series
-from training.series.synthetic_patterns import generate_patterns
+from training.series.synthetic import UNSEEN_SEED, draw_walk, synthesize_series
+from training.series.synthetic_patterns import synthesize_patterns
 from training.tasks.forecast.evaluation import ask_forecast, clean_figures, ett_figures, weekly_figures
 from training.tasks.forecast.module import ForecastModule, held_out_futures
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
 from training.tasks.forecaster import WindowSettings
 
-CHOOSING_FUTURES = 48  # generated ones, of each kind: as many steps as half of M4 weekly gives
-# Generated ones as well, with as many steps in all: those of one future err alike, so that few of many tell more.
+CHOOSING_FUTURES = 48  # synthetic ones, of each kind: as many steps as half of M4 weekly gives
+# Synthetic ones as well, with as many steps in all: those of one future err alike, so that few of many tell more.
 CALIBRATING_FUTURES, CALIBRATING_EVERY = 480, 10
 LICENCE = (
     "as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
-    "and on generated series"
+    "and on synthetic series"
 )
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
@@ -68,18 +68,18 @@ def prepare(settings: Settings, seed: int) -> ForecastModule:
     weekly = read_weekly(find(WEEKLY_TRAIN).path)
     mixture = training_mixture(weekly, settings)
     ends = [(series[:-HELD_OUT], series[-HELD_OUT:]) for series in weekly]
-    drawn = generated_futures(UNSEEN_SEED, CHOOSING_FUTURES, generate_series, generate_patterns)
+    drawn = synthetic_futures(UNSEEN_SEED, CHOOSING_FUTURES, synthesize_series, synthesize_patterns)
     choosing = held_out_futures(ends[::2] + drawn)
     # Patterns do not calibrate: those without noise are missed by little, but by many times their narrow intervals, and
     # one offset a level would widen all others for them.
-    drawn = generated_futures(UNSEEN_SEED + 1, CALIBRATING_FUTURES, generate_series)
+    drawn = synthetic_futures(UNSEEN_SEED + 1, CALIBRATING_FUTURES, synthesize_series)
     calibrating = held_out_futures(ends[1::2] + thinned(drawn, CALIBRATING_EVERY))
     network = ForecastNetwork(settings.hidden, settings.layers, settings.decoder, settings.dropout)
     return ForecastModule(settings, network, mixture, choosing, calibrating, seed)
 
 
 def training_mixture(weekly: list[Values], settings: Settings) -> Mixture:
-    """Mix what training may see: M4 weekly without each series' last values, and generated series of both kinds.
+    """Mix what training may see: M4 weekly without each series' last values, and synthetic series of both kinds.
 
     Shapes: weekly a list of [time].
     """
@@ -87,14 +87,14 @@ def training_mixture(weekly: list[Values], settings: Settings) -> Mixture:
     return Mixture(cut, [], settings.weekly_share, 0.0, settings.patterns_share)
 
 
-def generated_futures(seed: int, count: int, *kinds: Callable[[int, int, int], Values]) -> list[tuple[Values, Values]]:
-    """Generate `count` series of each kind, and cut each into a history of any length and what follows it.
+def synthetic_futures(seed: int, count: int, *kinds: Callable[[int, int, int], Values]) -> list[tuple[Values, Values]]:
+    """Draw `count` synthetic series of each kind, and cut each into a history of any length and what follows it.
 
     Shapes: returns a list of a history [time] and its future [48].
     """
     rng = np.random.default_rng(seed)
     length = MAX_HISTORY + HORIZON
-    series = np.concatenate([generate(seed, count, length) for generate in kinds])
+    series = np.concatenate([synthesize(seed, count, length) for synthesize in kinds])
     ends = MIN_HISTORY + ((MAX_HISTORY - MIN_HISTORY) * rng.random(len(series)) ** 0.5).astype(int)
     return [(row[:end], row[end : end + HORIZON]) for row, end in zip(series, ends, strict=True)]
 
@@ -162,3 +162,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         networks=(module.network.recurrent.network,),
         forecast=contract.Forecast(min_history=MIN_HISTORY, max_history=MAX_HISTORY, horizon=HORIZON, quantiles=LEVELS),
     )
+
+
+KIND = Kind(Settings, ("val_loss",), prepare, release)

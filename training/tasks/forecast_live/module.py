@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.fit.state_penalty import OVERFLOW_WEIGHT, overflow
+from training.fit.state_penalty import PENALTY_WEIGHT, state_penalty
 from training.series.data import Mixture
 from training.series.quantiles import pinball_loss
 from training.tasks.forecast_live.calibration import HeldOut
@@ -127,7 +127,7 @@ class LiveModule(ForecasterModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss + OVERFLOW_WEIGHT * overflow(self.carried[-len(self.network.recurrent.states) :])
+        return loss + PENALTY_WEIGHT * state_penalty(self.carried[-len(self.network.recurrent.states) :])
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         loss = self._loss(batch)

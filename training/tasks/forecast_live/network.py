@@ -24,10 +24,10 @@ from training.series.rounding import DOUBLE_STEP, SMALLEST_SCALE
 WINDOW = 32  # lags that the network sees directly: more than a day of hours
 SPANS = (16.0, 256.0)  # observations over which the running scales forget; the longest is the unit of the answer
 # Running means that one step counts for at most, so that it moves the answer's unit by about a quarter and no more.
-MOST_MEANS = SPANS[-1] / 4
+MAX_MEANS = SPANS[-1] / 4
 SETTLED = 3  # observations before the running means begin: a glitch among them never enters
-MOST_LEVEL = 1e30  # what counts of a value's size; a float32 it must be, and so must its multiples
-MOST_SCALES = 1e3  # scales beyond which the network does not tell one difference from another
+MAX_LEVEL = 1e30  # what counts of a value's size; a float32 it must be, and so must its multiples
+MAX_SCALES = 1e3  # scales beyond which the network does not tell one difference from another
 AGE_CAP = 512  # observations after which a session no longer counts as young
 EXPECTED = (0, MEDIAN, len(LEVELS) - 1)  # the levels that the score needs: the median, and the bounds of 95 %
 # The largest score: ten times as far from the median as the bound. Beyond it the ratio says little, and the float32
@@ -38,10 +38,10 @@ ANOMALY_CAP = 10.0
 class RunningMeans(nn.Module):
     """Average the sizes of steps exponentially over each of `SPANS`, none counted for more than it can be trusted.
 
-    A step counts for at most `MOST_MEANS` times the longest mean before it plus what is usual of late, so that one
+    A step counts for at most `MAX_MEANS` times the longest mean before it plus what is usual of late, so that one
     glitch hardly moves a mean of any span, and steps that stay large are believed as soon as they are usual.
 
-    Two fixed ReLU recurrences do it. `limits` follows that limit: with b = MOST_MEANS * mean + usual, and min(x, b) =
+    Two fixed ReLU recurrences do it. `limits` follows that limit: with b = MAX_MEANS * mean + usual, and min(x, b) =
     b - relu(b - x), a mean is the difference of two units, which no x is too large for. `means` averages the steps so
     limited, and ones beside them, which tell how much of a mean is still the zero it began with. It is apart as the
     difference would leave it ten times the rounding.
@@ -50,12 +50,12 @@ class RunningMeans(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         gain = 1 / SPANS[-1]
-        with_limit, taken_off, _ = torch.eye(3)  # the third unit is the limit itself, over `MOST_MEANS`
+        with_limit, taken_off, _ = torch.eye(3)  # the third unit is the limit itself, over `MAX_MEANS`
         mean = with_limit - taken_off
         size, usual = torch.eye(2)
-        most = gain * MOST_MEANS
+        most = gain * MAX_MEANS
         self.limits = _fixed(
-            torch.stack([gain * usual, gain * (usual - size), usual / MOST_MEANS]),
+            torch.stack([gain * usual, gain * (usual - size), usual / MAX_MEANS]),
             torch.stack([(1 - gain + most) * mean, most * mean, mean]),
         )
         gains = torch.tensor([1 / span for span in SPANS] * 2)
@@ -74,7 +74,7 @@ class RunningMeans(nn.Module):
         with torch.autocast(size.device.type, enabled=False):  # a bfloat16 mean over 256 steps never moves
             read = torch.stack([size, usual], 2) * counts[..., None]
             limits, (limit,) = self.limits(read, lengths, (limit,))
-            limited = torch.minimum(read[..., 0], MOST_MEANS * limits[..., 2])
+            limited = torch.minimum(read[..., 0], MAX_MEANS * limits[..., 2])
             means, (running,) = self.means(torch.stack([limited] * count + [counts] * count, 2), lengths, (running,))
         return means[..., :count] / means[..., count:].clamp(min=1e-6), (limit, running)
 
@@ -159,7 +159,7 @@ class LiveNetwork(nn.Module):
         joined = torch.cat([window, values.double()], 1)
         steps, usual = look_back(values, joined[:, WINDOW + time[:, None] - lag], number[..., None] > lag)
         scale, ratio, kept_means = self._scale(values, lengths, steps[..., 0], usual, number, limit, running)
-        shape = torch.asinh((steps / scale[..., None]).clamp(-MOST_SCALES, MOST_SCALES))
+        shape = torch.asinh((steps / scale[..., None]).clamp(-MAX_SCALES, MAX_SCALES))
         age = torch.log1p(number.clamp(max=AGE_CAP)) / 6  # about 1 for an old session
         features = torch.cat([shape, ratio[..., None], (number > 1)[..., None].float(), age[..., None]], 2)
         read, left = self.recurrent(features, lengths, lstm)
@@ -182,7 +182,7 @@ class LiveNetwork(nn.Module):
         begun = number > SETTLED
         means, states = self.running(step.abs(), usual, begun.float(), lengths, *running)
         short, long = means.unbind(2)
-        magnitude = values.abs().clamp(max=MOST_LEVEL)
+        magnitude = values.abs().clamp(max=MAX_LEVEL)
         floor = (magnitude * DOUBLE_STEP).float().clamp(min=SMALLEST_SCALE)
         first = torch.where(magnitude > 0, magnitude, 1.0).float()
         scale = torch.where(number > 1, torch.maximum(torch.where(begun, long, usual), floor), first)

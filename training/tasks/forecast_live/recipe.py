@@ -1,8 +1,8 @@
-"""The kind of recipe `forecast-live`: real and generated streams in, a published stepping forecaster out.
+"""The kind of recipe `forecast-live`: real and synthetic streams in, a published stepping forecaster out.
 
 It knows the data's split and how the network is trained, calibrated, described and measured. Invariant: weights come
-from M4 weekly's training file without each series' last 13 values, from ETTh1's training part and from generated
-series; the first half of ETTh1's validation part and generated streams choose the checkpoint, the second half
+from M4 weekly's training file without each series' last 13 values, from ETTh1's training part and from synthetic
+series; the first half of ETTh1's validation part and synthetic streams choose the checkpoint, the second half
 calibrates; the test part is read only to measure the finished model.
 """
 
@@ -18,7 +18,7 @@ from pydantic import Field
 from service import contract, tensors
 from training.datasets import find
 from training.export.graph import Servable
-from training.recipe import Release
+from training.recipe import Kind, Release
 from training.series import synthetic
 from training.series.conformal import OFFSETS
 from training.series.data import (
@@ -33,7 +33,7 @@ from training.series.data import (
     read_weekly,
 )
 from training.series.quantiles import LEVELS
-from training.series.synthetic import UNSEEN_SEED, draw_walk, generate_series
+from training.series.synthetic import UNSEEN_SEED, draw_walk, synthesize_series
 from training.tasks.forecast_live.calibration import HeldOut, fit_offsets
 from training.tasks.forecast_live.evaluation import ask_streams, live_figures
 from training.tasks.forecast_live.module import WIDTH, Chunks, LiveModule
@@ -42,9 +42,9 @@ from training.tasks.forecaster import WindowSettings
 
 LICENCE = (
     "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
-    "(Makridakis et al., 2020), each under its own licence, and on generated series"
+    "(Makridakis et al., 2020), each under its own licence, and on synthetic series"
 )
-GENERATED_STREAMS = 9
+SYNTHETIC_STREAMS = 9
 WARM_UP = 512  # observations before those that calibrate
 CALIBRATION = slice((ETT_VALIDATION.start + ETT_VALIDATION.stop) // 2, ETT_VALIDATION.stop)
 LIMITS = (
@@ -71,7 +71,7 @@ class Settings(WindowSettings):
 
 
 def training_mixture(weekly: list[Values], ett: Values, weekly_share: float, ett_share: float) -> Mixture:
-    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, generated series.
+    """Mix what training may see: M4 weekly without each series' last values, ETTh1's training part, synthetic series.
 
     Shapes: weekly a list of [time]; ett [time, 7].
     """
@@ -88,13 +88,13 @@ def prepare(settings: Settings, seed: int) -> LiveModule:
 
 
 def held_out_streams(ett: Values) -> Chunks:
-    """Take the first half of ETTh1's validation part, a stream a channel that begins somewhat before it, and generated
+    """Take the first half of ETTh1's validation part, a stream a channel that begins somewhat before it, and synthetic
     streams.
 
     Shapes: ett [time, 7].
     """
     real = ett[CALIBRATION.start - WIDTH : CALIBRATION.start].T
-    streams = np.concatenate([real, generate_series(UNSEEN_SEED, GENERATED_STREAMS, WIDTH)])
+    streams = np.concatenate([real, synthesize_series(UNSEEN_SEED, SYNTHETIC_STREAMS, WIDTH)])
     lengths = torch.full((len(streams),), WIDTH, dtype=torch.int32)
     return Chunks(torch.from_numpy(streams.astype(np.float32)), lengths)
 
@@ -156,3 +156,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         measure=partial(measure, name),
         networks=(module.network.recurrent.network,),
     )
+
+
+KIND = Kind(Settings, ("val_loss",), prepare, release)

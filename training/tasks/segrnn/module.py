@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from training.fit.modules import SeededModule
-from training.recipe import Table
+from training.recipe import Section
 from training.series.conformal import conformal_offsets
 from training.series.data import ETT_TRAIN, ETT_VALIDATION, Values
 from training.series.quantiles import pinball_loss
@@ -35,7 +35,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 FIGURES = ("val_mse", "val_mae", *(f"val_{kind}_{horizon}" for kind in ("mse", "mae") for horizon in HORIZONS))
 
 
-class Settings(Table):
+class Settings(Section):
     """What a recipe says of the network and its training."""
 
     hidden: int = Field(ge=2)

@@ -15,11 +15,11 @@ import numpy as np
 from service import contract, tensors
 from training.datasets import find
 from training.export.graph import Array, Servable
-from training.recipe import Release
+from training.recipe import Kind, Release
 from training.series.conformal import OFFSETS
 from training.series.data import ETT, read_ett
 from training.tasks.segrnn.evaluation import ask_segrnn, etth1_figures
-from training.tasks.segrnn.module import SegRNNModule, Settings
+from training.tasks.segrnn.module import FIGURES, SegRNNModule, Settings
 from training.tasks.segrnn.network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
 CHANNELS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")  # in the file's order
@@ -90,3 +90,6 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         networks=(module.averaged.recurrent.network,),
         forecast=contract.Forecast(min_history=LOOKBACK, max_history=LOOKBACK, horizon=HORIZON, quantiles=LEVELS),
     )
+
+
+KIND = Kind(Settings, FIGURES, prepare, release)

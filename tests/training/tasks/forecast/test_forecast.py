@@ -72,7 +72,7 @@ def test_training_never_sees_held_out_values(weekly):
 
 
 def test_series_that_choose_do_not_calibrate(tmp_path: Path, weekly, monkeypatch):
-    """Every second series chooses the checkpoint, the others calibrate; generated ones differ; ETTh1 is not read."""
+    """Every second series chooses the checkpoint, the others calibrate; synthetic ones differ; ETTh1 is not read."""
     file = tmp_path / "weekly.csv"
     rows = [",".join(["name", *map(repr, series.tolist())]) for series in weekly]
     file.write_text("\n".join(["header", *rows]) + "\n")
@@ -116,7 +116,7 @@ def test_forecast_recipe_publishes_what_the_service_forecasts_with(tmp_path: Pat
     assert manifest.forecast is not None
     assert (manifest.forecast.min_history, manifest.forecast.horizon) == (8, 48)
     assert manifest.constants[OFFSETS] == pytest.approx(module.offsets())
-    assert [source.name for source in manifest.provenance.data][-1] == "generated patterns"
+    assert [source.name for source in manifest.provenance.data][-1] == "synthetic patterns"
 
 
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with the M4 series")

@@ -10,7 +10,7 @@ import torch
 from training.series.quantiles import LEVELS
 from training.tasks.forecast_live.network import (
     ANOMALY_CAP,
-    MOST_MEANS,
+    MAX_MEANS,
     SPANS,
     WINDOW,
     LiveNetwork,
@@ -151,7 +151,7 @@ def test_running_means_are_exponential_moving_averages_of_bounded_steps(glitch):
     got, _ = running(size, usual, torch.ones(1, 300), whole(size), *states)
     means = dict.fromkeys(SPANS, 0.0)
     for step in size[0].tolist():
-        counted = min(step, MOST_MEANS * means[SPANS[-1]] + 0.5)
+        counted = min(step, MAX_MEANS * means[SPANS[-1]] + 0.5)
         means = {span: mean + (counted - mean) / span for span, mean in means.items()}
     for unit, (span, mean) in enumerate(means.items()):
         assert float(got[0, -1, unit]) == pytest.approx(mean / (1 - (1 - 1 / span) ** 300), rel=1e-5)
