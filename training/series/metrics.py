@@ -1,14 +1,19 @@
 """The measures of the forecasters: pinball loss, MASE, sMAPE, coverage, and the naive floors beside them.
 
-It works on plain arrays in float64 and knows neither models nor files.
+utilsforecast computes them, from frames with a row for each step of each series; here they are told in arrays. It knows
+neither models nor files.
 
 Invariant: every measure is an error in the units stated; smaller is better, coverage apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+import pandas as pd  # type: ignore[import-untyped]
+from utilsforecast import losses
 
 from training.series.quantiles import LEVELS
 
@@ -16,47 +21,47 @@ Values = npt.NDArray[np.float64]
 
 
 def pinball(actual: Values, quantiles: Values) -> Values:
-    """Average the pinball loss over `LEVELS`.
+    """Average the pinball loss over `LEVELS` and the steps of each series.
 
-    Shapes: actual [...]; quantiles [..., 13]; returns [...].
+    Shapes: actual [series, steps]; quantiles [series, steps, 13]; returns [series].
     Units: those of the values.
     Source: Koenker and Bassett, Econometrica 46, 1978.
     """
-    levels = np.asarray(LEVELS)
-    error = actual[..., None] - quantiles
-    return np.asarray(np.maximum(levels * error, (levels - 1) * error).mean(axis=-1))
+    by_level = {f"{level:g}": quantiles[..., place] for place, level in enumerate(LEVELS)}
+    return _of(losses.mqloss(_frame(actual, **by_level), {"forecast": list(by_level)}, np.array(LEVELS)))
 
 
-def mase(history: Values, actual: Values, forecast: Values, season: int = 1) -> float:
-    """Scale the mean absolute error by the in-sample error of the value `season` steps ago (1 for weekly series).
+def mase(histories: Sequence[Values], actual: Values, forecasts: Values, season: int = 1) -> Values:
+    """Scale each mean absolute error by the in-sample error of the value `season` steps ago (1 for weekly series).
 
-    Shapes: history [time]; actual and forecast [horizon].
-    Raises: ValueError where the history repeats itself exactly, and the scale is zero.
+    Shapes: histories one [time] for each series; actual and forecasts [series, steps]; returns [series].
+    Raises: ValueError where a history repeats itself exactly, and its scale is zero.
     Source: Makridakis, Spiliotis and Assimakopoulos, The M4 competition, 2020, equation 2.
     """
-    scale = float(np.abs(history[season:] - history[:-season]).mean())
-    if scale == 0:
-        raise ValueError("the history is constant from season to season; its scaled error is undefined")
-    return float(np.abs(actual - forecast).mean()) / scale
+    if not all((history[season:] != history[:-season]).any() for history in histories):
+        raise ValueError("a history is constant from season to season; its scaled error is undefined")
+    series = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    known = pd.DataFrame({"unique_id": series, "y": np.concatenate(histories)})
+    return _of(losses.mase(_frame(actual, forecast=forecasts), ["forecast"], season, known))
 
 
-def smape(actual: Values, forecast: Values) -> float:
-    """Return the symmetric mean absolute percentage error.
+def smape(actual: Values, forecasts: Values) -> Values:
+    """Return each symmetric mean absolute percentage error.
 
-    Shapes: actual and forecast [horizon].
+    Shapes: actual and forecasts [series, steps]; returns [series].
     Units: per cent, 0 to 200.
     Source: Makridakis, Spiliotis and Assimakopoulos, The M4 competition, 2020, equation 1.
     """
-    return float(200 * np.mean(np.abs(actual - forecast) / (np.abs(actual) + np.abs(forecast))))
+    return 200 * _of(losses.smape(_frame(actual, forecast=forecasts), ["forecast"]))  # the library's are shares of 1
 
 
 def coverage(actual: Values, quantiles: Values, low: float, high: float) -> float:
     """Return the share of values between two levels' quantiles.
 
-    Shapes: actual [...]; quantiles [..., 13].
+    Shapes: actual [series, steps]; quantiles [series, steps, 13].
     """
-    inside = (actual >= quantiles[..., LEVELS.index(low)]) & (actual <= quantiles[..., LEVELS.index(high)])
-    return float(inside.mean())
+    bounds = {f"forecast-{side}-0": quantiles[..., LEVELS.index(level)] for side, level in (("lo", low), ("hi", high))}
+    return float(_of(losses.coverage(_frame(actual, **bounds), ["forecast"], 0)).mean())
 
 
 def constant_spread(series: Values) -> Values:
@@ -75,4 +80,16 @@ def spread_loss(series: Values, offsets: Values) -> float:
     Shapes: series [time]; offsets [13].
     Units: those of the values.
     """
-    return float(pinball(series[1:], series[:-1, None] + offsets).mean())
+    (loss,) = pinball(series[None, 1:], series[None, :-1, None] + offsets)
+    return float(loss)
+
+
+def _frame(actual: Values, **columns: Values) -> pd.DataFrame:
+    """Write arrays as utilsforecast reads them. Shapes: all [series, steps]."""
+    series = np.repeat(np.arange(len(actual)), actual.shape[1])
+    return pd.DataFrame({"unique_id": series, "y": actual.ravel()} | {name: c.ravel() for name, c in columns.items()})
+
+
+def _of(measured: pd.DataFrame) -> Values:
+    """Return the measure of each series, in their order."""
+    return np.asarray(measured.sort_values("unique_id")["forecast"], dtype=np.float64)

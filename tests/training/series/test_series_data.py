@@ -1,4 +1,4 @@
-"""Series, splits, windows and measures: what the forecasters are trained on and judged by."""
+"""Series, splits and windows: what the forecasters are trained on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from training.series.data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, Mixture, coarser, pad, read_ett, read_weekly
-from training.series.metrics import constant_spread, coverage, mase, pinball, smape, spread_loss
-from training.series.quantiles import LEVELS
 from training.series.synthetic import COMPONENTS, synthesize_series
 
 
@@ -85,44 +83,3 @@ def test_read_ett_leaves_the_date_out(tmp_path: Path):
     file = tmp_path / "ett.csv"
     file.write_text("date,a,b,c,d,e,f,g\n2016-07-01 00:00:00,1,2,3,4,5,6,7\n2016-07-01 01:00:00,2,3,4,5,6,7,8\n")
     assert read_ett(file).tolist() == [[1, 2, 3, 4, 5, 6, 7], [2, 3, 4, 5, 6, 7, 8]]
-
-
-def test_mase_by_hand():
-    """Steps 2, 1, 3 make a scale of 2; errors 1 and 3 make a mean of 2."""
-    assert mase(np.array([1.0, 3, 2, 5]), np.array([6.0, 9]), np.array([5.0, 6])) == pytest.approx(1.0)
-
-
-def test_mase_scales_by_the_season():
-    """A history that grows by one a season of two has an in-sample error of one."""
-    history = np.repeat(np.arange(5.0), 2)
-    assert mase(history, np.array([7.0]), np.array([4.0]), season=2) == 3
-
-
-def test_mase_refuses_a_constant_history():
-    with pytest.raises(ValueError, match="constant"):
-        mase(np.ones(5), np.ones(2), np.ones(2))
-
-
-def test_smape_by_hand():
-    """|1-3| / (1+3) = 1/2 and 0: half of 200 times one half."""
-    assert smape(np.array([1.0, 2]), np.array([3.0, 2])) == pytest.approx(50.0)
-
-
-def test_pinball_weighs_over_and_under_by_level():
-    """For a value one above all quantiles the loss of each level is the level: the mean of them is one half."""
-    assert pinball(np.array(1.0), np.zeros(len(LEVELS))) == pytest.approx(0.5)
-    assert pinball(np.array(-1.0), np.zeros(len(LEVELS))) == pytest.approx(0.5)
-
-
-def test_coverage_counts_what_is_between():
-    quantiles = np.tile(np.array(LEVELS), (4, 1))
-    assert coverage(np.array([0.0, 0.5, 0.9, 0.99]), quantiles, 0.05, 0.95) == pytest.approx(0.5)
-
-
-def test_constant_spread_is_the_best_one():
-    """No shift of a fitted offset lowers the loss on the series it was fitted on."""
-    series = np.cumsum(np.random.default_rng(0).exponential(size=501))
-    offsets = constant_spread(series)
-    best = spread_loss(series, offsets)
-    for shift in (-0.2, -0.05, 0.05, 0.2):
-        assert spread_loss(series, offsets + shift) > best

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from math import log
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +21,9 @@ import networkx  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from pydantic import model_validator
+from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+from sklearn.naive_bayes import MultinomialNB  # type: ignore[import-untyped]
+from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import (
@@ -149,20 +151,8 @@ def naive_bayes(train: Messages, texts: Sequence[str]) -> Tensor:
     Shapes: returns [texts] float64. Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval,
     2008, section 13.2.
     """
-    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-    for text, label in zip(train.texts, train.labels, strict=True):
-        counts[label].update(_words(text))
-    known = counts[0].keys() | counts[1].keys()
-    totals = [sum(count.values()) + len(known) for count in counts]
-    weights = {word: log((counts[1][word] + 1) / totals[1]) - log((counts[0][word] + 1) / totals[0]) for word in known}
-    spam = sum(train.labels)
-    prior = log(spam) - log(len(train.labels) - spam)
-    odds = [prior + sum(weights.get(word, 0.0) for word in _words(text)) for text in texts]
-    return torch.tensor(odds, dtype=torch.float64).sigmoid()
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    floor = make_pipeline(CountVectorizer(token_pattern=r"\w+"), MultinomialNB(alpha=1.0))
+    return torch.from_numpy(floor.fit(train.texts, train.labels).predict_proba(texts)[:, 1])
 
 
 def figures(scores: Tensor, labels: Sequence[int]) -> dict[str, float]:

@@ -53,18 +53,15 @@ def weekly_figures(histories: list[Values], futures: list[Values], forecast: For
     """
     actual = np.stack(futures)
     quantiles = forecast([history[-MAX_HISTORY:] for history in histories], actual.shape[1])
-    naive = np.stack([np.full(actual.shape[1], history[-1]) for history in histories])
-    rows = list(zip(histories, actual, quantiles[..., MEDIAN], naive, strict=True))
-    scaled = [mase(history, future, median) for history, future, median, _ in rows]
-    scaled_naive = [mase(history, future, last) for history, future, _, last in rows]
-    percent = [smape(future, median) for _, future, median, _ in rows]
-    percent_naive = [smape(future, last) for _, future, _, last in rows]
+    guesses = quantiles[..., MEDIAN], np.stack([np.full(actual.shape[1], history[-1]) for history in histories])
+    scaled, scaled_naive = (mase(histories, actual, guess) for guess in guesses)
+    percent, percent_naive = (smape(actual, guess) for guess in guesses)
     fresh = ~repeated(histories, futures)
-    unrepeated = np.mean(np.array(scaled)[fresh]), np.mean(np.array(scaled_naive)[fresh])
+    unrepeated = scaled[fresh].mean(), scaled_naive[fresh].mean()
     return (
-        _metric("m4_weekly_test_mase", np.mean(scaled), np.mean(scaled_naive), "last value"),
+        _metric("m4_weekly_test_mase", scaled.mean(), scaled_naive.mean(), "last value"),
         _metric("m4_weekly_test_mase_unrepeated", *unrepeated, "last value, without futures that training could hold"),
-        _metric("m4_weekly_test_smape", np.mean(percent), np.mean(percent_naive), "last value"),
+        _metric("m4_weekly_test_smape", percent.mean(), percent_naive.mean(), "last value"),
         *coverages("m4_weekly_test", actual, quantiles),
     )
 
@@ -94,30 +91,30 @@ def ett_figures(ett: Values, forecast: Forecaster) -> tuple[Metric, ...]:
     Units: the error in mean absolute changes from day to day of the channel's training part (MASE, seasonality 24).
     """
     starts = range(ETT_TEST.start, ETT_TEST.stop - HORIZON + 1, ETT_STRIDE)
-    places = [(channel, start) for start in starts for channel in range(ett.shape[1])]
+    places = [(channel, start) for channel in range(ett.shape[1]) for start in starts]
     actual = np.stack([ett[start : start + HORIZON, channel] for channel, start in places])
     quantiles = forecast([ett[start - MAX_HISTORY : start, channel] for channel, start in places], HORIZON)
     yesterday = np.stack([ett[start - DAY + np.arange(HORIZON) % DAY, channel] for channel, start in places])
-    metrics: list[Metric] = []
-    every = np.ones(len(places), bool)
-    for part, chosen in (("ot", np.array([channel for channel, _ in places]) == ett.shape[1] - 1), ("all", every)):
-        error, floor = (
-            np.mean(
-                [
-                    mase(ett[ETT_TRAIN, places[row][0]], actual[row], guess[row], season=DAY)
-                    for row in np.flatnonzero(chosen)
-                ]
-            )
-            for guess in (quantiles[..., MEDIAN], yesterday)
-        )
-        name = f"etth1_{part}_zero_shot"
-        metrics.append(_metric(f"{name}_mase_48", error, floor, "the value 24 steps ago (seasonal naive)"))
-        metrics += coverages(name, actual[chosen], quantiles[chosen])
-    return tuple(metrics)
+    by_channel = ett.shape[1], len(starts) * HORIZON
+    errors, floors = (
+        mase(list(ett[ETT_TRAIN].T), actual.reshape(by_channel), guess.reshape(by_channel), season=DAY)
+        for guess in (quantiles[..., MEDIAN], yesterday)
+    )
+    of_ot = slice(-len(starts), None)
+    return (
+        *_zero_shot("etth1_ot_zero_shot", errors[-1:], floors[-1:], actual[of_ot], quantiles[of_ot]),
+        *_zero_shot("etth1_all_zero_shot", errors, floors, actual, quantiles),
+    )
+
+
+def _zero_shot(name: str, errors: Values, floors: Values, actual: Values, quantiles: Values) -> list[Metric]:
+    floor_method = "the value 24 steps ago (seasonal naive)"
+    error = _metric(f"{name}_mase_48", errors.mean(), floors.mean(), floor_method)
+    return [error, *coverages(name, actual, quantiles)]
 
 
 def coverages(name: str, actual: Values, quantiles: Values) -> list[Metric]:
-    """Measure how much the central 80 % and 95 % intervals hold. Shapes: actual [...]; quantiles [..., 13]."""
+    """Measure how much the central 80 % and 95 % intervals hold. Shapes: as of `coverage`."""
     bounds = {80: (0.1, 0.9), 95: (0.025, 0.975)}
     return [_metric(f"{name}_coverage_{share}", coverage(actual, quantiles, *bounds[share])) for share in bounds]
 

@@ -118,7 +118,8 @@ def _hours(url: str, model: str, ett: Values) -> tuple[Picture, ...]:
 
 
 def _weekly_table(histories: list[Values], futures: list[Values], medians: Values) -> Table:
-    horizon = len(futures[0])
+    actual = np.stack(futures)
+    horizon = actual.shape[1]
     methods: dict[str, list[Values]] = {
         "forecast": list(medians),
         "last value": [np.full(horizon, history[-1]) for history in histories],
@@ -128,8 +129,8 @@ def _weekly_table(histories: list[Values], futures: list[Values], medians: Value
     rows = tuple(
         (
             name,
-            f"{np.mean([mase(*row) for row in zip(histories, futures, guesses, strict=True)]):.3f}",
-            f"{np.mean([smape(future, guess) for future, guess in zip(futures, guesses, strict=True)]):.2f}",
+            f"{mase(histories, actual, np.stack(guesses)).mean():.3f}",
+            f"{smape(actual, np.stack(guesses)).mean():.2f}",
         )
         for name, guesses in methods.items()
     )

@@ -61,15 +61,14 @@ def live_figures(ett: Values, stream: Streamer) -> tuple[Metric, ...]:
     """
     answers, scores = stream(ett[ETT_TEST.start - LIVE_WARM_UP : ETT_TEST.stop].T)
     answers, scores = answers[:, LIVE_WARM_UP - 1 : -1], scores[:, LIVE_WARM_UP:]
-    losses, on_test, on_train = [], [], []
-    for channel, quantiles in zip(ett.T, answers, strict=True):
-        unit = channel[ETT_TRAIN].std()
+    actual, units = ett[ETT_TEST].T, ett[ETT_TRAIN].std(axis=0)
+    on_test, on_train = [], []
+    for channel, unit in zip(ett.T, units, strict=True):
         test = channel[ETT_TEST.start - 1 : ETT_TEST.stop]  # the value before the part is the first one's last value
-        losses.append(pinball(test[1:], quantiles).mean() / unit)
         on_test.append(spread_loss(test, constant_spread(test)) / unit)
         on_train.append(spread_loss(test, constant_spread(channel[ETT_TRAIN])) / unit)
-    actual = ett[ETT_TEST].T
-    loss, spread = np.mean(losses), "last value with the best constant spread per channel and level, fitted on "
+    loss = (pinball(actual, answers) / units).mean()
+    spread = "last value with the best constant spread per channel and level, fitted on "
     return (
         _metric("etth1_test_pinball", loss, np.mean(on_test), spread + "the test part itself"),
         _metric("etth1_test_pinball_vs_training_fit", loss, np.mean(on_train), spread + "the training part"),

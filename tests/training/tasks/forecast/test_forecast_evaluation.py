@@ -75,7 +75,7 @@ def test_clean_signals_are_seasonal():
 
 
 def test_coverages_count_what_lies_between_the_levels():
-    quantiles = np.tile(np.array(LEVELS), (4, 1))
-    figures = coverages("x", np.array([0.01, 0.05, 0.5, 0.95]), quantiles)
+    quantiles = np.tile(np.array(LEVELS), (1, 4, 1))
+    figures = coverages("x", np.array([[0.01, 0.05, 0.5, 0.95]]), quantiles)
     assert [figure.name for figure in figures] == ["x_coverage_80", "x_coverage_95"]
     assert [figure.value for figure in figures] == [0.25, 0.75]
