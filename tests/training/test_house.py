@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_tests_stand_in_the_folders_of_what_they_test() -> None:
     folders = {folder.relative_to(TRAINING) for folder in FOLDERS}
     tests = Path(__file__).parent
     assert {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")} <= folders | {Path()}
+
+
+def test_the_docs_list_every_folder() -> None:
+    """The table of docs/training.md has a row for each folder of modules, and no other."""
+    rows = re.findall(r"^\| `([a-z_]+)/(?:<task>/)?` \|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(folder.name for folder in FOLDERS if folder.parent == TRAINING)
