@@ -7,7 +7,6 @@ Invariant: all texts of a part are asked; the mistakes shown are those of the hi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,13 @@ import numpy.typing as npt
 from service.contract import Manifest
 from training.evaluate import ask
 from training.report.pages import Picture, Table
-from training.report.plots import draw_by_share, draw_confusion, draw_reliability, draw_surprise
+from training.report.plots import draw_by_share, draw_confusion, draw_reliability
 
 Values = npt.NDArray[np.float64]
 
 SHARES = np.linspace(0.1, 1.0, 10)
 MISTAKES = 6
 LONGEST_SHOWN = 160  # characters
-EXCERPT = 480  # characters whose surprise is drawn
-SPANS, SPAN, POINTS = 96, 1000, 16  # texts and their characters for the mean surprise, and points of its curve
-TEXTS_PER_CALL = 8  # an answer of 1,000 rows of probabilities is about a megabyte of JSON
 
 
 def report_classifier(
@@ -96,34 +92,3 @@ def _mistakes(texts: Sequence[str], scores: Values, truth: Sequence[int], labels
 def _shown(text: str) -> str:
     short = text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
     return short.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-
-
-def report_characters(url: str, manifest: Manifest, text: str) -> tuple[tuple[Picture, ...], tuple[Table, ...]]:
-    """Report on a model of next characters: what surprises it in `text`, and how much the carried state is worth."""
-    labels = _labels(manifest)
-    page = _nats(url, manifest, [text[:EXCERPT]], labels)[0]
-    starts = range(0, len(text) - SPAN, max((len(text) - SPAN) // SPANS, 1))
-    spans = np.array(_nats(url, manifest, [text[start : start + SPAN] for start in starts], labels))
-    edges = np.unique(np.geomspace(1, SPAN - 1, POINTS).astype(int))
-    by_age = np.array([spans[:, low:high].mean() for low, high in pairwise(edges)])
-    caption = (
-        f"Left, the first lines of the validation part: pale characters were expected, dark ones not. "
-        f"Right, the mean over {len(spans)} places, by how many characters the state had read."
-    )
-    return (Picture("surprise", caption, draw_surprise(text[:EXCERPT], page, edges[:-1], by_age)),), ()
-
-
-def _nats(url: str, manifest: Manifest, texts: Sequence[str], labels: Sequence[str]) -> list[Values]:
-    """Return the surprise of each character after the first, 0 for the first. Units: nats."""
-    place = {label: index for index, label in enumerate(labels)}
-    options = {"model": manifest.name, "return": "all"}
-    found = []
-    for start in range(0, len(texts), TEXTS_PER_CALL):
-        asked = texts[start : start + TEXTS_PER_CALL]
-        for text, result in zip(
-            asked, ask(url, "/v1/step", "items", [{"text": text} for text in asked], **options), strict=True
-        ):
-            probabilities = np.array(result["outputs"][manifest.outputs[0].name])
-            given = probabilities[np.arange(len(text) - 1), [place[character] for character in text[1:]]]
-            found.append(np.concatenate([[0.0], -np.log(given)]))
-    return found
