@@ -14,7 +14,7 @@ __all__ = ["export_module"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from training.publish import foreign_module as foreign_export
+        from training.publish import foreign_module
 
-        return getattr(foreign_export, name)
+        return getattr(foreign_module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Recipes as files: `training/recipes/<name>.toml`, or a file of one's own, read and checked against its kind.
+"""Recipes as files: `training/recipes/<name>.toml`, or a file of the user's, read and checked against its kind.
 
 It knows the kinds of task by name, and TOML; not what a kind's settings mean. Invariant: a recipe that `read_recipe`
 returned has every key that its kind asks for, and no other.

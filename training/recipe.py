@@ -53,7 +53,8 @@ class Release:
 
 
 class Section(BaseModel):
-    """A table of a recipe's file: immutable, unknown keys refused. Each task's settings are one, without defaults."""
+    """A section of a recipe's file: immutable, unknown keys refused. Each task's settings are a section, without
+    defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

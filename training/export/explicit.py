@@ -44,7 +44,7 @@ def cell_of(path: str, layer: nn.RNNBase) -> Cell:
 
 
 class ExplicitLayers:
-    """The layers of one network, which is changed: make it of a copy."""
+    """The recurrent layers of a network. They are changed: give those of a copy."""
 
     def __init__(self, layers: Iterable[tuple[str, nn.RNNBase]]) -> None:
         """Raises: LayerError."""
@@ -117,8 +117,9 @@ class ExplicitLayers:
 
 
 class _PaddedPacking(TorchFunctionMode):
-    """Let a packed sequence hold its steps padded and time first, and instead of the number of rows at each time which
-    rows those are: tensors whose shapes, unlike packed ones, do not depend on the lengths.
+    """Let a packed sequence hold its steps padded and time first, and which rows each time has instead of how many.
+
+    The shapes of these tensors, unlike those of packed ones, do not depend on the lengths.
 
     Shapes: data [time, batch, ...]; batch_sizes [time, batch] bool.
     """
@@ -150,9 +151,9 @@ class _PaddedPacking(TorchFunctionMode):
 def _weights(cell: Cell, layer: nn.RNNBase, number: int) -> Weights:
     """Return the weights of one layer's node.
 
-    A projected LSTM, which ONNX has not, is one without projection whose recurrent matrix is the product of both, and
-    whose outputs are projected behind the node (by M). Its initial h exists only projected: it comes with the input of
-    each direction's first step, for which S stands in place of W.
+    ONNX has no projected LSTM. Its node is an LSTM without projection, whose recurrent matrix is the product of both
+    matrices; M projects the outputs behind the node. The initial h exists only in projected form, so it comes with the
+    input of each direction's first step, and S stands in place of W.
 
     Source: h[t] = M m[t] and R h[t] = (R M) m[t], in torch.nn.LSTM's description of `proj_size`.
     """

@@ -50,8 +50,8 @@ class Servable:
     """A network with what its graph takes and gives.
 
     `network(sequence, lengths, *constants, *states)` returns its outputs, then its states, in the order declared here.
-    Where `sequence` has no time axis, the graph takes one step a run and no lengths; the network is given both all the
-    same, the time axis being 1.
+    Where `sequence` has no time axis, the graph takes one step a run and no lengths. The network is given both anyway,
+    with a time axis of 1.
     `constants` are float32 vectors that the service feeds as the manifest holds them. `draw(rng, length)` makes one
     plausible row of the sequence, [length] or [length, features], for the example and for parity; `row_lengths` are the
     lengths worth trying.
@@ -162,8 +162,8 @@ def forget_sources(model: onnx.ModelProto) -> None:
 
 
 class _Flat(nn.Module):
-    """Give every network the same signature, so that one declaration of dynamic axes fits all, and let each of its
-    recurrent layers become a node."""
+    """Give every network the same signature, which one declaration of dynamic axes fits, and let each recurrent layer
+    become a node."""
 
     def __init__(self, network: nn.Module, timed: bool) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ ADVICE = {
     "hand lengths on as the tensor that they are",
     "inferred a static shape": "the network fixes an axis that must stay free: it loops over steps or rows in Python, "
     "or holds a size of its example",
-    "No ONNX function found": "one of its operations is one that ONNX has not: write it with others",
+    "No ONNX function found": "ONNX does not have one of its operations: write it with others",
 }
 
 

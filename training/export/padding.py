@@ -49,8 +49,10 @@ def _first_reader(servable: Servable, served: Served) -> str | None:
 
 
 def _calls(servable: Servable, served: Served, row: np.ndarray[Any, Any]) -> Calls:
-    """Return what every innermost layer was given and made, in the order of the calls. PyTorch's recurrent layers are
-    left out: export gives them the lengths."""
+    """Return what every innermost layer was given and made, in the order of the calls.
+
+    PyTorch's recurrent layers are left out: export gives them the lengths.
+    """
     calls: Calls = []
 
     def note(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""What one of several training processes does: it takes its rows of every batch and draws its own random numbers.
+"""Distributed data parallel training: each process takes its rows of every batch and draws its own random numbers.
 
-Every process makes the same batches and trains on every n-th row, so that n processes take the steps that one would.
-Validation is whole in each, so all of them have the same figure, and it is that of one process: a mean over unequal
-shares would not be. It knows Lightning's hooks, not tasks or recipes.
+Every process makes the same batches and trains on every n-th row, so that n processes take the same steps as a single
+process. Each process validates on all rows, so all have the same figure as a single process: a mean over unequal shares
+would differ. It knows Lightning's hooks, not tasks or recipes.
 
-Invariant: a row that is trained on is one process's alone, except in a batch that has fewer rows than there are
-processes: such a batch goes whole to each.
+Invariant: no two processes train on the same row, except that a batch with fewer rows than processes goes whole to
+each.
 """
 
 from __future__ import annotations

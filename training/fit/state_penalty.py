@@ -1,4 +1,4 @@
-"""What trainings share that carry state from one chunk of a long sequence to the next: a bound on the state itself.
+"""A penalty on large states, for training that carries state from one chunk of a long sequence to the next.
 
 It knows states as tensors, not networks, tasks or data. Invariant: a state within `STATE_LIMIT` costs nothing.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STATE_LIMIT = 5.0  # tanh is within 1e-4 of one there: a larger cell says no more
+STATE_LIMIT = 5.0  # tanh(5) is within 1e-4 of 1: a larger cell says no more
 PENALTY_WEIGHT = 0.01
 
 
 def state_penalty(states: tuple[Tensor, ...]) -> Tensor:
     """Return the mean squared excess of the states over `STATE_LIMIT`.
 
-    Without it single cells count on without bound, and lose in float32 what the parity suite demands.
+    Without this penalty single cells grow without bound, and float32 becomes too coarse for the parity suite.
 
     Shapes: states each [directions, rows, hidden].
     """

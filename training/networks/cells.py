@@ -1,7 +1,8 @@
 """The cells that PyTorch lacks and ONNX has: the LSTM with peepholes, and the GRU that resets before its matrix.
 
-Each is one layer, of one or two directions, with the call and the parameter names of PyTorch's own: a padded tensor or
-a packed sequence and the initial states in, outputs and final states out. They know neither stacks nor graphs.
+Each class is one layer, in one or two directions. Its call and its parameters' names are those of PyTorch's layers: a
+padded tensor or a packed sequence and the initial states in, outputs and final states out. They know neither stacks nor
+graphs.
 
 Invariant: a row's outputs and final states depend on that row's own steps and initial states alone.
 """
@@ -75,8 +76,8 @@ class UnrolledLayer(nn.Module, ABC):
         return torch.cat([y for y, _ in runs], 1), finals
 
     def _direction(self, steps: Tensor, sizes: list[int], states: States, suffix: str) -> tuple[Tensor, States]:
-        """Run one direction. Either way, the rows that a time does not have keep their states: in the forward
-        direction they have ended, in the reverse direction they have not begun."""
+        """Run one direction. Rows that do not reach a time keep their states: in the forward direction they have
+        ended, in the reverse direction they have not begun."""
         biases = self.get_parameter(f"bias_ih_l0{suffix}") + self.get_parameter(f"bias_hh_l0{suffix}")
         given = functional.linear(steps, self.get_parameter(f"weight_ih_l0{suffix}"), biases)
         by_time = torch.split(given, sizes)
@@ -92,7 +93,7 @@ class UnrolledLayer(nn.Module, ABC):
 
 
 class PeepholeLSTM(UnrolledLayer):
-    """An LSTM whose gates see the cell: input and forget gate the old one, the output gate the new one.
+    """An LSTM whose gates see the cell: the input and forget gates see the old cell, the output gate the new cell.
 
     `weight_peephole_l0` holds one weight for each gate and unit, in ONNX's order: input, output, forget.
 

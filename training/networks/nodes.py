@@ -27,7 +27,7 @@ STATE_NAMES: dict[Cell, str] = {"rnn": "h", "lstm": "hc", "gru": "h"}
 
 
 def onnx_weights(cell: Cell, layer: nn.RNNBase | UnrolledLayer, number: int = 0) -> dict[str, Tensor]:
-    """Return the weights of the layer, or of the one with that number in a stack of PyTorch's.
+    """Return the weights of the layer; of a stack in one PyTorch module, those of the layer with that number.
 
     Shapes: W [directions, gates * hidden, inputs], R [.., gates * hidden, hidden], B [.., 2 * gates * hidden], and P
     [.., 3 * hidden] of a layer with peepholes.
@@ -35,7 +35,8 @@ def onnx_weights(cell: Cell, layer: nn.RNNBase | UnrolledLayer, number: int = 0)
     suffixes = (f"_l{number}", f"_l{number}_reverse") if layer.bidirectional else (f"_l{number}",)
 
     def stacked(kind: str, gates: Sequence[int]) -> Tensor:
-        weights = [getattr(layer, kind + suffix).detach() for suffix in suffixes]  # parametrized ones are no parameters
+        # By attribute: a parametrized weight is no parameter.
+        weights = [getattr(layer, kind + suffix).detach() for suffix in suffixes]
         return torch.stack([torch.cat([weight.chunk(len(gates))[gate] for gate in gates]) for weight in weights])
 
     weights = {"W": stacked("weight_ih", GATES[cell]), "R": stacked("weight_hh", GATES[cell])}

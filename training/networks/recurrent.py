@@ -28,7 +28,7 @@ Carried = TypeVar("Carried")
 
 
 class NetworkError(StartupError):
-    """There is no such recurrent network; the message says which option does not go with which cell."""
+    """An option does not go with the cell; the message names both."""
 
 
 class Recurrent(nn.Module):
@@ -54,10 +54,11 @@ class Recurrent(nn.Module):
     ) -> None:
         """Build the stack.
 
-        `dropout` acts between layers. `residual` adds to each layer's output its input, before dropout; not to the
-        first layer's, whose input has another width, or may, and holds anything in the padding. `learned_start` makes
-        the states of new sessions parameters, zeros at first. `nonlinearity` is an RNN's alone, `peepholes` an LSTM's,
-        `linear_before_reset` a GRU's: whether its reset gate acts after the recurrent matrix, as in PyTorch, or before.
+        `dropout` acts between layers. `residual` adds each layer's input, before dropout, to its output. The
+        first layer is left out: its input may have another width, and may hold anything in the padding.
+        `learned_start` makes the states of new sessions parameters, zeros at first. `nonlinearity` is for an RNN alone,
+        `peepholes` for an LSTM, `linear_before_reset` for a GRU: whether its reset gate acts after the recurrent
+        matrix, as in PyTorch, or before it.
 
         Raises: NetworkError when an option does not go with the cell.
         """
@@ -190,7 +191,7 @@ def _pad(read: Sequences, time: int) -> Tensor:
 
 
 def _each(change: Callable[..., Tensor], *reads: Sequences) -> Sequences:
-    """Change every step. Sequences that are packed are all packed, and alike."""
+    """Change every step. Either no sequence is packed, or all are, in the same way."""
     packed = reads[0]
     if isinstance(packed, PackedSequence):
         return packed._replace(data=change(*(read.data for read in reads)))

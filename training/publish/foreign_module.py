@@ -96,7 +96,7 @@ def _task_of(states: Mapping[str, Any] | None, text: TextReader | None, forecast
 
 @contextmanager
 def _naming_what_reads_padding(servable: Servable) -> Iterator[None]:
-    """Add to a refusal for want of parity what in the module makes rows depend on each other, if they do."""
+    """Where rows depend on each other, add to ParityError's message what in the module makes them do so."""
     try:
         yield
     except parity.ParityError as failure:

@@ -1,7 +1,7 @@
 """Publishing in int8 or float16: a published float32 model becomes `models/<name>-int8/` or `<name>-fp16/`.
 
-It knows the contract and directories, not tasks or nodes. Invariant: such a model is published with its own figures,
-measured through the service, beside those of the float32 model, and only if none of them is far from it.
+It knows the contract and directories, not tasks or nodes. Invariant: the model is published with its own figures,
+measured through the service, beside those of the float32 model, and only if no figure moved too far.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from training.report.card import write_quantized_card
 SUFFIXES: dict[Quantized, str] = {"int8": "-int8", "float16": "-fp16"}
 FLOAT32 = "the float32 model"
 ON_AVX2 = "_on_avx2"  # ends the names of figures that were measured on a processor without AVX-512 and VNNI
-# Half a percent of the figure: of an accuracy less than half a point. It holds in both directions and for every figure,
-# because which way a figure should go is nowhere declared, and a model whose answers are nearly the same has nearly the
-# same figures.
+# Half a percent of the figure: less than half a point of an accuracy. It holds for every figure and in both directions:
+# nothing declares which way a figure should go, and a model with nearly the same answers has nearly the same figures.
 MAX_MOVED = 0.005
 # Absolute, as parity is. A float16 has a step of 1e-3 at 1; what was measured is 1.7e-4 (sentiment's scores, all of
 # SST-2's dev and test parts) and 1e-4 (outputs and states of a two-layer LSTM of 384 after 400 steps) with the weights
@@ -49,7 +48,7 @@ def publish_quantized(
     `release` is what that directory was published from. `old_cpu` is an interpreter of `training.old_cpu`, by which the
     figures are measured as well; without it they are of this processor alone.
 
-    Raises: ExportError when the network cannot be quantized so; PublishError when the float32 model is none,
+    Raises: ExportError when the network cannot be quantized; PublishError when the float32 model is none,
     or when an answer or a figure is too far from it; EvaluationError. Nothing is then published.
     """
     original = read_manifest(float32)

@@ -22,7 +22,7 @@ ARGUMENTS = inspect.signature(export_module).parameters.keys() - GIVEN_BY_OPTION
 
 
 class SourceError(StartupError):
-    """The file has no such function, or it returns something else; the message says what would be right."""
+    """The file lacks the function, or it returns something else; the message says what would be right."""
 
 
 def read_source(source: str) -> dict[str, Any]:

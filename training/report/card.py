@@ -58,7 +58,7 @@ QUANTIZED_LIMITS = {
         "the aim. Where the run of a row is short, its fixed costs, which int8 leaves as they are, keep it below. "
         "Processors without eight-bit dot products (VNNI) gain less.",
         "Weights have seven bits, whose sums are exact on every x86-64 processor. A figure that ends in `_on_avx2` was "
-        "measured on a processor with neither VNNI nor AVX-512, emulated; without such, the other kind was not tried.",
+        "measured on an emulated processor without VNNI and AVX-512; without such a figure, none was measured there.",
     ),
     "float16": (
         "It is for GPUs. A CPU computes it in float32 with casts around, slower than the float32 model. Its speed on a "
@@ -83,7 +83,7 @@ def write_quantized_card(release: Release, manifest: Manifest, original: Manifes
         "the others in ONNX Runtime on rows drawn as for parity.\n\n" + figures_table(manifest),
         "## Data\n\n" + _data(manifest),
         f"## Parity\n\nThat of the float32 graph with PyTorch is {manifest.provenance.parity_max_abs:.2g}; how far "
-        "this one is from the float32 graph stands among the figures.",
+        "this model is from the float32 graph stands among the figures.",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (*limits, *release.limits)),
         f"## Reproduce\n\n```\n{manifest.provenance.command}\n```\n\n" + _made(manifest),
         f"Licence: {manifest.provenance.licence}.",

@@ -1,8 +1,8 @@
 """Reports: pictures and comparisons of published models, for people, drawn from what the running service answers.
 
 `report/` in a version's directory holds its pictures and `report.json`, which says what each one shows. The card gets
-the pictures, and one page shows all models. It knows directories, manifests and Markdown; what is worth a picture it
-is told by `training.reporters`. Graph and manifest of a version stay as published; its card gains the pictures.
+the pictures, and one page shows all models. It knows directories, manifests and Markdown; `training.reporters` tells
+which pictures to draw. Graph and manifest of a version stay as published; its card gains the pictures.
 
 Invariant: the page and the cards hold only what stands in manifests and `report.json`, so they can be written again
 from the directories alone.

@@ -1,12 +1,11 @@
 """Conformal offsets: widen or narrow learned quantiles until validation data falls below each as often as it says.
 
-It knows quantiles and actual values, not networks or series. A quantile is judged by its distance from the median: the
-score of an actual value is how many of these distances it lies out, which is free of the series' unit. The offset of a
-level is the finite-sample corrected quantile of the scores, less one. The graph takes the offsets as an input, so that
-recalibrating needs no new graph.
+It knows quantiles and actual values, not networks or series. A quantile is judged by its distance from the median. The
+score of an actual value is its own distance from the median, divided by that of the quantile: it has no unit. The
+offset of a level is the finite-sample corrected quantile of the scores, minus 1. The graph takes the offsets as an
+input, so that a new calibration needs no new graph.
 
-The median is taken as it is: where it is biased, a quantile that belongs on its other side stays on it, and covers more
-or less than it says.
+The median is taken as it is. Where the median is biased, a quantile may cover more or less than its level says.
 
 Invariants: zero offsets change nothing, the median never moves, and quantiles in order stay in order.
 Source: conformalized quantile regression, Romano, Patterson and Candes, NeurIPS 2019, with scores scaled by the
@@ -29,10 +28,10 @@ OFFSETS = "conformal_offsets"  # the graph's input, and the manifest's constant
 
 
 def conformal_offsets(actual: Values, quantiles: Values, levels: Sequence[float]) -> tuple[float, ...]:
-    """Return one offset a level, from actual values that neither trained the quantiles nor chose among them.
+    """Return an offset for each level, from actual values that neither trained the quantiles nor chose among them.
 
-    The promised coverage holds for new values exchangeable with `actual`; steps of one future are not so with each
-    other, and count for less than their number.
+    The promised coverage holds for new values that are exchangeable with `actual`. The steps of a single future are
+    not exchangeable with each other, and count for less than their number.
 
     Shapes: actual [...]; quantiles [..., levels], in order.
     Units: distances of the learned quantile from the median.

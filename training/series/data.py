@@ -30,7 +30,7 @@ COARSE_STEPS = (1, 1, 1, 2, 3, 4, 6, 12)
 
 
 def read_weekly(file: Path) -> list[Values]:
-    """Read M4 weekly series: one a row after the header, its name first, padded with empty cells.
+    """Read M4 weekly series: a row each after the header, with its name first and empty cells at the end.
 
     Shapes: returns a list of [time].
     """

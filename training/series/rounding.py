@@ -1,7 +1,6 @@
 """What float32 and float64 can tell apart in a series, as the forecasters' networks count with it.
 
-It knows the two formats, not series or networks. Invariant: every scale that is at least one of these bounds can be
-divided by.
+It knows the two formats, not series or networks. Invariant: a scale of at least `SMALLEST_SCALE` can be divided by.
 """
 
 # The steps between neighbouring float32 and float64 numbers, relative to their size: smaller differences are rounding.

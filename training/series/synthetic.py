@@ -43,9 +43,9 @@ def synthesize_series(seed: int, count: int, length: int) -> Values:
 
 
 def draw_walk(rng: np.random.Generator, length: int) -> npt.NDArray[np.float32]:
-    """Draw a random walk for the parity suite; one in three rests between its moves, one in three is all zeros.
+    """Draw a random walk for the parity suite. A third of the walks rest between their moves, a third are all zeros.
 
-    It is of about unit size: at 64 one float32 step alone is 7.6e-6.
+    Its size is about 1: at 64, a single step between float32 numbers is 7.6e-6, nearly the bound of parity.
 
     Shapes: returns [length] float32.
     """

@@ -210,7 +210,7 @@ def _kernel(rng: np.random.Generator, length: int) -> Values:
     return np.asarray(row[np.abs(apart[:, None] - apart)])
 
 
-# Shares of draws; one of kernels brings `KERNEL_SERIES` series.
+# Shares of draws; a draw from kernels brings `KERNEL_SERIES` series.
 PATTERNS: tuple[tuple[Pattern, float], ...] = (
     (_wandering, 0.27),
     (_season_and_trend, 0.34),

@@ -24,7 +24,7 @@ from training.evaluate import ask, serving
 from training.export.graph import Servable
 from training.export.parity import BOUND
 from training.networks.recurrent import NetworkError, Recurrent
-from training.publish import model_directory as publish
+from training.publish import model_directory
 from training.recipe import Release, TextReader
 from training.tasks.classifier.sentiment import LABELS, POLARITY
 from training.tasks.classifier.text import UNKNOWN, train_review_words
@@ -161,12 +161,12 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     tokenizer = train_review_words(TEXTS, 20)
     networks: dict[str, Averager | Judge] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "serving", no_server)
+        patch.setattr(model_directory, "serving", no_server)
         for name in STREAMING | WHOLE:
             torch.manual_seed(0)
             network = make(name, tokenizer)
             learn(network)
-            publish.publish(release(name, network, tokenizer), models, command="test", seed=0)
+            model_directory.publish(release(name, network, tokenizer), models, command="test", seed=0)
             networks[name] = network
     with serving(models) as url:
         yield Family(url, models, networks, tokenizer)

@@ -21,7 +21,7 @@ from service.contract import Forecast, read_manifest, verify_files
 from training import export_module
 from training.evaluate import ask, serving
 from training.export.parity import BOUND
-from training.publish import model_directory as publish
+from training.publish import model_directory
 from training.recipe import TextReader
 from training.tasks.classifier.text import UNKNOWN, train_review_words
 
@@ -117,7 +117,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     cases = {**whole(), **stepping(), **answering()}
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "serving", no_server)
+        patch.setattr(model_directory, "serving", no_server)
         for name, case in cases.items():
             places = {"models_dir": folder / "models", "exports_dir": folder / "exports"}
             folders[name] = export_module(case.module, case.example, name=name, **case.told, **places)

@@ -16,7 +16,7 @@ from service.tensors import Tensor
 from training.publish.model_directory import publish
 from training.report import plots
 from training.report.pages import FOLDER, SECTION, Picture, Table, models_page, read_facts, write_reports
-from training.tasks.classifier import report as text_report
+from training.tasks.classifier import report
 
 CURVE = "epoch,train_loss,val_loss\n0,1.5,1.25\n1,1.0,\n2,0.5,1.0\n"
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
@@ -91,12 +91,12 @@ def test_a_classifier_s_report_counts_and_shows_its_surest_mistakes(monkeypatch:
         assert (path, field, options) == ("/v1/sentiment", "inputs", {"model": "any", "scores": "all"})
         return [{"scores": {"negative": negative[text], "positive": 1 - negative[text]}} for text in texts]
 
-    monkeypatch.setattr(text_report, "ask", answer)
-    monkeypatch.setattr(text_report, "draw_confusion", lambda counts, labels: drawn.append((counts.tolist(), labels)))
+    monkeypatch.setattr(report, "ask", answer)
+    monkeypatch.setattr(report, "draw_confusion", lambda counts, labels: drawn.append((counts.tolist(), labels)))
     labels = ("negative", "positive")
     output = Tensor(name="scores", dtype="float32", shape=("batch", 2), labels=labels)
     manifest = Manifest.model_construct(name="any", outputs=(output,))
-    _, (table,) = text_report.report_classifier("", manifest, list(truth), list(truth.values()), "made up")
+    _, (table,) = report.report_classifier("", manifest, list(truth), list(truth.values()), "made up")
     assert drawn == [([[1.0, 1.0], [2.0, 1.0]], ("negative", "positive"))]
     assert [row[0] for row in table.rows] == ["a\\|b", "poor", "fine"]
     assert table.rows[0][1:] == ("positive", "negative", "0.990")

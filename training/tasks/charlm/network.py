@@ -1,4 +1,4 @@
-"""The character model's network: one character a step in, how likely each next one is out, the stack's state carried.
+"""The character model's network: a character a step in, the probabilities of the next character out, state carried.
 
 It knows ids, not text, data or training. Invariant: k steps in one run equal k runs of one step, and what stands beyond
 a row's length, and which rows share the batch, changes nothing.
@@ -15,7 +15,7 @@ from training.networks.recurrent import Recurrent
 class CharNetwork(nn.Module):
     """Predict the next character: a stacked LSTM over embedded characters.
 
-    Ids count the characters that it can predict from 0; the one after them stands for every other character.
+    Ids from 0 are the characters that it can predict; the id after them stands for every other character.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def nats(probabilities: Array) -> float:
 
 
 def frequencies(text: str, characters: str) -> tuple[Array, Array]:
-    """Count how likely each character is, and each after each other one; one is added to every count.
+    """Count how likely each character is, and how likely after each other character; 1 is added to every count.
 
     Shapes: returns [characters] and, by the character before, [characters, characters].
     """

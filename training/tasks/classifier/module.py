@@ -136,7 +136,7 @@ class TextModule(SeededModule):
         return DataLoader(self.dev_texts.batches(self.settings.rows), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, batches: tuple[Batch, ...], index: int) -> Tensor:
-        """Add up the readers' losses, each on a batch of its own: on the same ones they would err alike."""
+        """Add up the readers' losses, each on a batch of its own: on shared batches they would err alike."""
         losses = [
             (functional.cross_entropy(reader(ids, lengths).float(), targets, reduction="none") * weights).mean()
             for reader, (ids, lengths, targets, weights) in zip(self.network.readers, batches, strict=True)

@@ -22,7 +22,7 @@ class Tokens(nn.Module):
     grams: Tensor
 
     def __init__(self, grams: Tensor, width: int, dropout: float, unknown: float) -> None:
-        """Build the table: a vector of each token's own, and one of each run of characters that it shares with others.
+        """Build the table: a vector for each token, and one for each run of characters that tokens share.
 
         In training the share `unknown` of tokens is hidden, and `dropout` of a row's features.
 
@@ -57,7 +57,7 @@ class Tokens(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Make one vector of each token's, held as float16, half as large; what follows computes in float32."""
+        """Sum each token's vectors into one, held in float16 to halve the file; what follows computes in float32."""
         if self.runs is not None:
             self.table.weight += self._spelt(self.runs, torch.arange(len(self.grams), device=self.grams.device))
             self.runs = None
@@ -71,7 +71,7 @@ class Words(Tokens):
     numbers: Tensor
 
     def __init__(self, index: WordIndex, width: int, dropout: float, unknown: float) -> None:
-        """Build the table, one vector a known word. `dropout` and `unknown` are as of `Tokens`."""
+        """Build the table, a vector for each known word. `dropout` and `unknown` are as in `Tokens`."""
         super().__init__(torch.zeros(int(index.numbers.max()) + 1, 1, dtype=torch.int64), width, dropout, unknown)
         self.register_buffer("begins", index.begins, persistent=False)
         self.register_buffer("numbers", index.numbers, persistent=False)
@@ -99,7 +99,7 @@ def _earlier(values: Tensor, back: int) -> Tensor:
 
 
 class Reader(nn.Module):
-    """Read a text and give one vote a label: of all of it where it reads both ways, else of where it ends."""
+    """Read a text and give a vote for each label: from the whole text in two directions, else from its end."""
 
     def __init__(self, tokens: Tokens, recurrent: Recurrent, labels: int, dropout: float) -> None:
         """Build the reader; the stack takes what the tokens' table gives."""

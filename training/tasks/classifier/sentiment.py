@@ -67,7 +67,7 @@ def prepare(settings: Settings, seed: int) -> TextModule:
 
 
 def training_texts(phrases: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Texts:
-    """Return the phrases, and every word that has no label of its own as one that is as likely of either.
+    """Return the phrases, and every word that has no label of its own with either label equally likely.
 
     The treebank has a label for each word, and its binary form leaves out what is neutral (Socher et al., 2013): three
     of four words.

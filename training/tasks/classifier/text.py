@@ -41,7 +41,7 @@ SPELLINGS = [
     (r"\bcannot\b", "can not"),
 ]
 WORDS = r"\w+(?=n't\b)|n't\b|'(?:s|ve|re|ll|d|m)\b|\w+|\.\.\.|--|[^\w\s]"
-# Of a message every digit is read as 0: how a number is written matters, not which one it is. Its case is left out,
+# Every digit of a message is read as 0: how a number is written matters, not its value. Case is left out,
 # since the few messages there are hold too little of each spelling (docs/training-log.md).
 DIGITS = (r"\d", "0")
 RUNS = r"\p{L}+|\d+|[^\p{L}\d\s]"

@@ -67,7 +67,7 @@ def weekly_figures(histories: list[Values], futures: list[Values], forecast: For
 
 
 def repeated(histories: list[Values], futures: list[Values]) -> npt.NDArray[np.bool_]:
-    """Tell which futures also stand, up to shift and scale, somewhere in the histories: M4's weekly file has such ones.
+    """Tell which futures also stand, up to shift and scale, somewhere in the histories, as some of M4 weekly do.
 
     Shapes: histories a list of [time]; futures a list of [13]; returns [series].
     """

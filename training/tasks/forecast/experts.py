@@ -1,6 +1,6 @@
 """Experts: ways a history could go on if it repeated itself, chosen by attention over lags.
 
-Each head weighs the lags of `forecast_lags` by how well they foresaw the history so far, and goes on as they would:
+Each head weighs the lags of `lags` by how well they foresaw the history so far, and goes on as they would:
 by copies with and without drift, or by regressions. It knows lags and weights, not quantiles.
 
 Invariant: the paths are exact continuations, in float32 whatever the precision around them; a history that repeats
@@ -17,11 +17,11 @@ from training.tasks.forecast.lags import GROWING, LAGS, SMALLEST_VARIANCE, Compa
 
 COPIES, GROWERS = 4, 2  # heads
 # How heads weigh lags before training: by which power of the error, and by how much more for lags that foresaw better
-# than their neighbours did. Of a smooth series lag one foresees best, however plain its season: seasonal heads look
+# than their neighbours did. Lag 1 foresees a smooth series best, however plain its season: seasonal heads look
 # past it, and average over a season's multiples where the power is low.
 SHARPNESS = (8.0, 4.0, 2.0, 1.0, 4.0, 3.0)
 SEASONAL = (0.0, 8.0, 8.0, 12.0, 0.0, 8.0)
-NO_SEASON = -3.0  # what stands for lag one, which has a neighbour on one side alone
+NO_SEASON = -3.0  # stands for lag 1, which has a neighbour on one side only
 CHANNELS = 16
 SMALLEST_SLOPE = 1e-3  # of a regression that is continued: its logarithm must exist
 

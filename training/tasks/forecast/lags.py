@@ -50,7 +50,7 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
     begin = first[:, None, None]
     pairs = (end - begin - lags).clamp(min=0)
     place = torch.arange(time, device=series.device)
-    inside = series.double() * (place >= first[:, None])  # or short stretches would be rounded by long ones
+    inside = series.double() * (place >= first[:, None])  # in float64: long stretches would round short ones
     total = _Prefix(inside)
     total_square = _Prefix(inside.square())
 
@@ -90,7 +90,7 @@ def compare(series: Tensor, first: Tensor, anchors: Tensor, segments: Tensor, se
 
 
 def _regress(together: Tensor, spread: Tensor, drift_error: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much each regression's slope is beyond one, and the variance about it.
+    """Return by how much each regression's slope is beyond 1, and the variance about it.
 
     Shapes: together (the covariance of change and value), spread (the variance of values) and drift_error
     [batch, anchors, lags]; share [lags], of the horizon; returns two of [batch, anchors, lags].
@@ -143,7 +143,7 @@ class _Prefix:
         self._sums = functional.pad(row.cumsum(1), (1, 0))
 
     def between(self, start: Tensor, end: Tensor) -> Tensor:
-        """Sum from `start` up to, not including, `end`. Shapes: start and end [batch, anchors, lags], or ones."""
+        """Sum from `start` up to, not including, `end`. Shapes: start and end [batch, anchors, lags], or of size 1."""
         nowhere = torch.zeros_like(start + end)
         return self._look_up(end + nowhere) - self._look_up(start + nowhere)
 

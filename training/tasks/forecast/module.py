@@ -29,8 +29,8 @@ EARLY = 1.5  # power that brings anchors towards the beginning: users have short
 def future_loss(future: Tensor, known: Tensor, scaled: Tensor, level: Tensor, scale: Tensor, spread: Tensor) -> Tensor:
     """Average the scaled pinball loss over what is known of each anchor's future.
 
-    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less; one whose history
-    repeats itself closely weighs more, or its small errors would not be learned from.
+    An anchor whose future lies many scales away, as after a history that hardly moved, weighs less. An anchor whose
+    history repeats itself closely weighs more: otherwise its small errors would teach nothing.
 
     Shapes: future and known (1 where a value stands) [batch, anchors, 48]; the rest as `ForecastNetwork.at` returns.
     Units: scales.

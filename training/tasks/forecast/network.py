@@ -1,11 +1,11 @@
 """The forecaster's network: any history in, quantiles of the next `HORIZON` values out, the scaling inside.
 
 The history is cut into segments of `SEGMENT` values, aligned at its end. Each segment is written relative to its own
-last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. Experts go on from there
-as if the history repeated itself at the lags that foresaw it best. A decoder turns the layer's output after a segment,
-the latest values and the experts' paths into trust in each expert and into quantiles about the trusted path, in units
-of what the best lag was off. In training every segment can be such an anchor; in service the last one is. It knows
-neither data nor training.
+last value, in units of the mean absolute step so far, and read by a stacked recurrent layer. The segment to forecast
+from is the anchor: any segment in training, the last one in service. From the anchor, experts continue the history as
+if it repeated itself at the lags that foresaw it best. A decoder reads the layer's output at the anchor, the latest
+values and the experts' paths. It gives the trust in each expert, and quantiles about the trusted path, in units of the
+best lag's error. It knows neither data nor training.
 
 Invariants: a*x + b in, a*y + b out for a > 0 (up to float32 of differences); quantiles never cross; whatever stands
 beyond a row's length, and whichever rows share the batch, the row's answer is the same.
@@ -168,10 +168,10 @@ class History:
 
 
 def bounds(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Find what each row never passes: its least or greatest value, where it came back to just that again and again.
+    """Find what each row never passes: its least or greatest value, if it came back to exactly that again and again.
 
-    So a count stays above its zeros, which are found as they are: as the value that returns, in each third of the row,
-    so that what falls or rises by whole numbers is not held where it has come to. Where there is none, infinity.
+    So a count stays above its zeros. The value must return in each third of the row, so that a series which falls or
+    rises by whole numbers is not held at the value that it has reached. Where a row has no bound, infinity.
 
     Shapes: values [batch, time]; lengths [batch]; returns two of [batch].
     """

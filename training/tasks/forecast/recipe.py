@@ -30,8 +30,8 @@ from training.tasks.forecast.module import ForecastModule, held_out_futures
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY, MIN_HISTORY, SEGMENT, ForecastNetwork
 from training.tasks.forecaster import WindowSettings
 
-CHOOSING_FUTURES = 48  # synthetic ones, of each kind: as many steps as half of M4 weekly gives
-# Synthetic ones as well, with as many steps in all: those of one future err alike, so that few of many tell more.
+CHOOSING_FUTURES = 48  # synthetic, of each kind: as many steps as half of M4 weekly gives
+# Synthetic too, with as many steps in all. Steps of the same future err alike: a few steps of many futures tell more.
 CALIBRATING_FUTURES, CALIBRATING_EVERY = 480, 10
 LICENCE = (
     "as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
@@ -44,8 +44,8 @@ LIMITS = (
     "series unlike those, they may cover more or less than they say.",
     "After a history that repeats itself exactly the intervals are nearly as narrow as float32 allows: it takes the "
     "past at its word.",
-    "The mean is the trapezoidal mean of the quantiles; of rare and large values beyond the outermost ones it knows "
-    "nothing.",
+    "The mean is the trapezoidal mean of the quantiles; it knows nothing of rare and large values beyond the outermost "
+    "quantiles.",
     "Its answers follow shifts of the history, so it does not know where zero is. It stays above a least value that "
     "the history came back to again and again, as counts do to zero; a positive series that never rests may get "
     "negative quantiles.",
@@ -100,7 +100,7 @@ def synthetic_futures(seed: int, count: int, *kinds: Callable[[int, int, int], V
 
 
 def thinned(futures: list[tuple[Values, Values]], every: int) -> list[tuple[Values, Values]]:
-    """Keep one of `every` steps of each future, and make the others NaN; which one goes round.
+    """Keep every `every`-th step of each future, and make the others NaN; each future begins at the next place.
 
     Shapes: futures a list of a history [time] and its future [steps]; returns the same.
     """

@@ -55,7 +55,7 @@ def report_forecast(url: str, manifest: Manifest) -> tuple[tuple[Picture, ...], 
         ),
         Picture(
             "rules",
-            "Signals that follow a rule without noise: what a first user tries. Training draws others of such kinds.",
+            "Signals that follow a rule without noise: what a first user tries. Training draws others of these kinds.",
             draw_fans(clean, "median"),
         ),
         *hours,

@@ -26,19 +26,19 @@ CHUNK = 128  # observations between two steps of the optimiser
 WIDTH = 1536  # observations of a window: twelve chunks, six times the longest span of the running scale
 OUTLYING = 10.0  # units beyond which a step's loss counts less than in proportion
 GLITCHED = 0.25  # share of the windows that glitches are put into
-GLITCH_EVERY = 400  # observations of such a window, on average
+GLITCH_EVERY = 400  # observations of a window with glitches, on average
 GLITCH_DECADES = 1.0, 6.0  # sizes of glitches, evenly in the logarithm: powers of ten, in units
 
 
 class Chunks(Dataset[tuple[Tensor, ...]]):
     """Windows cut into consecutive chunks, `ROWS` windows at a time, for training with carried state.
 
-    Each item is a batch: observations [rows, CHUNK], the ones that follow them, 1 where such a one is real and to be
-    foreseen, each row's unit [rows], and whether the chunk is its windows' first.
+    Each item is a batch: observations [rows, CHUNK], those that follow them, 1 where a following observation is real
+    and is to be foreseen, each row's unit [rows], and whether the chunk is the first of its windows.
     """
 
     def __init__(self, values: Tensor, lengths: Tensor, glitches: Tensor | None = None) -> None:
-        """Take windows, and what is added to them here and there: neither a glitch is to be foreseen nor its end.
+        """Take windows, and glitches to add to them. Neither a glitch nor the step back from it is to be foreseen.
 
         Shapes: values [windows, time]; lengths [windows]; glitches, in units, as values.
         """
@@ -80,7 +80,7 @@ def draw_glitches(seed: int, shape: torch.Size) -> Tensor:
 
 
 def step_units(values: Tensor, lengths: Tensor) -> Tensor:
-    """Return each row's mean absolute step, or one where nothing moves.
+    """Return each row's mean absolute step, or 1 where nothing moves.
 
     Shapes: values [rows, time]; lengths [rows]; returns [rows].
     """

@@ -1,9 +1,9 @@
 """The live forecaster's network: one observation a step in, quantiles of the next one out, everything else is state.
 
-Beside the quantiles stands how far out the observation itself lies in what was predicted for it: its anomaly score.
-State is the window of latest observations, how many there were, what is predicted for the next one, running means of
-the absolute step over several spans, and the stacked LSTM's own. Observations are float64 and become float32 as their
-differences. It knows neither data nor training.
+It also gives each observation an anomaly score: how far out it lies in what was predicted for it. The state is the
+window of latest observations, how many there were, the prediction for the next observation, running means of the
+absolute step over several spans, and the states of the stacked LSTM. Observations are float64; their differences are
+float32. It knows neither data nor training.
 
 Invariants: k steps in one run equal k runs of one step; a*x in, a*y out for a > 0 (up to float32), and from the second
 observation on x + b in, y + b out (up to float64), and in both cases the same anomaly scores; one observation, however
@@ -23,7 +23,7 @@ from training.series.rounding import DOUBLE_STEP, SMALLEST_SCALE
 
 WINDOW = 32  # lags that the network sees directly: more than a day of hours
 SPANS = (16.0, 256.0)  # observations over which the running scales forget; the longest is the unit of the answer
-# Running means that one step counts for at most, so that it moves the answer's unit by about a quarter and no more.
+# A step counts for at most this many running means, so that it moves the answer's unit by at most about a quarter.
 MAX_MEANS = SPANS[-1] / 4
 SETTLED = 3  # observations before the running means begin: a glitch among them never enters
 MAX_LEVEL = 1e30  # what counts of a value's size; a float32 it must be, and so must its multiples

@@ -27,11 +27,11 @@ INTERVALS = (80, 95)  # per cent
 
 # From histories [windows, 720, channels] to means [windows, 720, channels] and the bounds of `INTERVALS`, from the
 # lowest to the highest, [windows, 720, channels, 4].
-Forecaster = Callable[[Values], tuple[Values, Values]]
+ChannelForecaster = Callable[[Values], tuple[Values, Values]]
 
 
 def ask_segrnn(url: str, name: str, histories: Values) -> tuple[Values, Values]:
-    """Forecast by `POST /v1/forecast`. Shapes: as `Forecaster`."""
+    """Forecast by `POST /v1/forecast`. Shapes: as `ChannelForecaster`."""
     series = [{"values": history.tolist()} for history in histories]
     results = ask(url, "/v1/forecast", "series", series, model=name, horizon=HORIZON, levels=list(INTERVALS))
     means = np.array([result["mean"] for result in results])
@@ -44,7 +44,7 @@ def sorted_by_level(quantiles: dict[str, list[list[float]]]) -> list[list[list[f
     return [quantiles[level] for level in sorted(quantiles, key=float)]
 
 
-def etth1_figures(ett: Values, forecast: Forecaster, stride: int = 1) -> tuple[Metric, ...]:
+def etth1_figures(ett: Values, forecast: ChannelForecaster, stride: int = 1) -> tuple[Metric, ...]:
     """Measure every `stride`-th window whose future begins in the test part.
 
     Shapes: ett [time, channels].

@@ -1,10 +1,10 @@
-"""SegRNN: the last 720 values of several channels in, each one's next 720 out, the scaling inside.
+"""SegRNN: the last 720 values of several channels in, the next 720 of each out, the scaling inside.
 
-Each channel is a row of its own. Its history, less its last value and in units of the channel's spread, is cut into
-segments; a GRU reads them. Every segment of the future is then one step of that same GRU, its input telling which
-segment and which channel is asked for, so that no segment waits for another. It starts from half the state that the
-GRU ended in and half the mean of all it went through, where the paper takes the last alone (docs/training-log.md has
-the difference). It knows neither data nor training.
+Each channel is a row of its own. Its last value is subtracted from its history, which is divided by the channel's
+spread and cut into segments; a GRU reads them. Each segment of the future is then a single step of the same GRU. The
+step's input says which segment and which channel is asked for, so that no segment waits for another. The step starts
+from half of the GRU's last state and half of the mean of all its states; the paper takes the last state alone
+(docs/training-log.md has the difference). It knows neither data nor training.
 
 Invariants: y + b out for x + b in, channel by channel (up to float64); quantiles never cross; only a row's own last
 `LOOKBACK` values count, whatever stands beyond its length and whichever rows share the batch.

@@ -41,7 +41,7 @@ def prepare(settings: Settings, seed: int) -> SegRNNModule:
 
 
 def draw_walks(rng: np.random.Generator, length: int) -> Array:
-    """Draw a random walk a channel for the parity suite, of about unit size: at 64 one float32 step is 7.6e-6.
+    """Draw a random walk for each channel for the parity suite, of size about 1: at 64 a float32 step is 7.6e-6.
 
     Shapes: returns [length, 7] float32.
     """

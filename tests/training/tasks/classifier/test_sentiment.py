@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.contract import read_manifest
-from training import cli
-from training import datasets as data
+from training import cli, datasets
 from training.datasets import PublicFile
 from training.tasks.classifier import sentiment
 from training.tasks.classifier.text import train_review_words
@@ -21,12 +20,12 @@ PHRASES = [(1, "a good film"), (0, "a bad film"), (1, "good , very good"), (0, "
 @pytest.fixture
 def treebank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts of the same few phrases, where the recipes look for them."""
-    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(datasets.VARIABLE, str(tmp_path))
     (tmp_path / "sst2").mkdir()
     content = "label\tsentence\n" + "".join(f"{label}\t{text}\n" for label, text in PHRASES)
     for name in (sentiment.TRAIN, sentiment.DEV, sentiment.TEST):
         (tmp_path / name).write_text(content)
-        monkeypatch.setitem(data.FILES, name, PublicFile(hashlib.sha256(content.encode()).hexdigest(), "this test"))
+        monkeypatch.setitem(datasets.FILES, name, PublicFile(hashlib.sha256(content.encode()).hexdigest(), "this test"))
 
 
 def test_words_without_a_label_of_their_own_are_neutral() -> None:

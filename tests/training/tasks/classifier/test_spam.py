@@ -11,8 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from service.contract import read_manifest
-from training import cli
-from training import datasets as data
+from training import cli, datasets
 from training.datasets import PublicFile, find
 from training.tasks.classifier import spam
 
@@ -57,7 +56,7 @@ def test_split_depends_on_its_seed_and_keeps_the_shares() -> None:
 
 def test_the_real_split_is_clean(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth is held out, and no spam in it is nearly one of train: no two share half of their runs of four words."""
-    monkeypatch.setenv(data.VARIABLE, str(data_dir))
+    monkeypatch.setenv(datasets.VARIABLE, str(data_dir))
     messages = spam.Messages.read(find(spam.MESSAGES).path)
     parts = messages.split(spam.SPLIT_SEED)
     assert len(messages.texts) == 5574
@@ -111,7 +110,7 @@ def test_naive_bayes_is_that_worked_by_hand() -> None:
 
 def test_spam_recipe_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe goes from messages to a served version of the sentiment endpoint, with labels and without polarity."""
-    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(datasets.VARIABLE, str(tmp_path))
     names = [f"{one}{other}" for one in "abcdefgh" for other in "aeiou"]  # no text is a variant of another
     many = [
         line for name in names for line in ((0, f"lunch, {name}?"), (0, f"see you {name}"), (1, f"WIN cash {name}"))
@@ -120,7 +119,7 @@ def test_spam_recipe_trains_and_publishes(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "sms_spam").mkdir()
     (tmp_path / spam.MESSAGES).write_text(content)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
-    monkeypatch.setitem(data.FILES, spam.MESSAGES, PublicFile(sha256, "this test"))
+    monkeypatch.setitem(datasets.FILES, spam.MESSAGES, PublicFile(sha256, "this test"))
     options = ["--epochs", "1", "--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
     result = CliRunner().invoke(cli.app, ["train", "spam", *options])
     assert result.exit_code == 0, result.output

@@ -17,7 +17,7 @@ from training.export.graph import export
 from training.fit.runs import fit
 from training.publish.model_directory import publish
 from training.series.data import ETT_TEST, ETT_TRAIN, ETT_VALIDATION, read_ett
-from training.tasks.segrnn import module as segrnn_training
+from training.tasks.segrnn import module as segrnn_module
 from training.tasks.segrnn import recipe as segrnn
 from training.tasks.segrnn.evaluation import ask_segrnn, etth1_figures
 from training.tasks.segrnn.module import HORIZONS, SegRNNModule, Settings, Windows, step_weights
@@ -188,8 +188,8 @@ def test_the_recipe_publishes_what_the_service_forecasts_with(
     """Train one epoch, calibrate, pass parity, publish, and get through the service what the network answers."""
     monkeypatch.setattr(segrnn, "find", lambda name: Found(name, tmp_path / name, "0" * 64))
     monkeypatch.setattr(segrnn, "read_ett", lambda path: ett)
-    monkeypatch.setattr(segrnn_training, "ETT_TRAIN", slice(0, 1200))
-    monkeypatch.setattr(segrnn_training, "ETT_VALIDATION", slice(1200, 1600))
+    monkeypatch.setattr(segrnn_module, "ETT_TRAIN", slice(0, 1200))
+    monkeypatch.setattr(segrnn_module, "ETT_VALIDATION", slice(1200, 1600))
     recipe = find_recipe("segrnn")
     tiny = replace(recipe, settings=SETTINGS, run=recipe.run.model_copy(update={"epochs": 1}))
     module = fit(tiny, seed=1, resume=False, runs_dir=tmp_path / "runs").module
