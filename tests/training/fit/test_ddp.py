@@ -13,9 +13,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from service.contract import read_manifest
-from training import cli
+from training import catalogue, cli
 from training.fit import runs
 from training.fit.ddp import share
+from training.publish import model_directory
 
 EPOCHS, BATCHES = 2, 5
 
@@ -41,23 +42,38 @@ class Witness(echo.Echo):
         torch.save(left, self.folder / f"rank-{self.global_rank}.pt")
 
 
-def fit(folder: Path, processes: int) -> tuple[runs.Trained, list[dict[str, Any]]]:
-    """Train a witness; return the run and what each process left."""
-    folder.mkdir()
-    kind = dataclasses.replace(echo.KIND, prepare=lambda settings, seed: Witness(folder))
-    recipe = dataclasses.replace(echo.RECIPE, kind=kind)
-    run = runs.fit(recipe, seed=0, resume=False, runs_dir=folder, processes=processes)
+def train(folder: Path, processes: int) -> tuple[runs.Trained, list[dict[str, Any]]]:
+    """Train and publish a witness by the command; return the run and what each process left."""
+    folders = ["--models-dir", str(folder / "models"), "--runs-dir", str(folder / "runs")]
+    with pytest.MonkeyPatch.context() as patch:
+        file = echo.recipe_file(folder, patch)
+        patch.setattr(model_directory, "serving", echo.no_server)
+        kind = dataclasses.replace(
+            echo.KIND,
+            prepare=lambda settings, seed: Witness(folder),
+            release=lambda name, settings, module: echo.release(module, name, measure=lambda url: ()),
+        )
+        patch.setitem(catalogue.KINDS, "echo", kind)
+        result = CliRunner().invoke(cli.app, ["train", file, "--processes", str(processes), *folders])
+        assert result.exit_code == 0, result.output
+        finished = catalogue.find_recipe(file)
+        run = runs.fit(finished, seed=0, resume=True, runs_dir=folder / "runs", processes=processes)
     return run, [torch.load(folder / f"rank-{rank}.pt") for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return fit(tmp_path_factory.mktemp("runs") / "one", processes=1)
+    return train(tmp_path_factory.mktemp("one"), processes=1)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return fit(tmp_path_factory.mktemp("runs") / "two", processes=2)
+def two_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(two_folder: Path) -> Any:
+    return train(two_folder, processes=2)
 
 
 def test_each_row_is_one_process_s_alone(one: Any, two: Any) -> None:
@@ -96,13 +112,10 @@ def test_share_leaves_a_tensor_without_rows() -> None:
     assert share(torch.tensor(True), rank=1, processes=2)
 
 
-def test_train_with_two_processes_publishes_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_with_two_processes_publishes_one_model(two: Any, two_folder: Path) -> None:
     """The command trains in two processes, and publishes from one; the manifest's command says so."""
-    recipe = echo.recipe_file(tmp_path, monkeypatch)
-    folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
-    result = CliRunner().invoke(cli.app, ["train", recipe, "--processes", "2", "--epochs", "1", *folders])
-    assert result.exit_code == 0, result.output
-    assert [path.name for path in (tmp_path / "models" / "echo").iterdir()] == ["1"]
-    provenance = read_manifest(tmp_path / "models/echo/1").provenance
+    models = two_folder / "models" / "echo"
+    assert [path.name for path in models.iterdir()] == ["1"]
+    provenance = read_manifest(models / "1").provenance
     assert provenance is not None
-    assert provenance.command.endswith("--seeds 0 --epochs 1 --processes 2")
+    assert provenance.command.endswith(f"--seeds 0 --epochs {EPOCHS} --processes 2")

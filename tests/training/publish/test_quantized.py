@@ -24,6 +24,7 @@ from training.export.graph import ExportError, Servable, export
 from training.export.parity import BOUND
 from training.export.quantize import to_float16, to_int8
 from training.networks.recurrent import Recurrent
+from training.publish import model_directory
 from training.publish.model_directory import PublishError, publish
 from training.publish.quantized import FLOAT16_BOUND, compared, publish_quantized
 from training.recipe import Release
@@ -212,9 +213,10 @@ class Loud(nn.Module):
         return y + self.head(x), *carried
 
 
-def test_float16_beyond_its_bound_is_not_published(tmp_path: Path) -> None:
+def test_float16_beyond_its_bound_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose answers float16 cannot give is refused with the measured difference, and nothing is left behind."""
-    release = release_of()
+    monkeypatch.setattr(model_directory, "serving", echo.no_server)
+    release = release_of(measure=lambda url: ())
     servable = dataclasses.replace(release.servable, network=Loud(release.servable.network))
     release = dataclasses.replace(release, servable=servable)
     float32 = publish(release, tmp_path, command="test", seed=0)
