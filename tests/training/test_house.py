@@ -38,15 +38,20 @@ def place(module: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def imported(file: Path) -> set[tuple[str, ...]]:
-    """Return the places of training that `file` imports from, at any depth of its code."""
-    named = set()
+def names(file: Path) -> set[str]:
+    """Return the dotted names that `file` imports, at any depth of its code."""
+    found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            named |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-    return {place(name) for name in named if name.split(".")[0] == "training"} - {()}
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def imported(file: Path) -> set[tuple[str, ...]]:
+    """Return the places of training that `file` imports from."""
+    return {place(name) for name in names(file) if name.split(".")[0] == "training"} - {()}
 
 
 def test_every_room_of_training_has_its_floor() -> None:
@@ -63,6 +68,11 @@ def test_a_room_imports_only_from_lower_floors(room: str) -> None:
         if other != room and FLOOR[other] >= FLOOR[room]
     }
     assert not above
+
+
+def test_training_imports_of_the_service_its_contract_tensors_and_errors_alone() -> None:
+    used = {name.split(".")[1] for file in FILES for name in names(file) if name.split(".")[0] == "service"}
+    assert used == {"contract", "tensors", "errors"}
 
 
 @pytest.mark.parametrize("task", sorted(folder.name for folder in FOLDERS if folder.parent == TRAINING / "tasks"))
