@@ -169,7 +169,7 @@ def recipe_file(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str = FI
 
 @contextmanager
 def no_server(models_dir: Path) -> Iterator[str]:
-    """Instead of a server for each candidate: one serves all of them, afterwards."""
+    """Stand in for the server of each candidate, where no figure is asked of it."""
     yield "no server"
 
 

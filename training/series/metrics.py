@@ -1,9 +1,9 @@
 """The measures of the forecasters: pinball loss, MASE, sMAPE, coverage, and the naive floors beside them.
 
-utilsforecast computes them, from frames with a row for each step of each series; here they are told in arrays. It knows
-neither models nor files.
+utilsforecast computes them from frames with a row for each step of each series; here they take and give arrays. It
+knows neither models nor files.
 
-Invariant: every measure is an error in the units stated; smaller is better, coverage apart.
+Invariant: every measure is an error in the units stated, over finite values alone; smaller is better, coverage apart.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def smape(actual: Values, forecasts: Values) -> Values:
     """Return each symmetric mean absolute percentage error.
 
     Shapes: actual and forecasts [series, steps]; returns [series].
-    Units: per cent, 0 to 200.
+    Units: per cent, 0 to 200; of a step 0 where value and forecast are both 0.
     Source: Makridakis, Spiliotis and Assimakopoulos, The M4 competition, 2020, equation 1.
     """
     return 200 * _of(losses.smape(_frame(actual, forecast=forecasts), ["forecast"]))  # the library's are shares of 1
@@ -85,9 +85,15 @@ def spread_loss(series: Values, offsets: Values) -> float:
 
 
 def _frame(actual: Values, **columns: Values) -> pd.DataFrame:
-    """Write arrays as utilsforecast reads them. Shapes: all [series, steps]."""
+    """Write arrays as utilsforecast reads them. Shapes: all [series, steps].
+
+    Raises: ValueError for what is not a number, which a mean over a frame would leave out.
+    """
+    told = {"y": actual, **columns}
+    if wrong := [name for name, values in told.items() if not np.isfinite(values).all()]:
+        raise ValueError(f"{', '.join(wrong)} must be finite: a measure of the rest would say nothing of the whole")
     series = np.repeat(np.arange(len(actual)), actual.shape[1])
-    return pd.DataFrame({"unique_id": series, "y": actual.ravel()} | {name: c.ravel() for name, c in columns.items()})
+    return pd.DataFrame({"unique_id": series} | {name: values.ravel() for name, values in told.items()})
 
 
 def _of(measured: pd.DataFrame) -> Values:

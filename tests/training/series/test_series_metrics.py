@@ -39,6 +39,20 @@ def test_smape_by_hand():
     assert smape(np.array([[1.0, 2]]), np.array([[3.0, 2]])) == pytest.approx([50.0])
 
 
+def test_smape_of_a_zero_that_was_foreseen_is_zero():
+    assert smape(np.array([[0.0, 1.0]]), np.array([[0.0, 3.0]])) == pytest.approx([50.0])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_a_number_is_refused(wrong: float):
+    """A frame's mean would leave it out, and the figure would be that of the rest."""
+    forecast = np.array([[1.0, wrong]])
+    with pytest.raises(ValueError, match="forecast must be finite"):
+        smape(np.ones((1, 2)), forecast)
+    with pytest.raises(ValueError, match="forecast must be finite"):
+        mase([np.arange(5.0)], np.ones((1, 2)), forecast)
+
+
 def test_pinball_weighs_over_and_under_by_level():
     """For a value one above all quantiles the loss of each level is the level: the mean of them is one half."""
     quantiles = np.zeros((1, 1, len(LEVELS)))
