@@ -13,6 +13,7 @@ from service.contract import Metric, read_manifest
 from training.datasets import VARIABLE, find
 from training.report.pages import versions
 from training.tasks.charlm import recipe as charlm
+from training.tasks.charlm.evaluation import figures as charlm_figures
 from training.tasks.classifier import sentiment, spam
 from training.tasks.forecast import recipe as forecast
 from training.tasks.forecast_live import recipe as forecast_live
@@ -33,7 +34,7 @@ def messages(url: str) -> tuple[Metric, ...]:
 
 
 def characters(url: str) -> tuple[Metric, ...]:
-    return charlm.figures(charlm.read_corpus(), "charlm", url)
+    return charlm_figures(charlm.read_corpus(), "charlm", url)
 
 
 MEASURES: dict[str, Measure] = {

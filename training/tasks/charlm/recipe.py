@@ -1,8 +1,8 @@
 """The kind of recipe `charlm`: a text in, a published model of its next characters out.
 
-It knows which text, and how the network is described and measured. Invariant: weights come from the first 85.5 % of the
-text, the checkpoint from the next 4.5 %; the last 10 %, which is known as its validation part, is read only to measure
-the finished model through the service. There is no test part.
+It knows which text, and how the network is described. Invariant: weights come from the first 85.5 % of the text, the
+checkpoint from the next 4.5 %; the last 10 %, which is known as its validation part, is read only to measure the
+finished model through the service. There is no test part.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from functools import partial
 import lightning
 import numpy as np
 
-from service import contract, tensors
+from service import tensors
 from training.datasets import find
-from training.evaluate import ask
 from training.export.graph import Array, Servable
 from training.recipe import Kind, Release, TextReader
+from training.tasks.charlm.evaluation import figures
 from training.tasks.charlm.module import UNKNOWN, CharModule, Corpus, Settings, make_tokenizer
 from training.tasks.charlm.network import CharNetwork
 
 TEXT = "tiny_shakespeare/input.txt"
 MAX_LENGTH = 4096  # characters of one item
-CHARACTERS_PER_CALL = 2048
 LICENCE = "as the project; trained on works of Shakespeare, which are in the public domain"
 LIMITS = (
     "Shakespeare's plays as one old edition prints them are all it was trained on: it is an example of a stepping "
@@ -59,59 +58,6 @@ def servable(network: CharNetwork, characters: tuple[str, ...]) -> Servable:
         states=network.recurrent.states,
         streamable=True,
         row_lengths=(1, 2, 3, 5, 8, 13, 21, 100),
-    )
-
-
-def ask_probabilities(url: str, model: str, text: str, characters: str) -> Array:
-    """Return how likely the model found each character of `text` but the first, one session through `/v1/step`.
-
-    Shapes: returns [characters of the text - 1].
-    """
-    places = {character: place for place, character in enumerate(characters)}
-    token: dict[str, str] = {}
-    found: list[Array] = []
-    for start in range(0, len(text) - 1, CHARACTERS_PER_CALL):
-        following = text[start + 1 : start + 1 + CHARACTERS_PER_CALL]
-        item = {"text": text[start : start + len(following)], **token}
-        (result,) = ask(url, "/v1/step", "items", [item], model=model, **{"return": "all"})
-        token = {"state": result["state"]}
-        probabilities = np.array(result["outputs"]["probabilities"])
-        found.append(probabilities[np.arange(len(following)), [places[character] for character in following]])
-    return np.concatenate(found)
-
-
-def nats(probabilities: Array) -> float:
-    """Return the mean negative logarithm."""
-    return float(-np.log(probabilities).mean())
-
-
-def frequencies(text: str, characters: str) -> tuple[Array, Array]:
-    """Count how likely each character is, and how likely after each other character; 1 is added to every count.
-
-    Shapes: returns [characters] and, by the character before, [characters, characters].
-    """
-    places = {character: place for place, character in enumerate(characters)}
-    ids = np.array([places[character] for character in text])
-    single = np.bincount(ids, minlength=len(characters)) + 1.0
-    pairs = np.ones((len(characters), len(characters)))
-    np.add.at(pairs, (ids[:-1], ids[1:]), 1)
-    return single / single.sum(), pairs / pairs.sum(axis=1, keepdims=True)
-
-
-def figures(corpus: Corpus, model: str, url: str) -> tuple[contract.Metric, ...]:
-    """Return the nats per character of the whole validation part beside those of two tables of frequencies."""
-    text, characters = corpus.validation, corpus.characters
-    value = round(nats(ask_probabilities(url, model, text, characters)), 5)
-    single, pairs = frequencies(corpus.held_out + corpus.train, characters)
-    ids = np.array([characters.index(character) for character in text])
-    method = "frequencies of {} in the first 90 %"
-    floors = {
-        "validation_nats_per_character": (nats(pairs[ids[:-1], ids[1:]]), method.format("pairs of characters")),
-        "validation_nats_per_character_vs_single": (nats(single[ids[1:]]), method.format("single characters")),
-    }
-    return tuple(
-        contract.Metric(name=name, value=value, floor=round(floor, 5), floor_method=how)
-        for name, (floor, how) in floors.items()
     )
 
 

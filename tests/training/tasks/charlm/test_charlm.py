@@ -17,10 +17,11 @@ from training.catalogue import find_recipe
 from training.datasets import Found
 from training.fit.runs import fit
 from training.publish.model_directory import publish
+from training.tasks.charlm import evaluation
 from training.tasks.charlm import recipe as charlm
+from training.tasks.charlm.evaluation import figures, frequencies
 from training.tasks.charlm.module import CharModule, Corpus, Settings, Streams, make_tokenizer
 from training.tasks.charlm.network import CharNetwork
-from training.tasks.charlm.recipe import figures, frequencies
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*isinstance\\(treespec, LeafSpec\\):FutureWarning")
@@ -89,8 +90,8 @@ def test_figures_are_of_the_whole_validation_part(monkeypatch):
         rows = [[1 / len(CHARACTERS)] * len(CHARACTERS)] * len(item["text"])
         return [{"outputs": {"probabilities": rows}, "state": f"after call {len(asked)}"}]
 
-    monkeypatch.setattr(charlm, "ask", answer)
-    monkeypatch.setattr(charlm, "CHARACTERS_PER_CALL", 10)
+    monkeypatch.setattr(evaluation, "ask", answer)
+    monkeypatch.setattr(evaluation, "CHARACTERS_PER_CALL", 10)
     corpus = Corpus(held_out="cab", train=CHARACTERS, validation="ab!T" * 6)
     by_pair, by_single = figures(corpus, "charlm", "http://service")
     assert "".join(text for text, _ in asked) == corpus.validation[:-1]
