@@ -68,7 +68,7 @@ class SharedData(lightning.LightningDataModule):
 
 
 class Shares:
-    """One process's rows of a loader's batches; every pass shuffles alike, by `seed`, in every process."""
+    """One process's rows of a loader's batches; every pass shuffles by `seed`, the same way in every process."""
 
     def __init__(self, loader: Any, seed: int, rank: int, processes: int) -> None:
         self.loader, self.seed, self.rank, self.processes = loader, seed, rank, processes

@@ -134,7 +134,7 @@ def _runs(token: str) -> list[str]:
 
 @dataclass(frozen=True)
 class WordIndex:
-    """How words are found again in pieces: which pieces begin one, and each known word's number, by its key.
+    """How words are found again in pieces: which pieces begin a word, and each known word's number, by its key.
 
     Shapes: begins [vocabulary] bool; numbers [KEYS] int32, from 2 for the most frequent word, 1 where there is none.
     """
@@ -144,7 +144,7 @@ class WordIndex:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, texts: Iterable[Sequence[int]], count: int) -> WordIndex:
-        """Number the `count` most frequent words of texts in pieces; of two with one key the rarer stays unknown."""
+        """Number the `count` most frequent words of texts in pieces; of two with the same key, the rarer is unknown."""
         pieces = tokenizer.get_vocab()
         beginning = {number for piece, number in pieces.items() if piece.startswith(BEGIN)}
         begins = torch.zeros(len(pieces), dtype=torch.bool)
@@ -185,7 +185,7 @@ class Texts:
 
     @classmethod
     def of(cls, texts: Sequence[str], targets: Tensor, tokenizer: Tokenizer) -> Texts:
-        """Tokenize; a text without any token is read as one unknown one. All texts count alike."""
+        """Tokenize; a text without any token is read as a single unknown token. All texts weigh the same."""
         ids = [encoding.ids or [UNKNOWN_ID] for encoding in tokenizer.encode_batch(texts)]
         return cls(ids, targets, torch.ones(len(ids)))
 
