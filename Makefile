@@ -30,7 +30,7 @@ test: $(VENV)/.development  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # PyTorch can be told what to use, and its kernels are more than the emulator bears.
-OF_PYTORCH = $(addprefix tests/training/test_,recurrent.py textbook.py family.py run_precision.py)
+OF_PYTORCH = tests/training/networks tests/training/fit/test_run_precision.py
 
 test-old-cpu: $(VENV)/.development  ## run the tests that depend on the processor on one with AVX2 alone, emulated (slow)
 	@command -v qemu-x86_64 >/dev/null || { echo "installing qemu-user, which emulates it"; $(APT_INSTALL) qemu-user; }

@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass
 
 from loadtests.payloads import read_series, read_texts
-from training.data import VARIABLE, find
-from training.generate import generate_series
+from training.datasets import VARIABLE, find
+from training.series.synthetic import synthesize_series
 
 WORDS = (
     "the a this that film story plot cast scene ending music director is was feels looks warm funny dull slow bright "
@@ -52,7 +52,7 @@ class Payloads:
 def load_payloads() -> Payloads:
     """Return payloads from `BATON_DATA_DIR` where it is set, else generated ones.
 
-    Raises: training.data.DataError when a file is missing there, or is another one.
+    Raises: training.datasets.DataError when a file is missing there, or is another one.
     """
     return _real() if os.environ.get(VARIABLE) else _generated()
 
@@ -67,5 +67,5 @@ def _real() -> Payloads:
 def _generated() -> Payloads:
     rng = random.Random(0)
     sentences = [" ".join(rng.choices(WORDS.split(), k=rng.randint(1, MAX_WORDS))) + " ." for _ in range(GENERATED)]
-    series = generate_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
+    series = synthesize_series(0, GENERATED, SERIES_LENGTH).round(4).tolist()
     return Payloads(sentences, series, f"generated ({VARIABLE} is not set)")

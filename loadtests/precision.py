@@ -20,11 +20,11 @@ from service.launch import ROOT
 from service.metrics import Metrics, ModelMetrics
 from service.model.repository import load_model
 from service.settings import Settings
-from training.data import find
-from training.forecast_data import read_ett, read_weekly
-from training.forecast_live_evaluation import live_figures
-from training.forecast_metrics import pinball
-from training.sentiment import read_phrases
+from training.datasets import find
+from training.series.data import read_ett, read_weekly
+from training.series.metrics import pinball
+from training.tasks.classifier.sentiment import read_phrases
+from training.tasks.forecast_live.evaluation import live_figures
 
 PAGE = ROOT / "docs" / "state.md"
 LAST_STEPS = 13  # of a weekly series, those that M4 asks for
@@ -121,7 +121,7 @@ def weekly_cost() -> Cost:
     """Stream the last values of M4's weekly series."""
     engine = engine_of("forecast-live")
     series = read_weekly(find("m4_weekly/Weekly-train.csv").path)
-    unit = np.array([np.abs(np.diff(values)).mean() for values in series])[:, None]
+    unit = np.array([np.abs(np.diff(values)).mean() for values in series])
     actual = np.stack([values[-LAST_STEPS:] for values in series])
     made, loss = {}, {}
     for halved in (False, True):
@@ -131,7 +131,7 @@ def weekly_cost() -> Cost:
             steps.append(sessions.step([row[ahead : ahead + 1] for row in actual], places))
         made[halved] = np.array([[answer.outputs["quantiles"][-1] for answer in one] for one in steps], np.float64)
         loss[halved] = float(np.mean(pinball(actual, made[halved].transpose(1, 0, 2)) / unit))
-    difference = np.abs(made[True] - made[False]) / unit
+    difference = np.abs(made[True] - made[False]) / unit[:, None]
     data = f"`forecast-live`: M4 weekly, {len(series)} series, their last {LAST_STEPS} observations"
     return Cost(data, difference.max(), difference.mean(), "pinball loss", loss[False], loss[True])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import re
 import shutil
@@ -248,3 +249,12 @@ def data_dir() -> Path:
         assert "CI" not in os.environ, f"no data in {folder}, and under CI that may not be skipped"
         pytest.skip(f"no data in {folder}; set BATON_DATA_DIR")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exporter_reads_its_operators_once() -> None:
+    """Let PyTorch's exporter read its library of operators once a process; for each export it is half of the time."""
+    if "torch" in sys.modules:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))

@@ -50,9 +50,9 @@ def place(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def used(module: str, package: str = "service") -> set[str]:
-    """Return the modules of the service that a module of `package` imports; a folder's own docstring is no module."""
-    return imports(modules(package)[module]) & set(modules("service")) - FOLDERS
+def used(module: str) -> set[str]:
+    """Return the modules that a module of the service imports; a folder's own docstring is no module."""
+    return imports(modules("service")[module]) & set(modules("service")) - FOLDERS
 
 
 FOLDERS = {name for name, file in modules("service").items() if file.name == "__init__.py" and name != "service"}
@@ -93,8 +93,3 @@ def test_the_service_never_imports_what_only_training_needs(module: str) -> None
 def test_onnxruntime_has_one_importer() -> None:
     importers = {module for module, file in modules("service").items() if "onnxruntime" in imports(file)}
     assert importers == {"service.model.onnx_session"}
-
-
-@pytest.mark.parametrize("module", sorted(modules("training")))
-def test_training_shares_the_contract_and_errors_with_the_service_and_nothing_else(module: str) -> None:
-    assert {place(name) for name in used(module, "training")} <= {"__init__", "contract", "errors"}

@@ -11,9 +11,14 @@ from conftest import ROOT, Server
 
 from service.contract.files import read_manifest
 from service.contract.provenance import Metric
-from training import charlm, forecast, forecast_live, segrnn, sentiment, spam
-from training.data import VARIABLE, find
-from training.report import versions
+from training.datasets import VARIABLE, find
+from training.report.pages import versions
+from training.tasks.charlm import recipe as charlm
+from training.tasks.charlm.evaluation import figures as charlm_figures
+from training.tasks.classifier import sentiment, spam
+from training.tasks.forecast import recipe as forecast
+from training.tasks.forecast_live import recipe as forecast_live
+from training.tasks.segrnn import recipe as segrnn
 
 ONE_MESSAGE = 0.0011  # of the ham in test: the false positive rate moves by that
 SAME = 0.005  # relative: other processors round otherwise, and a few answers lie on the edge
@@ -30,7 +35,7 @@ def messages(url: str) -> tuple[Metric, ...]:
 
 
 def characters(url: str) -> tuple[Metric, ...]:
-    return charlm.figures(charlm.read_corpus(), "charlm", url)
+    return charlm_figures(charlm.read_corpus(), "charlm", url)
 
 
 MEASURES: dict[str, Measure] = {
@@ -118,11 +123,11 @@ def test_int8_loses_next_to_nothing(served: Server, data_dir: Path, monkeypatch:
     monkeypatch.setenv(VARIABLE, str(data_dir))
     corpus = charlm.read_corpus()
     text = corpus.validation[: 8 * charlm.CHARACTERS_PER_CALL + 1]
-    narrow, wide = (
+    quantized, float32 = (
         charlm.nats(charlm.ask_probabilities(served.url or "", model, text, corpus.characters))
         for model in ("charlm-int8", "charlm")
     )
-    assert narrow == pytest.approx(wide, rel=0.002)
+    assert quantized == pytest.approx(float32, rel=0.002)
 
 
 # SegRNN's own figures on ETTh1, and how near the served model's must be. Source: Lin et al., arXiv 2308.11200, table 2.

@@ -7,14 +7,14 @@ package can be found where PyTorch is not installed.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.foreign_export import export_module
+    from training.publish.foreign_module import export_module
 
 __all__ = ["export_module"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from training import foreign_export
+        from training.publish import foreign_module
 
-        return getattr(foreign_export, name)
+        return getattr(foreign_module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

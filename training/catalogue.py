@@ -1,4 +1,4 @@
-"""Recipes as files: `training/recipes/<name>.toml`, or a file of one's own, read and checked against its kind.
+"""Recipes as files: `training/recipes/<name>.toml`, or a file of the user's, read and checked against its kind.
 
 It knows the kinds of task by name, and TOML; not what a kind's settings mean. Invariant: a recipe that `read_recipe`
 returned has every key that its kind asks for, and no other.
@@ -7,7 +7,6 @@ returned has every key that its kind asks for, and no other.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,22 +16,25 @@ from pydantic import Field, ValidationError
 
 from service.contract.files import field_path
 from service.errors import StartupError
-from training import charlm, charlm_training, forecast, forecast_live, segrnn, segrnn_training, sentiment, spam
-from training.recipe import Kind, Recipe, Run, Table
-from training.text_training import FIGURES
+from training.recipe import MODEL_NAME, Kind, Recipe, Run, Section
+from training.tasks.charlm.recipe import KIND as CHARLM
+from training.tasks.classifier.sentiment import KIND as SENTIMENT
+from training.tasks.classifier.spam import KIND as SPAM
+from training.tasks.forecast.recipe import KIND as FORECAST
+from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
+from training.tasks.segrnn.recipe import KIND as SEGRNN
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
 KINDS: Mapping[str, Kind[Any]] = {
-    "sentiment": Kind(sentiment.Settings, FIGURES, sentiment.prepare, sentiment.release),
-    "spam": Kind(spam.Settings, FIGURES, spam.prepare, spam.release),
-    "charlm": Kind(charlm_training.Settings, ("val_loss",), charlm.prepare, charlm.release),
-    "forecast": Kind(forecast.Settings, ("val_loss",), forecast.prepare, forecast.release),
-    "forecast-live": Kind(forecast_live.Settings, ("val_loss",), forecast_live.prepare, forecast_live.release),
-    "segrnn": Kind(segrnn_training.Settings, segrnn_training.FIGURES, segrnn.prepare, segrnn.release),
+    "sentiment": SENTIMENT,
+    "spam": SPAM,
+    "charlm": CHARLM,
+    "forecast": FORECAST,
+    "forecast-live": FORECAST_LIVE,
+    "segrnn": SEGRNN,
 }
-T = TypeVar("T", bound=Table)
+T = TypeVar("T", bound=Section)
 
 
 class RecipeError(StartupError):
@@ -42,7 +44,7 @@ class RecipeError(StartupError):
         super().__init__(f"{file}: {key}: {message}")
 
 
-class _File(Table):
+class _File(Section):
     kind: str
     summary: str = Field(min_length=1)
     run: Run

@@ -17,14 +17,14 @@ from rich.table import Table
 
 from service.contract.files import read_manifest
 from service.errors import StartupError
-from training.arithmetic import Narrow
-from training.card import value_and_spread
 from training.catalogue import find_recipe, names
-from training.curve import learning_curve
-from training.narrow import publish_narrow
+from training.export.quantize import Quantized
+from training.fit.curve import learning_curve
+from training.fit.runs import LOG, best_of, fit_seeds
 from training.old_cpu import interpreter
-from training.publish import publish
-from training.runs import LOG, best_of, fit_seeds
+from training.publish.model_directory import publish
+from training.publish.quantized import publish_quantized
+from training.report.card import value_and_spread
 
 app = typer.Typer(
     help="Train recurrent networks, export them to ONNX, and publish them for `python -m service serve`.",
@@ -90,18 +90,18 @@ def train(
     trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, processes=processes)
     command = f"python -m training train {Path(recipe).name} --seeds {seeds} --epochs {chosen.run.epochs}"
     command += f" --processes {processes}" if processes > 1 else ""
-    wanted: dict[Narrow, bool] = {"int8": int8, "float16": float16}
-    narrow = [arithmetic for arithmetic, asked in wanted.items() if asked]
-    command += "".join(f" --{arithmetic}" for arithmetic in narrow)
+    wanted: dict[Quantized, bool] = {"int8": int8, "float16": float16}
+    quantized = [arithmetic for arithmetic, asked in wanted.items() if asked]
+    command += "".join(f" --{arithmetic}" for arithmetic in quantized)
     best = best_of(chosen, trained)
     releases = {run.seed: chosen.release(run.module) for run in trained}
     release = releases.pop(best.seed)
     learned = learning_curve(best.folder / LOG)
     directory = publish(release, models_dir, command=command, seed=best.seed, others=releases, curve=learned)
     _show(directory)
-    for arithmetic in narrow:
+    for arithmetic in quantized:
         with interpreter() if arithmetic == "int8" else nullcontext() as old_cpu:
-            made = publish_narrow(release, directory, arithmetic, models_dir, command=command, old_cpu=old_cpu)
+            made = publish_quantized(release, directory, arithmetic, models_dir, command=command, old_cpu=old_cpu)
         _show(made)
 
 
@@ -120,8 +120,8 @@ def export(
 
     Each nn.RNN, nn.LSTM and nn.GRU in it becomes nodes with lengths and states. docs/bring-your-own.md has an example.
     """
-    from training.foreign_export import FACTS_FILE, NO_TASK, export_module
-    from training.source import read_source
+    from training.publish.foreign_module import FACTS_FILE, NO_TASK, export_module
+    from training.publish.source import read_source
 
     directory = export_module(
         **read_source(source),
@@ -146,7 +146,7 @@ def report(
 
     Needs the extra `report` (matplotlib, statsforecast) and the data sets.
     """
-    from training.report import models_page, versions, write_reports
+    from training.report.pages import models_page, versions, write_reports
     from training.reporters import REPORTERS
 
     known = {directory.parent.name for directory in versions(models_dir)}

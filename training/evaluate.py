@@ -6,24 +6,18 @@ client gets, tokenizer, batching and runtime included.
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from service.contract import manifest as contract
 from service.errors import StartupError
+from service.launch import SERVE, launch
 
-START_LIMIT_S = 600.0  # an emulated processor takes minutes
-POLL_S = 0.1
 REQUEST_LIMIT_S = 600.0
 ITEMS_PER_REQUEST = 256
 
@@ -38,45 +32,19 @@ def serving(models_dir: Path, python: Path = Path(sys.executable)) -> Iterator[s
 
     Settings of the surrounding environment (`BATON_*`) do not reach it.
 
-    Raises: EvaluationError with the service's log when it ends or is not ready in time.
+    Raises: EvaluationError with the service's log when it ends or does not listen in time.
     """
     with tempfile.TemporaryDirectory() as folder:
-        log_file = Path(folder, "log")
-        port = _free_port()
-        command = [str(python), "-m", "service", "serve", "--models-dir", str(models_dir.resolve())]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-        with log_file.open("w") as log:
-            process = subprocess.Popen(
-                [*command, "--port", str(port)],
-                cwd=Path(contract.__file__).parents[1],
-                env={**environment, "BATON_STATE_DIR": folder},
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                url = f"http://127.0.0.1:{port}"
-                _wait_until_ready(process, url, log_file)
-                yield url
-            finally:
-                process.terminate()
-                process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        port: int = candidate.getsockname()[1]
-        return port
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(httpx.TransportError):  # until the port is open
-            if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
-                return
-        time.sleep(POLL_S)
-    raise EvaluationError(f"the service did not become ready on the candidate model:\n{log_file.read_text()}")
+        own = {"BATON_MODELS_DIR": str(models_dir.resolve()), "BATON_STATE_DIR": folder, "BATON_PORT": "0"}
+        try:
+            process, url = launch(Path(folder, "log"), own, [str(python), *SERVE[1:]])
+        except StartupError as failure:
+            raise EvaluationError(f"the service does not start on the candidate model: {failure}") from None
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def ask(url: str, path: str, items_field: str, items: Sequence[Any], **options: Any) -> list[dict[str, Any]]:

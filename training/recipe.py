@@ -1,4 +1,4 @@
-"""What a model must bring to be trained and published; `training.runs` and `training.publish` do the rest.
+"""What a model must bring to be trained and published; `training.fit` and `training.publish` do the rest.
 
 It knows no task and no file. A recipe is a kind of task with settings: it prepares a Lightning module with its own
 data, and turns the trained module into a release. Invariant: a recipe's settings are of its kind.
@@ -6,6 +6,7 @@ data, and turns the trained module into a release. Invariant: a recipe's setting
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -15,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.manifest import Forecast, Task
 from service.contract.provenance import DataSource, Metric, Network
-from training.export import Servable
-from training.precision import Precision
+from training.export.graph import Servable
+
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class Release:
     forecast: Forecast | None = None
 
 
-class Table(BaseModel):
-    """A table of a recipe's file: immutable, unknown keys refused. Each task's settings are one, without defaults."""
+class Section(BaseModel):
+    """A section of a recipe's file: immutable, unknown keys refused. Each task's settings are a section, without
+    defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Run(Table):
+class Run(Section):
     """How a training run goes, whatever the task.
 
     `monitor` is the validation figure, logged by the module, that chooses the checkpoint and, after `patience` epochs
@@ -72,7 +76,7 @@ class Run(Table):
     precision: Precision
 
 
-S = TypeVar("S", bound=Table)
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Recipe:
     summary: str
     kind: Kind[Any]
     run: Run
-    settings: Table
+    settings: Section
 
     def prepare(self, seed: int) -> lightning.LightningModule:
         """Return an untrained module with its data."""

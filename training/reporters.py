@@ -1,7 +1,7 @@
 """Who reports on which of the project's models, and on what data.
 
-It knows names; the reports themselves are their modules'. Invariant: every part asked here is one that the model's own
-card says it was measured on.
+It knows names; the tasks draw the reports. Invariant: a model is asked only about parts of the data that its card says
+it was measured on.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from functools import partial
 
 from service.contract.manifest import Manifest
-from training.charlm import read_corpus
-from training.data import find
-from training.forecast_report import report_forecast
-from training.report import Picture, Reporter, Table
-from training.segrnn_report import report_segrnn
-from training.sentiment import TEST, read_phrases
-from training.spam import MESSAGES, SPLIT_SEED, Messages
-from training.stream_report import report_live
-from training.text_report import report_characters, report_classifier, report_live_classifier
+from training.datasets import find
+from training.report.pages import Picture, Reporter, Table
+from training.tasks.charlm.recipe import read_corpus
+from training.tasks.charlm.report import report_characters
+from training.tasks.classifier.report import report_classifier, report_live_classifier
+from training.tasks.classifier.sentiment import TEST, read_phrases
+from training.tasks.classifier.spam import MESSAGES, SPLIT_SEED, Messages
+from training.tasks.forecast.report import report_forecast
+from training.tasks.forecast_live.report import report_live
+from training.tasks.segrnn.report import report_segrnn
 
 Reported = tuple[tuple[Picture, ...], tuple[Table, ...]]
 

@@ -1,7 +1,7 @@
 """Freeing the batch axis of a graph that takes one row a run, so that sessions share runs.
 
-`training.batch_axis` rewrites the graph in a process of its own, because it needs `onnx`, which the service does not
-have. It knows drafts, not how a graph is rewritten. Invariant: a row's answers from the new graph, alone and with
+`training.export.batch_axis` rewrites the graph in a process of its own, because it needs `onnx`, which the service does
+not have. It knows drafts, not how a graph is rewritten. Invariant: a row's answers from the new graph, alone and with
 neighbours, are those of the old graph.
 """
 
@@ -85,7 +85,7 @@ def _choices(file: Path, engine: Engine) -> Iterator[dict[str, int]]:
 
 def _rewrite(file: Path, out: Path, axes: dict[str, int]) -> None:
     named = [f"{name}={axis}" for name, axis in axes.items()]
-    command = [sys.executable, "-m", "training.batch_axis", str(file), str(out), *named]
+    command = [sys.executable, "-m", "training.export.batch_axis", str(file), str(out), *named]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         told = ended.stderr.strip() or f"the rewriting ended with status {ended.returncode}"

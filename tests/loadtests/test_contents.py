@@ -7,7 +7,7 @@ import random
 import pytest
 
 from loadtests.contents import Payloads, load_payloads
-from training.data import VARIABLE
+from training.datasets import VARIABLE
 
 
 @pytest.fixture
