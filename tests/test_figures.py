@@ -13,8 +13,8 @@ from service.contract.files import read_manifest
 from service.contract.provenance import Metric
 from training.datasets import VARIABLE, find
 from training.report.pages import versions
-from training.tasks.charlm import recipe as charlm
-from training.tasks.charlm.evaluation import figures as charlm_figures
+from training.tasks.charlm import evaluation as charlm
+from training.tasks.charlm.recipe import read_corpus
 from training.tasks.classifier import sentiment, spam
 from training.tasks.forecast import recipe as forecast
 from training.tasks.forecast_live import recipe as forecast_live
@@ -35,7 +35,7 @@ def messages(url: str) -> tuple[Metric, ...]:
 
 
 def characters(url: str) -> tuple[Metric, ...]:
-    return charlm_figures(charlm.read_corpus(), "charlm", url)
+    return charlm.figures(read_corpus(), "charlm", url)
 
 
 MEASURES: dict[str, Measure] = {
@@ -121,7 +121,7 @@ def test_a_model_s_figures_are_those_of_its_manifest_and_reach_their_target(
 def test_int8_loses_next_to_nothing(served: Server, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On any processor: `charlm-int8` finds a text of Shakespeare's as likely as `charlm` does, within 0.2 %."""
     monkeypatch.setenv(VARIABLE, str(data_dir))
-    corpus = charlm.read_corpus()
+    corpus = read_corpus()
     text = corpus.validation[: 8 * charlm.CHARACTERS_PER_CALL + 1]
     quantized, float32 = (
         charlm.nats(charlm.ask_probabilities(served.url or "", model, text, corpus.characters))

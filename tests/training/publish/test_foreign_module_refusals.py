@@ -277,7 +277,7 @@ TRACED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
         Transforms(),
         (X, LENGTHS),
         BOTH,
-        "ONNX has not: .*No ONNX function found for .*linalg_eig",
+        "ONNX does not have one of its operations: .*No ONNX function found for .*linalg_eig",
     ),
     "a convolution": (
         users.Convolution(masked=False),
