@@ -32,7 +32,7 @@ class Admission:
         self._max_rows = max_rows
         self._refusal: Callable[[], RequestError] | None = _worker_stopped
         self._numbers = itertools.count()
-        self._callers: list[tuple[int, asyncio.Future[None]]] = []  # a heap: those who wait for room, first come first
+        self._callers: list[tuple[int, asyncio.Future[None]]] = []  # a heap: those who wait for room, by their turn
         self.rows, self.pace_s = 0, 0.0
 
     def open(self) -> None:
@@ -106,7 +106,7 @@ class Admission:
         while self._callers and room > 0:
             _, called = heapq.heappop(self._callers)
             if not called.done():
-                _call(called)
+                called.set_result(None)
                 room -= 1
 
 

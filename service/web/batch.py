@@ -148,7 +148,7 @@ def _within(place: str, member: str | None) -> str:
 async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
     """Run rows on their engines; all engines admit all of them, or nothing is run.
 
-    Raises: what `Batcher.submit` raises, and what its answer is; ClientDisconnect when the client left meanwhile.
+    Raises: what `Batcher.submit` and its answer raise; ClientDisconnect when the client left meanwhile.
     """
     with ExitStack() as stack:
         answers = [

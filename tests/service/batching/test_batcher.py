@@ -67,6 +67,12 @@ async def submit(batcher: Batcher[int, int], rows: Sequence[int], timeout_s: flo
         return await answer
 
 
+async def handed_over() -> None:
+    """Let the tasks made just now submit, and the batcher give its threads what they did: each a turn of the loop."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
 def double(rows: list[int]) -> list[int]:
     return [2 * row for row in rows]
 
@@ -84,7 +90,7 @@ async def test_what_queues_during_a_run_is_the_next_batch() -> None:
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     later = [asyncio.create_task(submit(batcher, [n])) for n in (2, 3, 4)]
-    await asyncio.sleep(0)
+    await handed_over()
     gate.let_go(2)
     assert [(await task).outcomes for task in (first, *later)] == [[2], [4], [6], [8]]
     assert gate.batches == [[1], [2, 3, 4]]
@@ -97,7 +103,7 @@ async def test_a_batch_stays_within_its_padded_cells_and_takes_like_lengths_toge
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     rest = asyncio.create_task(submit(batcher, [20, 3, 19, 4, 300, 18]))
-    await asyncio.sleep(0)
+    await handed_over()
     gate.let_go(10)
     await asyncio.gather(first, rest)
     assert [sorted(batch) for batch in gate.batches] == [[1], [18, 19, 20], [3, 4], [300]]
@@ -119,7 +125,7 @@ async def test_a_cancelled_caller_strands_nobody_and_is_never_run() -> None:
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     before, leaver, after = (asyncio.create_task(submit(batcher, [n])) for n in (2, 3, 4))
-    await asyncio.sleep(0)
+    await handed_over()
     leaver.cancel()
     gate.let_go(2)
     assert [(await task).outcomes for task in (first, before, after)] == [[2], [4], [8]]
@@ -134,7 +140,7 @@ async def test_a_caller_cancelled_while_its_row_runs_strands_nobody() -> None:
     await gate.wait_entered()
     leaver.cancel()
     other = asyncio.create_task(submit(batcher, [2]))
-    await asyncio.sleep(0)
+    await handed_over()
     gate.let_go(2)
     assert (await other).outcomes == [4]
     await batcher.drain()
@@ -146,7 +152,7 @@ async def test_a_full_queue_refuses_all_rows_of_a_request_and_says_when_to_retur
     running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     waiting = asyncio.create_task(submit(batcher, [1, 2]))
-    await asyncio.sleep(0)
+    await handed_over()
     with pytest.raises(Overloaded) as refused:
         await submit(batcher, [3, 4])
     assert refused.value.retry_after_ms is not None
@@ -218,7 +224,7 @@ async def test_a_request_of_many_rows_lets_later_ones_between() -> None:
     await gate.wait_entered()
     now[0] = 5.0
     single = asyncio.create_task(submit(batcher, [9], timeout_s=1000))
-    await asyncio.sleep(0)
+    await handed_over()
     gate.let_go(3)
     assert (await single).outcomes == [18]
     assert [9 in batch for batch in gate.batches].index(True) <= 3  # behind the run under way and one more
@@ -287,7 +293,7 @@ async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count()
     with pytest.raises(DeadlineExceeded):
         await late
     leaver = asyncio.create_task(submit(batcher, [4]))
-    await asyncio.sleep(0)
+    await handed_over()
     leaver.cancel()
     mixed = asyncio.create_task(submit(batcher, [0, 5, 0]))
     gate.let_go(2)
@@ -375,7 +381,7 @@ async def test_rows_whose_caller_ends_the_wait_for_its_answer_are_never_run(
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     with batcher.submit([2], timeout_s=10) as answer:
-        await asyncio.sleep(0)
+        await handed_over()
         end(answer)
         with pytest.raises((asyncio.CancelledError, EOFError)):
             await answer
@@ -455,7 +461,7 @@ async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
     running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     waiting = asyncio.create_task(submit(batcher, [2]))
-    await asyncio.sleep(0)
+    await handed_over()
     draining = asyncio.create_task(batcher.drain())
     await asyncio.sleep(0)
     with pytest.raises(Draining):
