@@ -27,7 +27,8 @@ test: $(VENV)/.development  ## run the tests
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
 	  echo "installing nginx, behind which replicas are tested"; $(APT_INSTALL) nginx; }
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	@# One process more than cores: many tests wait for a server to start or for a deadline.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 # PyTorch can be told what to use, and its kernels are more than the emulator bears.
 OF_PYTORCH = tests/training/networks tests/training/fit/test_run_precision.py

@@ -72,7 +72,7 @@ def train(
     int8: Annotated[
         bool, typer.Option("--int8", help="Publish it as <name>-int8 too, for CPUs; its layers must be LSTM.")
     ] = False,
-    float16: Annotated[bool, typer.Option("--float16", help="Publish it as <name>-fp16 too, for GPUs.")] = False,
+    float16: Annotated[bool, typer.Option("--float16", help="Publish it as <name>-float16 too, for GPUs.")] = False,
     models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
     runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/seed-<n>/.")] = Path("runs"),
 ) -> None:

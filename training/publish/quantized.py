@@ -1,4 +1,4 @@
-"""Publishing in int8 or float16: a published float32 model becomes `models/<name>-int8/` or `<name>-fp16/`.
+"""Publishing in int8 or float16: a published float32 model becomes `models/<name>-int8/` or `<name>-float16/`.
 
 It knows the contract and directories, not tasks or nodes. Invariant: the model is published with its own figures,
 measured through the service, beside those of the float32 model, and only if no figure moved too far.
@@ -24,7 +24,7 @@ from training.publish.model_directory import CARD_FILE, PublishError, move, next
 from training.recipe import Release
 from training.report.card import write_quantized_card
 
-SUFFIXES: dict[Quantized, str] = {"int8": "-int8", "float16": "-fp16"}
+SUFFIXES: dict[Quantized, str] = {"int8": "-int8", "float16": "-float16"}
 FLOAT32 = "the float32 model"
 ON_AVX2 = "_on_avx2"  # ends the names of figures that were measured on a processor without AVX-512 and VNNI
 # Half a percent of the figure: less than half a point of an accuracy. It holds for every figure and in both directions:

@@ -113,9 +113,8 @@ def _write(directory: Path, pictures: tuple[Picture, ...], tables: tuple[Table, 
     folder.mkdir(exist_ok=True)
     for file in folder.iterdir():
         file.unlink()
-    for picture in pictures:
-        save(picture.figure, folder / f"{picture.name}.svg")
-    facts = Facts(pictures={f"{picture.name}.svg": picture.caption for picture in pictures}, tables=tables)
+    captions = {save(picture.figure, folder, picture.name): picture.caption for picture in pictures}
+    facts = Facts(pictures=captions, tables=tables)
     (folder / FACTS).write_text(facts.model_dump_json(indent=2) + "\n")
     card = directory / "card.md"
     card.write_text(card.read_text().split(SECTION)[0] + SECTION + "\n" + show_facts(facts, FOLDER))
@@ -130,7 +129,7 @@ def read_facts(directory: Path) -> Facts:
 def show_facts(facts: Facts, folder: str) -> str:
     """Return tables and pictures as Markdown; `folder` is where the pictures are, as seen from the page."""
     parts = [f"{table.caption}\n\n{_markdown(table.header, table.rows)}" for table in facts.tables]
-    parts += [f"![{name.removesuffix('.svg')}]({folder}/{name})\n\n{text}" for name, text in facts.pictures.items()]
+    parts += [f"![{Path(name).stem}]({folder}/{name})\n\n{text}" for name, text in facts.pictures.items()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a model's report: from plain arrays to SVG files that are the same for the same numbers.
+"""The pictures of a model's report: from plain arrays to files that are the same for the same numbers.
 
 It knows matplotlib and what a picture should say, not models, data or services. Invariant: nothing is drawn that was
 not handed in; a point without a value leaves a gap.
@@ -28,6 +28,8 @@ WIDTH_INCHES = 9.0
 ROW_INCHES = 2.4
 TRUTH, MODEL, FLOOR = "black", "tab:blue", "tab:orange"
 BINS = 10
+MAX_SVG_BYTES = 100_000  # of many points, a picture of pixels is smaller
+PNG_DPI = 80
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,14 @@ def draw_surprise(text: str, nats: Values, ages: Values, by_age: Values) -> Figu
     return figure
 
 
-def save(figure: Any, file: Path) -> None:
-    """Write a figure as SVG, without a date, and forget it."""
+def save(figure: Any, folder: Path, name: str) -> str:
+    """Write a figure into `folder` as SVG or, where that is large, as PNG, without a date; return the file's name."""
     figure.tight_layout()
+    file = folder / f"{name}.svg"
     figure.savefig(file, metadata={"Date": None})
+    if file.stat().st_size > MAX_SVG_BYTES:
+        file.unlink()
+        file = folder / f"{name}.png"
+        figure.savefig(file, dpi=PNG_DPI, metadata={"Software": None})
     plt.close(figure)
+    return file.name

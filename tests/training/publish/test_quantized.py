@@ -34,7 +34,7 @@ pytestmark = pytest.mark.old_cpu
 
 FEATURES = 4
 STEPS = np.random.default_rng(3).normal(size=(9, FEATURES)).round(3).tolist()
-NAMES = {"int8": "echo-int8", "float16": "echo-fp16"}
+NAMES = {"int8": "echo-int8", "float16": "echo-float16"}
 # Of answers within -1 to 1. An eighth bit of the activations is 0.008, and a step adds up to what those before it left.
 NEAR = {"int8": 0.05, "float16": FLOAT16_BOUND}
 
@@ -279,8 +279,8 @@ def test_model_whose_figure_moved_is_not_published(tmp_path: Path) -> None:
 
 def test_quantized_model_is_made_from_float32_alone(models: Path, tmp_path: Path) -> None:
     """Int8 of float16 would hide what float16 lost."""
-    with pytest.raises(PublishError, match="echo-fp16 1 is not a float32 model that was published with parity"):
-        publish_quantized(release_of(), models / "echo-fp16/1", "int8", tmp_path, command="test")
+    with pytest.raises(PublishError, match="echo-float16 1 is not a float32 model that was published with parity"):
+        publish_quantized(release_of(), models / "echo-float16/1", "int8", tmp_path, command="test")
 
 
 def test_train_publishes_quantized_models_beside_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,8 +292,8 @@ def test_train_publishes_quantized_models_beside_float32(tmp_path: Path, monkeyp
     refused = CliRunner().invoke(cli.app, ["train", recipe, "--resume", "--int8", *folders])
 
     assert made.exit_code == 0, made.output
-    provenance = read_manifest(tmp_path / "models/echo-fp16/1").provenance
+    provenance = read_manifest(tmp_path / "models/echo-float16/1").provenance
     assert provenance is not None
     assert provenance.command == f"python -m training train {Path(recipe).name} --seeds 0 --epochs 2 --float16"
     assert isinstance(refused.exception, ExportError)
-    assert sorted(path.parent.name for path in tmp_path.glob("models/*/1")) == ["echo", "echo-fp16"]
+    assert sorted(path.parent.name for path in tmp_path.glob("models/*/1")) == ["echo", "echo-float16"]

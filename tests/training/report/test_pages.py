@@ -101,3 +101,17 @@ def test_a_classifier_s_report_counts_and_shows_its_surest_mistakes(monkeypatch:
     assert drawn == [([[1.0, 1.0], [2.0, 1.0]], ("negative", "positive"))]
     assert [row[0] for row in table.rows] == ["a\\|b", "poor", "fine"]
     assert table.rows[0][1:] == ("positive", "negative", "0.990")
+
+
+def test_a_picture_of_many_points_is_a_small_file_of_pixels(tmp_path: Path) -> None:
+    """What is small is drawn with lines; drawn again, either is the same."""
+    for name, points, suffix in (("few", 100, "svg"), ("many", 20_000, "png")):
+        noise = np.random.default_rng(0).normal(size=points)
+        drawn = []
+        for _ in range(2):
+            figure = plots.draw_error({"noise": noise}, "error", "of noise")
+            assert plots.save(figure, tmp_path, name) == f"{name}.{suffix}"
+            drawn.append((tmp_path / f"{name}.{suffix}").read_bytes())
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) < 100_000
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["few.svg", "many.png"]

@@ -22,7 +22,7 @@ from training.tasks.charlm.network import CharNetwork
 
 TEXT = "tiny_shakespeare/input.txt"
 MAX_LENGTH = 4096  # characters of one item
-LICENCE = "as the project; trained on works of Shakespeare, which are in the public domain"
+LICENCE = "Apache-2.0, as the project; trained on works of Shakespeare, which are in the public domain"
 LIMITS = (
     "Shakespeare's plays as one old edition prints them are all it was trained on: it is an example of a stepping "
     "model, not a writer, and no guide to today's English.",

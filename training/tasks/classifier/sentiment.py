@@ -31,7 +31,7 @@ TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
 # Weight of a phrase by its length in tokens. What is measured are sentences of 19 words, train's phrases have 9.
 LENGTH_POWER = 0.5
 LICENCE = (
-    "as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
+    "Apache-2.0, as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
     "excerpts of film reviews by their authors"
 )
 DESCRIPTION = "Says whether an English text is positive or negative, reading it whole and in both directions."

@@ -41,7 +41,7 @@ from training.tasks.forecast_live.network import WINDOW, LiveNetwork
 from training.tasks.forecaster import WindowSettings
 
 LICENCE = (
-    "as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
+    "Apache-2.0, as the project; trained on ETTh1 (Zhou et al., AAAI 2021) and on the M4 competition's weekly series "
     "(Makridakis et al., 2020), each under its own licence, and on synthetic series"
 )
 SYNTHETIC_STREAMS = 9

@@ -24,7 +24,7 @@ from training.tasks.segrnn.module import FIGURES, SegRNNModule, Settings
 from training.tasks.segrnn.network import HORIZON, LEVELS, LOOKBACK, SegRNNNetwork
 
 CHANNELS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")  # in the file's order
-LICENCE = "as the project; trained on ETTh1 (Zhou et al., AAAI 2021), under its own licence"
+LICENCE = "Apache-2.0, as the project; trained on ETTh1 (Zhou et al., AAAI 2021), under its own licence"
 LIMITS = (
     f"It forecasts one transformer's seven hourly channels, in their own units, from exactly {LOOKBACK} hours; of any "
     "other series it knows nothing.",
