@@ -22,7 +22,20 @@ ORDER = (  # a folder or file of the service imports what stands in the rows abo
     {"__main__"},
 )
 LEVEL = {place: level for level, row in enumerate(ORDER) for place in row}
-NEVER_IN_SERVICE = {"torch", "onnx", "onnxscript", "lightning", "training", "matplotlib", "torchmetrics", "pooch"}
+NEVER_IN_SERVICE = {
+    "baton_client",
+    "lightning",
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "pandas",
+    "pooch",
+    "sklearn",
+    "torch",
+    "torchmetrics",
+    "training",
+    "utilsforecast",
+}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, ServerFactory
 
-FOREIGN = ("torch", "onnx", "onnxscript", "lightning", "torchmetrics", "matplotlib", "pytest", "httpx")
+FOREIGN = (
+    "torch",
+    "sklearn",
+    "pandas",
+    "utilsforecast",
+    "onnx",
+    "onnxscript",
+    "lightning",
+    "torchmetrics",
+    "matplotlib",
+    "pytest",
+    "httpx",
+)
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ TRAIN, DEV, TEST = "sst2/train.tsv", "sst2/dev.tsv", "sst2/test.tsv"
 # Weight of a phrase by its length in tokens. What is measured are sentences of 19 words, train's phrases have 9.
 LENGTH_POWER = 0.5
 LICENCE = (
-    "Apache-2.0, as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts are "
-    "excerpts of film reviews by their authors"
+    "Apache-2.0, as the project; trained on the Stanford Sentiment Treebank (Socher et al., EMNLP 2013), whose texts "
+    "are excerpts of film reviews by their authors"
 )
 DESCRIPTION = "Says whether an English text is positive or negative, reading it whole and in both directions."
 LIVE_DESCRIPTION = "Says after each word of an English text whether what stands so far is positive or negative."

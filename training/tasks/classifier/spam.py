@@ -46,8 +46,8 @@ SPLIT_SEED = 0
 SHARES = {"test": 0.2, "dev": 0.1}  # of the messages of either label; train has the rest
 RECALL = 0.95
 LICENCE = (
-    "Apache-2.0, as the project; trained on the SMS Spam Collection (Almeida, Hidalgo and Yamakami, DocEng 2011), whose messages "
-    "are by their authors"
+    "Apache-2.0, as the project; trained on the SMS Spam Collection (Almeida, Hidalgo and Yamakami, DocEng 2011), "
+    "whose messages are by their authors"
 )
 DESCRIPTION = "Says whether a text message is spam, by its words and by how its numbers are written."
 LIMITS = (

@@ -35,8 +35,8 @@ CHOOSING_FUTURES = 48  # synthetic, of each kind: as many steps as half of M4 we
 # Synthetic too, with as many steps in all. Steps of the same future err alike: a few steps of many futures tell more.
 CALIBRATING_FUTURES, CALIBRATING_EVERY = 480, 10
 LICENCE = (
-    "Apache-2.0, as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their own licence, "
-    "and on synthetic series"
+    "Apache-2.0, as the project; trained on the M4 competition's weekly series (Makridakis et al., 2020), under their "
+    "own licence, and on synthetic series"
 )
 LIMITS = (
     "It sees one series and nothing else: no calendar, no holidays, no other variables.",
