@@ -20,6 +20,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtests.requirements import BenchError
+from service.errors import StartupError
 from service.launch import SERVE, launch
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -56,7 +58,10 @@ def baseline(name: str, folder: Path) -> Iterator[Running]:
 def _running(command: Sequence[str], own: dict[str, str], folder: Path, ready_path: str) -> Iterator[Running]:
     with tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log") as log:
         started = time.perf_counter()
-        process, url = launch(Path(log.name), own, command)
+        try:
+            process, url = launch(Path(log.name), own, command)
+        except StartupError as failure:
+            raise BenchError(str(failure)) from None
         try:
             read(f"{url}{ready_path}")
             yield Running(url, process.pid, time.perf_counter() - started)

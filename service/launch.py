@@ -19,7 +19,7 @@ from service.errors import StartupError
 ROOT = Path(__file__).parent.parent
 SERVE = (sys.executable, "-m", "service", "serve")
 LISTENING = re.compile(r"Uvicorn running on (http://\S+)")
-START_LIMIT_S = 600.0  # an emulated processor takes minutes
+START_LIMIT_S = 1800.0  # an emulated processor takes many minutes
 POLL_S = 0.002
 MAX_LOG_CHARS = 4000
 

@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +31,7 @@ sys.executable = os.environ.get("OLD_CPU_PYTHON", sys.executable)
 
 ROOT = Path(__file__).parent.parent
 LOG_LIMIT_S = 10
+ANSWER_LIMIT_S = 120  # an emulated processor takes long
 TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 
@@ -43,7 +46,10 @@ class Server:
         cwd: Path = ROOT,
         **settings: str,
     ) -> None:
-        self._log = state_dir.with_name(f"{state_dir.name}-{uuid.uuid4().hex}.log")
+        descriptor, log = tempfile.mkstemp(suffix=".log")
+        os.close(descriptor)
+        self._log = Path(log)
+        weakref.finalize(self, self._log.unlink)
         self._command, self._cwd = (*command, "serve"), cwd
         own = {"BATON_MODELS_DIR": str(models_dir), "BATON_STATE_DIR": str(state_dir), "BATON_PORT": "0"}
         self._environment = {**own, **settings}
@@ -52,7 +58,7 @@ class Server:
     def start(self) -> None:
         """Start the process (again) and wait until it listens."""
         self.process, self.url = launch(self._log, self._environment, self._command, cwd=self._cwd)
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=ANSWER_LIMIT_S)
 
     @property
     def lines(self) -> list[str]:

@@ -37,7 +37,7 @@ SERIES = [np.cumsum(RNG.normal(size=length)).round(4).tolist() for length in (16
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(MODELS, tmp_path_factory.mktemp("state"))
+    server = Server(MODELS, tmp_path_factory.mktemp("state"), BATON_TIMEOUT_MS="100000")
     yield server
     server.stop()
 

@@ -32,7 +32,8 @@ class Admission:
         self._max_rows = max_rows
         self._refusal: Callable[[], RequestError] | None = _worker_stopped
         self._numbers = itertools.count()
-        self._callers: list[tuple[int, asyncio.Future[None]]] = []  # a heap: those who wait for room, by their turn
+        # A heap: those who wait for room, by their turn. The second number keeps futures from being compared.
+        self._callers: list[tuple[int, int, asyncio.Future[None]]] = []
         self.rows, self.pace_s = 0, 0.0
 
     def open(self) -> None:
@@ -75,7 +76,7 @@ class Admission:
         until, number = loop.time() + timeout_s, next(self._numbers)
         while self._lacks_room(1) and loop.time() < until:
             called = loop.create_future()
-            heapq.heappush(self._callers, (number, called))
+            heapq.heappush(self._callers, (number, next(self._numbers), called))
             timer = loop.call_at(until, _call, called)
             try:
                 await called
@@ -104,7 +105,7 @@ class Admission:
         """Let as many callers try again as there may be room for; all of them when closed."""
         room = self._max_rows - self.rows if self._refusal is None else len(self._callers)
         while self._callers and room > 0:
-            _, called = heapq.heappop(self._callers)
+            _, _, called = heapq.heappop(self._callers)
             if not called.done():
                 called.set_result(None)
                 room -= 1

@@ -175,7 +175,7 @@ def test_a_stream_that_was_closed_for_idleness_goes_on(strict: Server) -> None:
     with Client(strict.url, api_key="secret-key") as client, client.stream("stepper") as stream:
         start = len(strict.lines)
         stream.step(ROWS[:5])
-        strict.lines_since(start, until="/v1/stream 1001")
+        strict.lines_since(start, until="close=1001")
         made = stream.step(ROWS[5:])
         assert made.step == 12
         assert made.outputs["y"] == pytest.approx(client.step("stepper", ROWS).outputs["y"], abs=CLOSE)

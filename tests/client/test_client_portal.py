@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,6 +37,14 @@ if child == 0:
 ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(ended, *steps, stream.step([1.0]).step)
 """
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupt() -> None:
@@ -139,7 +148,7 @@ def test_a_client_that_is_forgotten_ends_with_its_last_stream(server: Server) ->
     gc.collect()
     thread.join(HANGS_S)
     assert not thread.is_alive()
-    assert "/v1/stream 1000" in server.lines_since(start, until="/v1/stream 1")[-1]
+    assert "close=1000" in server.lines_since(start, until="/v1/stream 1")[-1]
 
 
 def test_a_program_and_a_fork_of_it_end_though_nobody_closed_the_client(server: Server) -> None:

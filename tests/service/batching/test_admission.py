@@ -153,3 +153,19 @@ def test_everybody_who_stays_is_let_in_in_turn_and_never_too_many(
         assert entered == stay
 
     asyncio.run(scenario())
+
+
+async def test_a_clock_that_wakes_a_caller_early_costs_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event loops round: a timer may fire before its time, and its caller then waits once more, in its turn."""
+    admission, entered = room_for(1), list[str]()
+    admission.take(1)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_at", lambda when, wake, *args: loop.call_soon(wake, *args))
+    waiting = asyncio.create_task(enter(admission, entered, "early"))
+    await settle()
+    monkeypatch.undo()
+    await settle()
+    assert not waiting.done()
+    admission.release(1)
+    await waiting
+    assert entered == ["early"]
