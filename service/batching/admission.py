@@ -72,6 +72,9 @@ class Admission:
 
         Raises: what `check` raises; Overloaded only when there was no room within `timeout_s`.
         """
+        if not self._lacks_room(1):
+            self.check(1)
+            return timeout_s
         loop = asyncio.get_running_loop()
         until, number = loop.time() + timeout_s, next(self._numbers)
         while self._lacks_room(1) and loop.time() < until:
