@@ -28,7 +28,7 @@ def error_object(caller: Caller, error: RequestError) -> dict[str, Any]:
     return {"error": {**error.body(), "request_id": caller.request_id}}
 
 
-SHAPES: Mapping[str, Shape] = {"/": error_object}
+SHAPES: Mapping[str, Shape] = {"": error_object}  # also of what has no path, as `OPTIONS *`
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -6,11 +6,11 @@ handles no request: `service.web.dispatch` hands them over directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, get_type_hints
+from typing import ClassVar, get_type_hints
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
@@ -30,12 +30,6 @@ class BodyRoute(APIRoute):
     """
 
     readers: ClassVar[Mapping[str, Reader]] = {JSON: read_json}
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        async def handle(request: Request) -> Response:
-            return await self._respond(call_of(request.scope))
-
-        return handle
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, as an ASGI application.
