@@ -13,39 +13,52 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from service.errors import StartupError
 
 ROOT = Path(__file__).parent.parent
 SERVE = (sys.executable, "-m", "service", "serve")
 LISTENING = re.compile(r"Uvicorn running on (http://\S+)")
-START_LIMIT_S = 1800.0  # an emulated processor takes many minutes
+START_LIMIT_S = 120.0
 POLL_S = 0.002
 MAX_LOG_CHARS = 4000
 
 
 def launch(
-    log: Path, environment: Mapping[str, str], command: Sequence[str] = SERVE, *, cwd: Path = ROOT
+    log: Path,
+    environment: Mapping[str, str],
+    command: Sequence[str] = SERVE,
+    *,
+    cwd: Path = ROOT,
+    limit_s: float = START_LIMIT_S,
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Start `command` with its output in `log`; return its process, which the caller ends, and its URL.
 
     No variable `BATON_*` of this process reaches it, but those in `environment`.
 
-    Raises: StartupError with the end of the log when it ends, or does not listen within minutes.
+    Raises: StartupError with the end of the log when it ends, or does not listen within `limit_s`.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    before = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as sink:
+    with log.open("ab") as sink, log.open(errors="replace") as written:
+        written.seek(sink.tell())
         process = subprocess.Popen(command, cwd=cwd, env={**inherited, **environment}, stdout=sink, stderr=sink)
-    deadline = time.monotonic() + START_LIMIT_S
+        try:
+            return process, _wait_for_url(process, written, limit_s)
+        except BaseException:  # whoever interrupts this has no process to end
+            process.kill()
+            process.wait()
+            raise
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], written: TextIO, limit_s: float) -> str:
+    deadline, log = time.monotonic() + limit_s, ""
     while time.monotonic() < deadline:
         ended = process.poll() is not None
-        written = log.read_bytes()[before:].decode(errors="replace")
-        if listening := LISTENING.search(written):
-            return process, listening[1]
+        log += written.read()
+        if listening := LISTENING.search(log):
+            return listening[1]
         if ended:
-            break
+            raise StartupError(f"the server ended before it listened; its log:\n{log[-MAX_LOG_CHARS:]}")
         time.sleep(POLL_S)
-    process.kill()
-    process.wait()
-    raise StartupError(f"{' '.join(command)} does not listen; its log:\n{written[-MAX_LOG_CHARS:]}")
+    raise StartupError(f"the server does not listen within {limit_s:g} s; its log:\n{log[-MAX_LOG_CHARS:]}")

@@ -20,6 +20,7 @@ from service.launch import SERVE, launch
 
 REQUEST_LIMIT_S = 600.0
 ITEMS_PER_REQUEST = 256
+START_LIMIT_S = 600.0  # an emulated processor takes minutes
 
 
 class EvaluationError(StartupError):
@@ -37,7 +38,7 @@ def serving(models_dir: Path, python: Path = Path(sys.executable)) -> Iterator[s
     with tempfile.TemporaryDirectory() as folder:
         own = {"BATON_MODELS_DIR": str(models_dir.resolve()), "BATON_STATE_DIR": folder, "BATON_PORT": "0"}
         try:
-            process, url = launch(Path(folder, "log"), own, [str(python), *SERVE[1:]])
+            process, url = launch(Path(folder, "log"), own, [str(python), *SERVE[1:]], limit_s=START_LIMIT_S)
         except StartupError as failure:
             raise EvaluationError(f"the service does not start on the candidate model: {failure}") from None
         try:
