@@ -7,6 +7,7 @@ true only where the same request may succeed unchanged. It is false for each 4xx
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -37,6 +38,8 @@ CODES = {  # of errors that come without their HTTP status: those of items, and 
     504: ["deadline"],
 }
 STATUSES = {code: status for status, codes in CODES.items() for code in codes}
+
+SECONDS = re.compile(r"\d+(\.\d+)?")  # some proxies send parts of a second
 
 
 class BatonError(Exception):
@@ -110,12 +113,12 @@ def _seconds(retry_after: str | None) -> float | None:
     """Return what a Retry-After header asks for: it holds seconds, or the date until which to wait."""
     if retry_after is None:
         return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
+    if SECONDS.fullmatch(retry_after):
+        return float(retry_after)
     try:
         until = parsedate_to_datetime(retry_after)
     except ValueError:
         return None
+    if until.tzinfo is None:  # as for a zone of -0000
+        until = until.replace(tzinfo=UTC)
     return max(0.0, (until - datetime.now(UTC)).total_seconds())

@@ -45,7 +45,11 @@ def test_retry_after_is_read_in_each_of_its_forms() -> None:
     assert until is not None
     assert until + (datetime.now(UTC) - begun).total_seconds() >= 99  # a header holds whole seconds
     assert until <= 100
-    assert asked("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    for past in ("Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 -0000"):
+        assert asked(past) == 0
+    assert asked("0.2") == 0.2
+    for endless in ("inf", "nan", "-1", ""):
+        assert asked(endless) is None
 
 
 def test_an_item_with_an_unknown_code_raises_where_it_is_read() -> None:
