@@ -76,7 +76,7 @@ def sentiment_cost() -> Cost:
     engine = engine_of("sentiment-live")
     texts, labels = read_phrases(find("sst2/test.tsv").path)
     rows = [Row(text=text, max_tokens=512) for text in texts]
-    engine.measure(rows)
+    engine.prepare(rows)
     scores, right = {}, {}
     for halved in (False, True):
         sessions, last, seen = Sessions(engine, len(rows), halved=halved), np.empty((len(rows), 2)), []

@@ -26,7 +26,7 @@ from service.endpoints import health, models, sentiment, upgrade
 from service.endpoints.forecast import endpoint as forecast
 from service.endpoints.stateful import state, step, stream
 from service.engine.loader import Loader
-from service.engine.preparation import Tried
+from service.engine.versions import Tried
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.keys import KeyRing, load_or_create_key

@@ -30,8 +30,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
-from service.engine.preparation import Tried, try_versions
 from service.engine.trial import Trial
+from service.engine.versions import Tried, try_versions
 from service.errors import SettingsError, StartupError
 from service.model.repository import find_versions
 from service.settings import Settings

@@ -1,10 +1,10 @@
 """Rows from many callers, answered in shared runs.
 
 There is no wait timer: rows that queue during a run are those that the next run chooses from, so load itself forms
-batches. Each batcher has a few threads. One thread at a time measures the new rows and chooses a run
+batches. Each batcher has a few threads. One thread at a time prepares the new rows and chooses a run
 (`service.batching.queue`), while the others run. The event loop admits rows (`service.batching.admission`), answers
 them and keeps the deadlines (`service.batching.deadlines`). The batcher knows nothing of HTTP or ONNX: a row is
-anything that can be measured, a run is any function of a list of rows.
+anything that can be prepared and has a size then, a run is any function of a list of rows.
 
 Invariants: every admitted row is answered once, with its answer or an exception; all rows of a submission are admitted
 or none; never more than `queue_rows` rows wait or run; a row whose caller left, or whose deadline passed before its run
@@ -49,7 +49,7 @@ def _shutting_down() -> RequestError:
 class Batcher(Generic[R, A]):
     """One queue, and `threads` runs at a time.
 
-    `measure` and `run` are called on the batcher's own threads. `measure` takes the new rows and returns the size of
+    `prepare` and `run` are called on the batcher's own threads. `prepare` takes the new rows and returns the size of
     each, or why it cannot be run; one call at a time. `run` takes rows whose padded cells (rows times the longest) stay
     within `batch_cells`, or a single longer row. `draining` says that the end has begun, `alive` that threads work.
     """
@@ -58,7 +58,7 @@ class Batcher(Generic[R, A]):
         self,
         run: Callable[[list[R]], Sequence[A | Exception]],
         *,
-        measure: Callable[[list[R]], Sequence[int | Exception]],
+        prepare: Callable[[list[R]], Sequence[int | Exception]],
         batch_cells: int,
         queue_rows: int,
         observer: Observer,
@@ -67,7 +67,7 @@ class Batcher(Generic[R, A]):
         name: str = "batcher",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._measure, self._clock, self._observer, self._name = run, measure, clock, observer, name
+        self._run, self._prepare, self._clock, self._observer, self._name = run, prepare, clock, observer, name
         self._queue: RowQueue[QueuedRow[R, A]] = RowQueue(
             batch_cells=batch_cells,
             same_size=same_size,
@@ -204,7 +204,7 @@ class Batcher(Generic[R, A]):
         return []
 
     def _take_in(self) -> None:
-        """Measure the new rows and queue them; wait for some when none are queued."""
+        """Prepare the new rows and queue them; wait for some when none are queued."""
         came: list[Submission[R, A]] = []
         while not (self._stopping or self._queue or came) or not self._inbox.empty():
             fresh = self._inbox.get()
@@ -213,7 +213,7 @@ class Batcher(Generic[R, A]):
             else:
                 came += [submission for submission in fresh if not submission.future.done()]
         if came:
-            sizes = iter(self._attempt(self._measure, [row for submission in came for row in submission.rows]))
+            sizes = iter(self._attempt(self._prepare, [row for submission in came for row in submission.rows]))
             for submission in came:
                 self._add(submission, [next(sizes) for _ in submission.rows])
 

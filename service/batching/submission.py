@@ -83,7 +83,7 @@ class Submission(Generic[R, A]):
 
 @dataclass(slots=True, eq=False)
 class QueuedRow(Generic[R, A]):
-    """One row of a submission, measured."""
+    """One row of a submission, prepared, with its size."""
 
     submission: Submission[R, A]
     index: int

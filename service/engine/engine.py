@@ -80,7 +80,7 @@ class Engine:
         self.batch_cells = 1 if self._forward.one_row else settings.batch_cells  # so that each run takes one row
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
-            measure=self.measure,
+            prepare=self.prepare,
             batch_cells=self.batch_cells,
             queue_rows=settings.queue_rows,
             observer=metrics,
@@ -89,14 +89,14 @@ class Engine:
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
 
-    def measure(self, rows: list[Row]) -> list[int | Exception]:
-        """Return how many steps each row has, or why it cannot be run; texts are tokenised together."""
+    def prepare(self, rows: list[Row]) -> list[int | Exception]:
+        """Tokenise the texts together and check every row; return its steps, or why it cannot be run."""
         texts = [row for row in rows if row.text is not None]
         try:
             self._tokenise(texts)
         except Exception as failure:  # noqa: BLE001 - the library raises bare Exceptions; it is logged
             if len(rows) > 1:
-                return [size for row in rows for size in self.measure([row])]
+                return [size for row in rows for size in self.prepare([row])]
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
             return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
         given = [row.steps.ravel() for row in rows if row.encoding is None]

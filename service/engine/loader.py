@@ -23,9 +23,9 @@ from prometheus_client import Gauge
 from service.contract.files import MANIFEST_FILE
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
-from service.engine.preparation import Tried, prepare, try_versions
 from service.engine.registry import Registry
 from service.engine.trial import Trial
+from service.engine.versions import Tried, load_engine, try_versions
 from service.errors import ManifestError, NotReady, RequestError, StartupError, model_ended
 from service.metrics import Metrics
 from service.model.repository import find_versions, read_verified
@@ -145,7 +145,7 @@ class Loader:
 
     def _load_version(self, tried: Tried) -> Engine:
         started = time.perf_counter()
-        engine = prepare(
+        engine = load_engine(
             tried.directory, tried.manifest, self._settings, self._metrics, optimisation=tried.optimisation
         )
         engine.batcher.calibrate(**asdict(tried.costs))

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.contract.files import read_manifest
 from service.engine.engine import Engine
-from service.engine.preparation import Tried, prepare
+from service.engine.versions import Tried, load_engine
 from service.engine.warmup import Costs
 from service.metrics import Metrics
 from service.model.repository import find_versions
@@ -39,7 +39,7 @@ def load_here(models_dir: Path, **settings: object) -> list[Engine]:
     """Do in this process what a trial does in its own."""
     read = Settings(models_dir=models_dir, **settings)  # type: ignore[arg-type]
     directories = find_versions(models_dir)
-    return [prepare(each, read_manifest(each), read, Metrics(), optimisation="all") for each in directories]
+    return [load_engine(each, read_manifest(each), read, Metrics(), optimisation="all") for each in directories]
 
 
 @asynccontextmanager

@@ -56,7 +56,7 @@ class Gate:
 
 
 def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
-    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "measure": lambda rows: rows, **options}
+    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "prepare": lambda rows: rows, **options}
     batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
     batcher.start()
     return batcher
@@ -284,7 +284,7 @@ async def test_the_death_of_one_of_two_threads_answers_everyone() -> None:
 
 async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count() -> None:
     gate, queued = Gate(), Queued()
-    batcher = make(gate.run, observer=queued, measure=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
+    batcher = make(gate.run, observer=queued, prepare=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
     running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
     with batcher.submit([2, 2], timeout_s=10):
@@ -304,14 +304,14 @@ async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count()
     await batcher.drain()
 
 
-async def test_a_row_that_cannot_be_measured_fails_alone_and_is_never_run() -> None:
+async def test_a_row_that_cannot_be_prepared_fails_alone_and_is_never_run() -> None:
     batches: list[list[int]] = []
 
     def run(rows: list[int]) -> list[int]:
         batches.append(rows)
         return double(rows)
 
-    batcher = make(run, measure=lambda rows: [EmptyInput("no") if row == 0 else row for row in rows])
+    batcher = make(run, prepare=lambda rows: [EmptyInput("no") if row == 0 else row for row in rows])
     served = await submit(batcher, [1, 0, 2])
     assert [type(outcome) for outcome in served.outcomes] == [int, EmptyInput, int]
     assert [type(outcome) for outcome in (await submit(batcher, [0, 0])).outcomes] == [EmptyInput] * 2
@@ -320,12 +320,12 @@ async def test_a_row_that_cannot_be_measured_fails_alone_and_is_never_run() -> N
 
 
 async def test_measuring_that_fails_fails_its_own_rows_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    def measure(rows: list[int]) -> list[int]:
+    def prepare(rows: list[int]) -> list[int]:
         if 13 in rows:
             raise ArithmeticError("thirteen")
         return rows
 
-    batcher = make(double, measure=measure)
+    batcher = make(double, prepare=prepare)
     assert isinstance((await submit(batcher, [13])).outcomes[0], InternalError)
     assert (await submit(batcher, [1])).outcomes == [2]
     await batcher.drain()

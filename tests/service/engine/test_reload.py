@@ -25,8 +25,8 @@ from conftest import ROOT, Server, ServerFactory
 from here import Clock, serve_here
 
 from service.engine.engine import Engine
-from service.engine.preparation import prepare
 from service.engine.registry import Registry
+from service.engine.versions import load_engine
 from service.errors import NotReady, StateExpired
 from service.settings import Settings
 
@@ -463,9 +463,9 @@ async def test_a_token_of_a_version_that_another_worker_has_loaded_already_waits
         def held(*arguments: Any, **options: Any) -> Engine:
             loading.set()
             go_on.wait(10)
-            return prepare(*arguments, **options)
+            return load_engine(*arguments, **options)
 
-        monkeypatch.setattr("service.engine.loader.prepare", held)
+        monkeypatch.setattr("service.engine.loader.load_engine", held)
         tiny.stepper(running.models, seed=2, version="2")
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.to_thread(loading.wait, 10)

@@ -23,8 +23,8 @@ from here import vouched
 from streams import Stream
 
 from service.contract.files import read_manifest
-from service.engine.preparation import prepare, try_versions
 from service.engine.trial import Trial
+from service.engine.versions import load_engine, try_versions
 from service.errors import ManifestError, StartupError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -185,7 +185,7 @@ def test_a_version_that_changed_since_its_trial_is_refused(tmp_path: Path) -> No
     shutil.rmtree(directory)
     tiny.stepper(tmp_path, seed=2)
     with pytest.raises(ManifestError, match=r"sha256: is .* hashes to"):
-        prepare(directory, manifest, Settings(), Metrics(), optimisation="all")
+        load_engine(directory, manifest, Settings(), Metrics(), optimisation="all")
 
 
 def test_a_version_that_came_through_a_trial_is_tried_again_only_if_it_changed(tmp_path: Path) -> None:

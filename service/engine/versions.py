@@ -60,7 +60,7 @@ def try_versions(
             trial.stop()
 
 
-def prepare(
+def load_engine(
     directory: Path, manifest: Manifest, settings: Settings, metrics: Metrics, *, optimisation: Optimisation
 ) -> Engine:
     """Return an engine that has passed every check and made its largest runs.
@@ -80,7 +80,7 @@ def prepare(
 
 
 def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, optimisation: Optimisation) -> Costs:
-    """Prepare a version, measure what its runs cost, and drop it."""
-    costs = measure_costs(prepare(directory, manifest, settings, Metrics(), optimisation=optimisation), settings)
+    """Load a version, measure what its runs cost, and drop it."""
+    costs = measure_costs(load_engine(directory, manifest, settings, Metrics(), optimisation=optimisation), settings)
     gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
     return costs
