@@ -1,7 +1,7 @@
 """`python -m loadtests.precision`: what `"precision": "float16"` costs on the committed models, on data they never saw.
 
 Sessions step through the data twice, in process and with the service's own code: with their states as they are, and
-with every state halved and restored after each step, as the trip through an float16 token does. Writes the table of
+with every state cut to float16 and restored after each step, as in a float16 token. Writes the table of
 docs/state.md.
 """
 
@@ -41,14 +41,14 @@ class Cost:
     mean: float
     figure: str
     exact: float
-    halved: float
+    cut: float
 
 
 class Sessions:
-    """Sessions of one model that step together; with `halved` each state makes the trip through float16."""
+    """Sessions of one model that step together; with `cut` each state makes the trip through float16."""
 
-    def __init__(self, engine: Engine, count: int, *, halved: bool) -> None:
-        self._engine, self._halved = engine, halved
+    def __init__(self, engine: Engine, count: int, *, cut: bool) -> None:
+        self._engine, self._cut = engine, cut
         self.states: list[bytes | None] = [None] * count
 
     def step(self, steps: Sequence[npt.NDArray[np.generic]], places: Sequence[int]) -> list[Answer]:
@@ -57,7 +57,7 @@ class Sessions:
         answers = []
         for place, answer in zip(places, self._engine.run(rows), strict=True):
             assert isinstance(answer, Answer), answer
-            self.states[place] = self._trip(answer.state) if self._halved else answer.state
+            self.states[place] = self._trip(answer.state) if self._cut else answer.state
             answers.append(answer)
         return answers
 
@@ -78,15 +78,15 @@ def sentiment_cost() -> Cost:
     rows = [Row(text=text, max_tokens=512) for text in texts]
     engine.prepare(rows)
     scores, right = {}, {}
-    for halved in (False, True):
-        sessions, last, seen = Sessions(engine, len(rows), halved=halved), np.empty((len(rows), 2)), []
+    for cut in (False, True):
+        sessions, last, seen = Sessions(engine, len(rows), cut=cut), np.empty((len(rows), 2)), []
         for word in range(max(len(row.steps) for row in rows)):
             places = [place for place, row in enumerate(rows) if len(row.steps) > word]
             answers = sessions.step([rows[place].steps[word : word + 1] for place in places], places)
             last[places] = [answer.outputs["scores"][0] for answer in answers]
             seen.append(last[places])
-        scores[halved] = np.concatenate(seen)
-        right[halved] = float(np.mean(last.argmax(axis=1) == labels))
+        scores[cut] = np.concatenate(seen)
+        right[cut] = float(np.mean(last.argmax(axis=1) == labels))
     difference = np.abs(scores[True] - scores[False])
     data = f"`sentiment-live`: SST-2 test, {len(rows):,} sentences, word by word"
     return Cost(data, difference.max(), difference.mean(), "accuracy", right[False], right[True])
@@ -98,19 +98,19 @@ def ett_cost() -> Cost:
     ett = read_ett(find("ett/ETTh1.csv").path)
     made: dict[bool, Values] = {}
     figures = {}
-    for halved in (False, True):
+    for cut in (False, True):
 
-        def stream(streams: Values, halved: bool = halved) -> tuple[Values, Values]:
-            sessions, places = Sessions(engine, len(streams), halved=halved), range(len(streams))
+        def stream(streams: Values, cut: bool = cut) -> tuple[Values, Values]:
+            sessions, places = Sessions(engine, len(streams), cut=cut), range(len(streams))
             steps = [sessions.step(observed, places) for observed in streams.T[:, :, None]]
             quantiles, anomaly = (
                 np.array([[answer.outputs[name][0] for answer in step] for step in steps], np.float64).swapaxes(0, 1)
                 for name in ("quantiles", "anomaly")
             )
-            made.setdefault(halved, quantiles)  # the first are the test part's streams, later ones have injections
+            made.setdefault(cut, quantiles)  # the first are the test part's streams, later ones have injections
             return quantiles, anomaly
 
-        figures[halved] = live_figures(ett, stream)[0].value
+        figures[cut] = live_figures(ett, stream)[0].value
     unit = np.abs(np.diff(ett, axis=0)).mean(axis=0)[:, None, None]
     difference = np.abs(made[True] - made[False]) / unit
     data = f"`forecast-live`: ETTh1 test, 7 streams of {made[True].shape[1]:,} observations"
@@ -124,13 +124,13 @@ def weekly_cost() -> Cost:
     unit = np.array([np.abs(np.diff(values)).mean() for values in series])
     actual = np.stack([values[-LAST_STEPS:] for values in series])
     made, loss = {}, {}
-    for halved in (False, True):
-        sessions, places = Sessions(engine, len(series), halved=halved), range(len(series))
+    for cut in (False, True):
+        sessions, places = Sessions(engine, len(series), cut=cut), range(len(series))
         steps = [sessions.step([values[:-LAST_STEPS] for values in series], places)]
         for ahead in range(LAST_STEPS - 1):
             steps.append(sessions.step([row[ahead : ahead + 1] for row in actual], places))
-        made[halved] = np.array([[answer.outputs["quantiles"][-1] for answer in one] for one in steps], np.float64)
-        loss[halved] = float(np.mean(pinball(actual, made[halved].transpose(1, 0, 2)) / unit))
+        made[cut] = np.array([[answer.outputs["quantiles"][-1] for answer in one] for one in steps], np.float64)
+        loss[cut] = float(np.mean(pinball(actual, made[cut].transpose(1, 0, 2)) / unit))
     difference = np.abs(made[True] - made[False]) / unit[:, None]
     data = f"`forecast-live`: M4 weekly, {len(series)} series, their last {LAST_STEPS} observations"
     return Cost(data, difference.max(), difference.mean(), "pinball loss", loss[False], loss[True])
@@ -142,7 +142,7 @@ def main() -> None:
         "| model and data | largest difference | mean difference | figure | float32 | float16 |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {c.data} | {c.largest:.2g} | {c.mean:.2g} | {c.figure} | {c.exact:.5f} | {c.halved:.5f} |"
+            f"| {c.data} | {c.largest:.2g} | {c.mean:.2g} | {c.figure} | {c.exact:.5f} | {c.cut:.5f} |"
             for c in (sentiment_cost(), ett_cost(), weekly_cost())
         ),
     ]

@@ -24,10 +24,10 @@ def test_only_the_halved_sessions_leave_the_uninterrupted_run_and_not_far(tmp_pa
         [answer.outputs["y"] for answer in engine.run([Row(s) for s in streams]) if isinstance(answer, Answer)]
     )
     furthest = {}
-    for halved in (False, True):
-        sessions = Sessions(engine, len(streams), halved=halved)
+    for cut in (False, True):
+        sessions = Sessions(engine, len(streams), cut=cut)
         made = [sessions.step(list(streams[:, t : t + 1]), range(3)) for t in range(20)]
         stepped = np.stack([[answer.outputs["y"][0] for answer in one] for one in made], axis=1)
-        furthest[halved] = np.abs(stepped - whole).max()
+        furthest[cut] = np.abs(stepped - whole).max()
     assert furthest[False] < 1e-6
     assert 1e-5 < furthest[True] < 1e-2
