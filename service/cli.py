@@ -63,7 +63,9 @@ def serve(
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where models run [BATON_DEVICE, auto].")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that serve [BATON_WORKERS, 1].")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Processes that serve, or auto: one for each core [BATON_WORKERS, auto].")
+    ] = None,
 ) -> None:
     """Load every model, check it, and serve it until SIGTERM or Ctrl-C.
 
@@ -71,7 +73,7 @@ def serve(
     stand in docs/settings.md. A model that breaks its manifest, or an unknown BATON_ variable, ends start-up with the
     reason.
     """
-    from service.workers import run_service
+    from service.workers.run import run_service
 
     run_service(load_settings(host=host, port=port, models_dir=models_dir, device=device, workers=workers))
 

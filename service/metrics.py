@@ -11,7 +11,7 @@ import os
 from functools import cache
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 LATENCY_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -20,6 +20,12 @@ CELLS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536)
 PADDING = (1.0, 1.05, 1.1, 1.15, 1.25, 1.5, 2, 4, 8)
 STEPS = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
 RATIO = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def share_metrics(directory: str) -> None:
+    """Have metrics that are made from here on keep their values in `directory`, for all processes to show."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # as at its import, which was before
 
 
 class Metrics:
@@ -64,6 +70,7 @@ class Metrics:
             "version",
             "task",
         )
+        self.worker_deaths = self._counter("worker_deaths", "Workers that died and were replaced.")
         self.reloads = self._counter("reloads", "Reloads of the models directory: done or refused.", "outcome")
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 

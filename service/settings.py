@@ -35,6 +35,7 @@ LIMITS = (
     "state_ttl_s",
     "clock_skew_s",
 )
+AUTO: Literal["auto"] = "auto"
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 ENTRY_BYTES = 400  # what a held state takes in memory besides its own bytes; measured by a test
@@ -52,8 +53,13 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run; auto takes CUDA where it works and falls back to the CPU."
     )
-    workers: int = Field(
-        1, ge=1, le=64, description="Processes that serve, each with all models, queues and limits of its own."
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        AUTO,
+        description="Processes that serve, each with all models, queues and limits of its own; auto is one for each "
+        "core that the process may use, or on CUDA for each GPU.",
+    )
+    load: Literal["eager", "lazy"] = Field(
+        "eager", description="When a worker loads a model: at its start, or lazy, when the model is first asked for."
     )
     trial_s: int = Field(
         120, ge=1, description="Time that a new version, or a draft, may take on trial in a process of its own."
@@ -155,12 +161,17 @@ class Settings(BaseSettings):
         """The bytes of the largest state that the server can hold; 0 in the memory of one of several workers, which
         the others would not see."""
         if self.store == MEMORY:
-            return max(0, self.store_bytes - ENTRY_BYTES) if self.workers == 1 else 0
+            return max(0, self.store_bytes - ENTRY_BYTES) if self.worker_count == 1 else 0
         return MAX_IN_REDIS
+
+    @property
+    def worker_count(self) -> int:
+        """The processes that serve; one, where `auto` has not been counted out."""
+        return 1 if self.workers == AUTO else self.workers
 
     def worker_share(self, threads: int) -> int:
         """Return how many of the service's `threads` one worker has."""
-        return max(1, threads // self.workers)
+        return max(1, threads // self.worker_count)
 
     def limits(self) -> dict[str, int]:
         """Return the numbers that bound a request, by the names of their settings."""
@@ -183,9 +194,14 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as failure:
         problems = (
-            f"{PREFIX}{'_'.join(map(str, error['loc']))}".upper() + f": {error['msg']}"
+            f"{PREFIX}{_named(error['loc'])}".upper() + f": {error['msg']}"
             for error in failure.errors(include_url=False, include_input=False)
         )
         raise SettingsError("; ".join(problems)) from None
     except UnreadableSource as failure:
         raise SettingsError(f"{failure}: {failure.__cause__}") from None
+
+
+def _named(place: tuple[int | str, ...]) -> str:
+    """Return the name of the setting that is wrong, and of the entry in it; not that of a type that it may have."""
+    return "_".join(map(str, place[:1] if place[0] == "workers" else place))

@@ -52,7 +52,12 @@ class Server:
         self._log = Path(log)
         weakref.finalize(self, self._log.unlink)
         self._command, self._cwd = (*command, "serve"), cwd
-        own = {"BATON_MODELS_DIR": str(models_dir), "BATON_STATE_DIR": str(state_dir), "BATON_PORT": "0"}
+        own = {
+            "BATON_MODELS_DIR": str(models_dir),
+            "BATON_STATE_DIR": str(state_dir),
+            "BATON_PORT": "0",
+            "BATON_WORKERS": "1",  # a test of what one worker does need not ask which of them did it
+        }
         self._environment = {**own, **settings}
         self.start()
 

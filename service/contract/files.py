@@ -7,7 +7,12 @@ true once `verify_files` returned.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -69,21 +74,79 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
 
     Raises: ManifestError naming the manifest, the field and the hash or file that would be right.
     """
-    named = [("file", manifest.file, "sha256", manifest.sha256)]
+    with hold_files(directory, manifest) as held:
+        held.verify()
+
+
+def hold_files(directory: Path, manifest: Manifest) -> HeldFiles:
+    """Open the files that the manifest names.
+
+    Raises: ManifestError naming the manifest and the field, for a file that is missing or cannot be read.
+    """
+    named = [_Named("file", manifest.file, "sha256", manifest.sha256)]
     if manifest.text is not None:
-        named.append(("text.tokenizer", manifest.text.tokenizer, "text.sha256", manifest.text.sha256))
-    for field, name, hash_field, declared in named:
-        path = directory / name
+        named.append(_Named("text.tokenizer", manifest.text.tokenizer, "text.sha256", manifest.text.sha256))
+    return HeldFiles(directory, named)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A file that a manifest names in `field`, and its hash in `hash_field`."""
+
+    field: str
+    name: str
+    hash_field: str
+    sha256: str
+
+
+class HeldFiles:
+    """The files of a version, held open until `close`: they can be read when their directory is gone."""
+
+    def __init__(self, directory: Path, named: Sequence[_Named]) -> None:
+        self._directory, self._open = directory, ExitStack()
+        self._named = {each.field: each for each in named}
+        self._files = {each.field: self._hold(each) for each in named}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def verify(self) -> None:
+        """Raises: ManifestError for a file that does not hash as declared."""
+        for field, file in self._files.items():
+            self._check(field, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def read(self, field: str) -> bytes:
+        """Return what the file that the manifest names in `field` holds.
+
+        Raises: ManifestError when it does not hash as declared.
+        """
+        self._files[field].seek(0)
+        content = self._files[field].read()
+        self._check(field, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _hold(self, named: _Named) -> BufferedReader:
+        path, manifest = self._directory / named.name, self._directory / MANIFEST_FILE
         if not path.is_file():
-            raise ManifestError(directory / MANIFEST_FILE, field, f"{name} is missing from {directory}")
+            self.close()
+            raise ManifestError(manifest, named.field, f"{named.name} is missing from {self._directory}")
         try:
-            found = sha256_of(path)
+            return self._open.enter_context(path.open("rb"))
         except OSError as failure:
-            raise ManifestError(
-                directory / MANIFEST_FILE, field, f"{name} cannot be read: {failure.strerror}"
-            ) from None
-        if found != declared:
-            raise ManifestError(directory / MANIFEST_FILE, hash_field, f"is {declared}, but {name} hashes to {found}")
+            self.close()
+            raise ManifestError(manifest, named.field, f"{named.name} cannot be read: {failure.strerror}") from None
+
+    def _check(self, field: str, found: str) -> None:
+        named = self._named[field]
+        if found != named.sha256:
+            message = f"is {named.sha256}, but {named.name} hashes to {found}"
+            raise ManifestError(self._directory / MANIFEST_FILE, named.hash_field, message)
 
 
 def sha256_of(path: Path) -> str:

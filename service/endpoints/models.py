@@ -83,7 +83,7 @@ async def info(request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
-        "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.latest},
+        "devices": {engine.manifest.name: engine.model.device for engine in service.engines.latest},
         "limits": service.settings.limits(),
     }
 
@@ -100,5 +100,5 @@ def _line(request: Request, engine: Engine) -> dict[str, Any]:
         "task": manifest.task,
         "streamable": manifest.streamable,
         "description": manifest.description,
-        "device": engine.model.session.device,
+        "device": engine.model.device,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from tokenizers import Encoding
@@ -25,8 +26,9 @@ from service.errors import (
 )
 from service.metrics import ModelMetrics
 from service.model.forward import Forward
+from service.model.layout import StateLayout
 from service.model.onnx_session import Array
-from service.model.repository import Model
+from service.model.repository import LazyModel, Model
 from service.settings import Settings
 
 log = logging.getLogger("baton.engine")
@@ -72,12 +74,11 @@ class Engine:
     `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays.
     """
 
-    def __init__(self, model: Model, settings: Settings, metrics: ModelMetrics) -> None:
+    def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
-        self._forward = Forward(model.session, model.file, self.manifest)
-        self.layout = self._forward.layout
-        self.batch_cells = 1 if self._forward.one_row else settings.batch_cells  # so that each run takes one row
+        self.layout = StateLayout(self.manifest.states)
+        self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             prepare=self.prepare,
@@ -89,8 +90,16 @@ class Engine:
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
 
+    @cached_property
+    def _forward(self) -> Forward:
+        return Forward(self.model.session, self.model.file, self.manifest)
+
     def prepare(self, rows: list[Row]) -> list[int | Exception]:
-        """Tokenise the texts together and check every row; return its steps, or why it cannot be run."""
+        """Tokenise the texts together and check every row; return its steps, or why it cannot be run.
+
+        The first call loads the model, unless it was loaded before.
+        """
+        self._forward  # noqa: B018 - here, where one call comes at a time; runs may be several
         texts = [row for row in rows if row.text is not None]
         try:
             self._tokenise(texts)

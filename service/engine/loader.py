@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.registry import Registry
 from service.engine.trial import Trial
-from service.engine.versions import Tried, load_engine, try_versions
+from service.engine.versions import Tried, load_tried, try_versions
 from service.errors import ManifestError, NotReady, RequestError, StartupError, model_ended
 from service.metrics import Metrics
 from service.model.repository import find_versions, read_verified
@@ -112,6 +111,7 @@ class Loader:
         """Answer what still waits for the engines, and let go of them."""
         await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest)) for engine in ended))
         while ended:
+            ended[-1].model.close()
             self._say_unloaded(ended.pop())  # no variable may refer to an engine that was unloaded
 
     def _start(self, engine: Engine) -> None:
@@ -145,13 +145,10 @@ class Loader:
 
     def _load_version(self, tried: Tried) -> Engine:
         started = time.perf_counter()
-        engine = load_engine(
-            tried.directory, tried.manifest, self._settings, self._metrics, optimisation=tried.optimisation
-        )
-        engine.batcher.calibrate(**asdict(tried.costs))
-        elapsed_ms = 1e3 * (time.perf_counter() - started)
-        where = engine.model.session.device
-        log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), engine.manifest.task, where, elapsed_ms)
+        engine = load_tried(tried, self._settings, self._metrics)
+        if self._settings.load == "eager":
+            elapsed_ms, where = 1e3 * (time.perf_counter() - started), engine.model.device
+            log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), engine.manifest.task, where, elapsed_ms)
         return engine
 
     def _info(self, engine: Engine) -> Gauge:

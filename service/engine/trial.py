@@ -9,6 +9,7 @@ neither grows past a bounded memory nor outlives its parent.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -21,9 +22,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from service.errors import ManifestError, StartupError
 from service.model.onnx_session import OPTIMISATIONS, Optimisation
@@ -36,7 +38,10 @@ CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FIRST_TO_GO = "1000"  # the kernel's highest: where memory runs out, it ends this process and not the service
 
+FORK = multiprocessing.get_context("fork")
+
 T = TypeVar("T")
+Child = ForkProcess | subprocess.Popen[bytes]
 
 
 class _Crash(Exception):
@@ -44,12 +49,15 @@ class _Crash(Exception):
 
 
 class Trial:
-    """A child process that does pieces of work in turn; it starts with the first, and again after it died."""
+    """A child process that does pieces of work in turn; it starts with the first, and again after it died.
+
+    Its interpreter is a new one, unless it is forked (see `fork`).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._max_s, self._max_bytes = settings.trial_s, settings.trial_bytes
         self._stopped = threading.Event()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +65,14 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         if self._child is not None:
             self._end(self._child)
+
+    def fork(self) -> Self:
+        """Fork the first child now, which takes milliseconds; only a process without other threads may do so."""
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._child = FORK.Process(target=_become_child, args=(theirs, self._connection))
+            self._child.start()
+        return self
 
     def stop(self) -> None:
         """End the work under way, and any after it, with a StartupError; another thread calls this."""
@@ -101,7 +117,7 @@ class Trial:
             raise answer
         return answer
 
-    def _answer(self, what: str, file: Path, child: subprocess.Popen[bytes]) -> Any:
+    def _answer(self, what: str, file: Path, child: Child) -> Any:
         deadline = time.monotonic() + self._max_s
         while not self._connection.poll(WATCH_S):
             if self._stopped.is_set():
@@ -109,12 +125,12 @@ class Trial:
             if time.monotonic() > deadline:
                 message = f"{what} is not loaded and tried within {self._max_s} s; does every loop in it end? "
                 raise ManifestError(file, "file", message + "If it needs longer, raise BATON_TRIAL_S")
-            if _own_bytes(child.pid) > self._max_bytes:
+            if _own_bytes(child.pid or 0) > self._max_bytes:
                 message = f"loading and trying {what} takes more than {self._max_bytes} bytes of memory; "
                 raise ManifestError(file, "file", message + "make it smaller, or raise BATON_TRIAL_BYTES")
         return self._connection.recv()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Child:
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a trial is not counted in the service's metrics
@@ -129,12 +145,23 @@ class Trial:
             )
         return self._child
 
-    def _end(self, child: subprocess.Popen[bytes]) -> int:
+    def _end(self, child: Child) -> int:
         """End the child if it still runs, and return its exit status, which is negative for a signal."""
         child.kill()
         self._connection.close()
         self._child = None
-        return child.wait()
+        if isinstance(child, subprocess.Popen):
+            return child.wait()
+        child.join()
+        assert child.exitcode is not None
+        return child.exitcode
+
+
+def _become_child(theirs: Connection, ours: Connection) -> None:
+    ours.close()  # or this process would not hear of its parent's end
+    os.setsid()  # the parent acts on signals from a terminal
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    do_tasks(theirs)
 
 
 def _explain(what: str, file: Path, status: int) -> Exception:
@@ -157,12 +184,11 @@ def _own_bytes(pid: int) -> int:
     return (resident - mapped) * PAGE_BYTES
 
 
-def main() -> None:
+def do_tasks(connection: Connection) -> NoReturn:
     """Do what the parent sends, and answer, as the child."""
     logging.disable()  # failures are raised, and the parent logs them
     with suppress(OSError):  # a system without this file has no killer to guide
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     tasks: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
     while True:
@@ -187,4 +213,4 @@ def _receive(connection: Connection[Any, Any], tasks: SimpleQueue[bytes]) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    do_tasks(Connection(int(sys.argv[1])))

@@ -1,86 +1,128 @@
-"""A version on its way from a directory to an engine: tried in a process of its own, then made ready in this one.
+"""A version on its way from a directory to an engine: tried in a process of its own, then loaded in this one.
 
-Both processes make it ready in the same way, so what would end this one has ended the other. It knows directories and
-engines, not when they are wanted. Invariant: `Tried` holds the manifest, and so the hashes of the files, that the trial
-had; files that differ are not loaded.
+Both processes load it in the same way, so what would end this one has ended the other; what the trial found out, this
+one need not. It knows directories and engines, not when they are wanted. Invariant: `Tried` holds the manifest, and so
+the hashes of the files, that the trial had; files that differ are not loaded.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 from service.contract.files import read_manifest
 from service.contract.manifest import Manifest
+from service.engine.costs import Costs, measure_costs, run_largest
 from service.engine.engine import Engine
 from service.engine.probe import probe
 from service.engine.trial import Trial
-from service.engine.warmup import Costs, measure_costs, warm
 from service.errors import ManifestError
 from service.metrics import Metrics, ModelMetrics
 from service.model.onnx_session import Optimisation
-from service.model.repository import load_model
+from service.model.repository import LazyModel, Model, Source
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a trial found out about a version: what its runs cost, where they go, whether they take a row at a time."""
+
+    costs: Costs
+    device: str
+    one_row: bool
+
+
+@dataclass(frozen=True)
 class Tried:
-    """A version that passed its trial, how far ONNX Runtime may optimise it, and what its runs cost."""
+    """A version that passed its trial, how far ONNX Runtime may optimise it, and what else was found."""
 
     directory: Path
     manifest: Manifest
     optimisation: Optimisation
-    costs: Costs
+    found: Found
 
 
 def try_versions(
-    directories: Sequence[Path], settings: Settings, trial: Trial, done: Collection[Tried] = ()
+    directories: Iterable[Path], settings: Settings, trial: Trial, done: Collection[Tried] = ()
 ) -> Generator[Tried]:
-    """Try each version in `trial`, unless it is in `done`; trials run ahead while the caller uses a result.
+    """Try each version in `trial`, unless it is in `done`.
 
     Raises: ManifestError or DeviceUnavailable, in its turn, for a version that cannot be served.
     """
+    with trial:
+        for directory in directories:
+            manifest = read_manifest(directory)
+            known = [tried for tried in done if (tried.directory, tried.manifest) == (directory, manifest)]
+            yield known[0] if known else _attempt(directory, manifest, settings, trial)
+
+
+def try_at_once(directories: Sequence[Path], settings: Settings, trials: Sequence[Trial]) -> list[Tried]:
+    """Try the versions, each in the next trial that is free.
+
+    Raises: what `try_versions` raises, for the first version that cannot be served.
+    """
+    free: SimpleQueue[Trial] = SimpleQueue()
 
     def attempt(directory: Path) -> Tried:
-        manifest = read_manifest(directory)
-        for tried in done:
-            if (tried.directory, tried.manifest) == (directory, manifest):
-                return tried
-        label, file = f"{manifest.name} {manifest.version}", directory / manifest.file
-        costs, optimisation = trial.run(label, file, _try_version, directory, manifest, settings)
-        return Tried(directory, manifest, optimisation, costs)
-
-    with trial, ThreadPoolExecutor(1, "trial") as ahead:
+        trial = free.get()
         try:
-            yield from ahead.map(attempt, directories)
+            return _attempt(directory, read_manifest(directory), settings, trial)
         finally:
-            trial.stop()
+            free.put(trial)
+
+    with ExitStack() as stack, ThreadPoolExecutor(len(trials), "trial") as pool:
+        for trial in trials:
+            free.put(stack.enter_context(trial))
+        return list(pool.map(attempt, directories))
 
 
-def load_engine(
-    directory: Path, manifest: Manifest, settings: Settings, metrics: Metrics, *, optimisation: Optimisation
-) -> Engine:
-    """Return an engine that has passed every check and made its largest runs.
+def _attempt(directory: Path, manifest: Manifest, settings: Settings, trial: Trial) -> Tried:
+    label, file = f"{manifest.name} {manifest.version}", directory / manifest.file
+    found, optimisation = trial.run(label, file, _try_version, directory, manifest, settings)
+    return Tried(directory, manifest, optimisation, found)
 
-    Raises: ManifestError for a broken contract; DeviceUnavailable when the device cannot be had.
+
+def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, optimisation: Optimisation) -> Found:
+    """Load a version, check how it behaves, make its largest run, measure what its runs cost, and drop it."""
+    model = Source(directory, manifest).load(**_options(settings), optimisation=optimisation)
+    engine = _engine(model, settings, Metrics())
+    probe(engine)
+    run_largest(engine, settings)
+    found = Found(measure_costs(engine, settings), model.device, model.one_row)
+    del engine, model
+    gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
+    return found
+
+
+def load_tried(tried: Tried, settings: Settings, metrics: Metrics) -> Engine:
+    """Return the engine of a version that passed its trial; its model is loaded when first used, if settings say so.
+
+    Raises: ManifestError when its files are not those that were tried; DeviceUnavailable when the device is gone.
     """
-    threads = settings.worker_share(settings.intra_op_threads)
-    model = load_model(directory, manifest, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
+    source, found = Source(tried.directory, tried.manifest), tried.found
+    load = partial(source.load, **_options(settings), optimisation=tried.optimisation)
+    model = LazyModel(source, load, found.device, found.one_row) if settings.load == "lazy" else load()
+    engine = _engine(model, settings, metrics)
+    engine.batcher.calibrate(**asdict(found.costs))
+    return engine
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {"device": settings.device, "intra_op_threads": settings.worker_share(settings.intra_op_threads)}
+
+
+def _engine(model: Model | LazyModel, settings: Settings, metrics: Metrics) -> Engine:
+    """Raises: ManifestError when a session's state is larger than can be kept."""
+    manifest = model.manifest
     max_bytes = max(settings.max_state_bytes, settings.largest_held_state)
     if manifest.streamable and manifest.state_bytes > max_bytes:
         message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {max_bytes}"
         raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
-    engine = Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))
-    probe(engine)
-    warm(engine, settings)
-    return engine
-
-
-def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, optimisation: Optimisation) -> Costs:
-    """Load a version, measure what its runs cost, and drop it."""
-    costs = measure_costs(load_engine(directory, manifest, settings, Metrics(), optimisation=optimisation), settings)
-    gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
-    return costs
+    return Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))

@@ -74,8 +74,8 @@ def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisati
     """
     if not file.is_file():
         raise ManifestError(file, "file", "is missing; give an ONNX file")
-    threads = settings.intra_op_threads
-    session = OnnxSession(file, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
+    graph, device, threads = file.read_bytes(), settings.device, settings.intra_op_threads
+    session = OnnxSession(file, graph, device=device, intra_op_threads=threads, optimisation=optimisation)
     passed: list[Interpretation] = []
     failed: list[tuple[Interpretation, ManifestError]] = []
     for interpretation in find_interpretations(file, session, hints):

@@ -17,7 +17,7 @@ import numpy as np
 from service.contract.manifest import Constant, Manifest
 from service.contract.tensors import Shape
 from service.errors import ManifestError, StateInvalid
-from service.model.graph_check import holds_one_row, lacks_batch
+from service.model.graph_check import lacks_batch, takes_one_row
 from service.model.layout import StateLayout
 from service.model.onnx_session import Array, Node, OnnxSession
 
@@ -38,7 +38,7 @@ class Forward:
         self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
         nodes = {node.name: node for node in session.inputs}
         fed = manifest.by_row
-        self.one_row = any(holds_one_row(nodes[name], shape) for name, shape in fed.items())
+        self._one_row = takes_one_row(session, manifest)
         self._squeezed = {name: s.index("batch") for name, s in fed.items() if lacks_batch(nodes[name], s)}
         self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
         if manifest.lengths is not None:
@@ -58,7 +58,7 @@ class Forward:
         Raises: StateInvalid for a state that is not finite; ManifestError for a tensor of another shape than declared;
         what ONNX Runtime raises.
         """
-        if self.one_row and len(sequences) > 1:
+        if self._one_row and len(sequences) > 1:
             alone = [self.run([steps], [state]) for steps, state in zip(sequences, states, strict=True)]
             each_made, each_state, each_finite = zip(*alone, strict=True)
             return [*chain(*each_made)], [*chain(*each_state)], [*chain(*each_finite)]
@@ -125,7 +125,7 @@ class Forward:
         for name, axis in self._squeezed.items():
             feeds[name] = feeds[name].squeeze(axis)
         tensors = self._session.run(self._names, feeds)
-        if self.one_row:
+        if self._one_row:
             tensors = [_with_batch(tensor, shape) for tensor, (_, _, shape) in zip(tensors, self._made, strict=True)]
         self._check_shapes(tensors, len(steps), max(lengths))
         outputs = self._manifest.outputs

@@ -60,6 +60,12 @@ def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = Fal
     )
 
 
+def takes_one_row(session: OnnxSession, manifest: Manifest) -> bool:
+    """Return whether the graph takes one row at a time."""
+    nodes = {node.name: node for node in session.inputs}
+    return any(holds_one_row(nodes[name], shape) for name, shape in manifest.by_row.items())
+
+
 def holds_one_row(node: Node, shape: Sequence[int | str | None]) -> bool:
     """Return whether `node`, declared as `shape`, takes one row a run: its batch axis is 1 or missing."""
     return lacks_batch(node, shape) or (bool(node.shape) and node.shape[shape.index("batch")] == 1)

@@ -82,8 +82,10 @@ class OnnxSession:
     With `dynamic_int8` the graph scales activations to int8, over all rows and steps of a run.
     """
 
-    def __init__(self, file: Path, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> None:
-        """Load `file`, which may end the process: `service.engine.trial` finds that out in a child process.
+    def __init__(
+        self, file: Path, graph: bytes, *, device: str, intra_op_threads: int, optimisation: Optimisation
+    ) -> None:
+        """Load `graph`, read from `file`, which may end the process: `service.engine.trial` finds out in a child.
 
         Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
         """
@@ -94,14 +96,15 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # patterns are kept for each input shape, and our shapes do not repeat
         options.log_severity_level = 4  # failures raise, and are logged once, where they are caught
+        options.enable_cpu_mem_arena = False  # it keeps the memory of the largest run, and saves no measurable time
         providers = choose_providers(device)
         try:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
-            graph = file.read_bytes()
             self._session = ort.InferenceSession(graph, options, providers=providers)
             if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
                 options.enable_mem_reuse = False  # it takes axes of the same name for equal: runs of other sizes fail
                 self._session = ort.InferenceSession(graph, options, providers=providers)
+            self._session._model_bytes = None  # kept for a change of providers, which never comes
         except Exception as failure:  # onnxruntime raises its own classes, most of them plain RuntimeErrors
             outside = "external" in str(failure).lower()
             hint = "; export it with its weights inside (external_data=False)" if outside else ""

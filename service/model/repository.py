@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 # A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the
@@ -17,10 +18,10 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from tokenizers import Tokenizer
 
-from service.contract.files import MANIFEST_FILE, read_manifest, verify_files
+from service.contract.files import MANIFEST_FILE, hold_files, read_manifest, verify_files
 from service.contract.manifest import Manifest, Text
 from service.errors import ManifestError
-from service.model.graph_check import check_graph
+from service.model.graph_check import check_graph, takes_one_row
 from service.model.onnx_session import OnnxSession, Optimisation
 
 log = logging.getLogger("baton.repository")
@@ -40,12 +41,58 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded version of a model; `file` is its manifest."""
+    """A loaded version of a model; `file` is its manifest, and with `one_row` its graph takes a row at a time."""
 
     manifest: Manifest
     file: Path
     session: OnnxSession
     vocabulary: Vocabulary | None
+
+    @property
+    def device(self) -> str:
+        return self.session.device
+
+    @property
+    def one_row(self) -> bool:
+        return takes_one_row(self.session, self.manifest)
+
+    def close(self) -> None:
+        """Let go of what loading needs, as nothing is left to load."""
+
+
+@dataclass
+class LazyModel:
+    """A version that is loaded when its graph or its tokenizer is first used; what is known before, a trial found."""
+
+    source: Source
+    load: Callable[[], Model]
+    device: str
+    one_row: bool
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.source.manifest
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @cached_property
+    def _loaded(self) -> Model:
+        log.info("loading %s %s, which is asked for", self.manifest.name, self.manifest.version)
+        return self.load()
+
+    @property
+    def session(self) -> OnnxSession:
+        return self._loaded.session
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        return self._loaded.vocabulary
+
+    def close(self) -> None:
+        """Let go of the files, should they not have been loaded."""
+        self.source.close()
 
 
 def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Path]:
@@ -102,27 +149,39 @@ def read_verified(directory: Path) -> Manifest:
     return manifest
 
 
-def load_model(
-    directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
-) -> Model:
-    """Load a version directory, whose files must be those that `manifest` names.
+class Source:
+    """A version directory from which the model is loaded, once; its files are held open until then, or `close`."""
 
-    Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
-    """
-    verify_files(directory, manifest)
-    file = directory / MANIFEST_FILE
-    vocabulary = _load_vocabulary(directory, manifest.text) if manifest.text is not None else None
-    session = OnnxSession(
-        directory / manifest.file, device=device, intra_op_threads=intra_op_threads, optimisation=optimisation
-    )
-    check_graph(session, file, manifest)
-    return Model(manifest, file, session, vocabulary)
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        """Raises: ManifestError for a file that is missing or cannot be read."""
+        self.manifest, self.file = manifest, directory / MANIFEST_FILE
+        self._graph, self._files = directory / manifest.file, hold_files(directory, manifest)
+
+    def load(self, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> Model:
+        """Load the model from its files, which must be those that the manifest names.
+
+        Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
+        """
+        with self._files as files:
+            text = self.manifest.text
+            vocabulary = None if text is None else _read_vocabulary(self.file, text, files.read("text.tokenizer"))
+            session = OnnxSession(
+                self._graph,
+                files.read("file"),
+                device=device,
+                intra_op_threads=intra_op_threads,
+                optimisation=optimisation,
+            )
+        check_graph(session, self.file, self.manifest)
+        return Model(self.manifest, self.file, session, vocabulary)
+
+    def close(self) -> None:
+        self._files.close()
 
 
-def _load_vocabulary(directory: Path, text: Text) -> Vocabulary:
-    file = directory / MANIFEST_FILE
+def _read_vocabulary(file: Path, text: Text, content: bytes) -> Vocabulary:
     try:
-        tokenizer = Tokenizer.from_file(str(directory / text.tokenizer))
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as failure:  # the library raises bare Exceptions
         raise ManifestError(file, "text.tokenizer", f"the tokenizers library cannot load it: {failure}") from failure
     tokenizer.no_padding()
@@ -132,3 +191,14 @@ def _load_vocabulary(directory: Path, text: Text) -> Vocabulary:
         message = f"{text.unknown_token!r} is not in the vocabulary of {text.tokenizer}"
         raise ManifestError(file, "text.unknown_token", message)
     return Vocabulary(tokenizer, unknown_id)
+
+
+def load_model(
+    directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
+) -> Model:
+    """Load a version directory, whose files must be those that `manifest` names.
+
+    Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
+    """
+    source = Source(directory, manifest)
+    return source.load(device=device, intra_op_threads=intra_op_threads, optimisation=optimisation)

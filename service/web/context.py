@@ -10,8 +10,8 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from starlette.types import Receive, Scope
@@ -26,9 +26,14 @@ from service.web.auth import Authenticator
 from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-PROCESS_ID, REQUEST_NUMBERS = secrets.token_hex(8), itertools.count(1)  # make request ids that no other process makes
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 WATCH_AFTER_S = 0.02  # a request that waits longer than this is watched for its client leaving
+
+
+def _make_request_ids() -> Iterator[str]:
+    """Yield request ids that no other process makes."""
+    process = secrets.token_hex(8)
+    return (f"{process}-{number}" for number in itertools.count(1))
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Service:
     sessions: Sessions
     metrics: Metrics
     authenticator: Authenticator
+    request_ids: Iterator[str] = field(default_factory=_make_request_ids)
 
     @property
     def engines(self) -> Registry:
@@ -59,7 +65,7 @@ class Caller:
         self.verb: str = scope.get("method", "WS")
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else f"{PROCESS_ID}-{next(REQUEST_NUMBERS)}"
+        self.request_id = given if REQUEST_ID.fullmatch(given) else next(service.request_ids)
         self.tenant = ""
         self.endpoint = "unmatched"
         self.log = ""

@@ -118,7 +118,7 @@ def test_metrics_are_the_sum_of_all_workers_whichever_answers_and_outlive_a_work
 
     start, (victim, survivor) = len(pair.lines), list(clients)
     os.kill(victim, signal.SIGKILL)
-    pair.lines_since(start, until=f"Child process [{victim}] died")
+    pair.lines_since(start, until=f"worker {victim} died")
     for _ in range(10):
         state, sent = step(clients[survivor], state)["state"], sent + 1
     pair.lines_since(start, until="Application startup complete")

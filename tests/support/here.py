@@ -11,11 +11,12 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.contract.files import read_manifest
+from service.engine.costs import Costs
 from service.engine.engine import Engine
-from service.engine.versions import Tried, load_engine
-from service.engine.warmup import Costs
+from service.engine.probe import probe
+from service.engine.versions import Found, Tried, load_tried
 from service.metrics import Metrics
-from service.model.repository import find_versions
+from service.model.repository import find_versions, load_model
 from service.settings import Settings
 
 
@@ -32,14 +33,21 @@ class Clock:
 def vouched(models_dir: Path) -> list[Tried]:
     """Say of every version that it came through its trial, which need not be done for models known to be sound."""
     directories = find_versions(models_dir)
-    return [Tried(directory, read_manifest(directory), "all", Costs(1, 0)) for directory in directories]
+    return [Tried(directory, read_manifest(directory), "all", _find(directory)) for directory in directories]
+
+
+def _find(directory: Path) -> Found:
+    model = load_model(directory, read_manifest(directory), device="cpu", intra_op_threads=1, optimisation="all")
+    return Found(Costs(1, 0), "cpu", model.one_row)
 
 
 def load_here(models_dir: Path, **settings: object) -> list[Engine]:
     """Do in this process what a trial does in its own."""
     read = Settings(models_dir=models_dir, **settings)  # type: ignore[arg-type]
-    directories = find_versions(models_dir)
-    return [load_engine(each, read_manifest(each), read, Metrics(), optimisation="all") for each in directories]
+    engines = [load_tried(tried, read, Metrics()) for tried in vouched(models_dir)]
+    for engine in engines:
+        probe(engine)
+    return engines
 
 
 @asynccontextmanager

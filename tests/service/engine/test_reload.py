@@ -26,7 +26,7 @@ from here import Clock, serve_here
 
 from service.engine.engine import Engine
 from service.engine.registry import Registry
-from service.engine.versions import load_engine
+from service.engine.versions import load_tried
 from service.errors import NotReady, StateExpired
 from service.settings import Settings
 
@@ -257,8 +257,8 @@ def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
     ("workers", "early", "reloads"),
     [
         (1, "baton.loading loaded", 1),
-        (2, "baton.trial trying", 0),  # the workers look at the models later than this
-        (2, "Started parent process", 2),
+        (2, "baton.trial trying", 2),
+        (2, "baton.loading loaded", 2),
     ],
 )
 def test_a_sighup_that_comes_while_the_models_load_is_acted_on_afterwards(
@@ -463,9 +463,9 @@ async def test_a_token_of_a_version_that_another_worker_has_loaded_already_waits
         def held(*arguments: Any, **options: Any) -> Engine:
             loading.set()
             go_on.wait(10)
-            return load_engine(*arguments, **options)
+            return load_tried(*arguments, **options)
 
-        monkeypatch.setattr("service.engine.loader.load_engine", held)
+        monkeypatch.setattr("service.engine.loader.load_tried", held)
         tiny.stepper(running.models, seed=2, version="2")
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.to_thread(loading.wait, 10)

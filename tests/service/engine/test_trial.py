@@ -22,9 +22,8 @@ from conftest import ROOT, Server, ServerFactory, baton
 from here import vouched
 from streams import Stream
 
-from service.contract.files import read_manifest
 from service.engine.trial import Trial
-from service.engine.versions import load_engine, try_versions
+from service.engine.versions import load_tried, try_versions
 from service.errors import ManifestError, StartupError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -181,11 +180,11 @@ def test_a_trial_ends_with_a_service_that_was_killed(tmp_path: Path) -> None:
 
 def test_a_version_that_changed_since_its_trial_is_refused(tmp_path: Path) -> None:
     directory = tiny.stepper(tmp_path, seed=1)
-    manifest = read_manifest(directory)
+    (tried,) = vouched(tmp_path)
     shutil.rmtree(directory)
     tiny.stepper(tmp_path, seed=2)
     with pytest.raises(ManifestError, match=r"sha256: is .* hashes to"):
-        load_engine(directory, manifest, Settings(), Metrics(), optimisation="all")
+        load_tried(tried, Settings(), Metrics())
 
 
 def test_a_version_that_came_through_a_trial_is_tried_again_only_if_it_changed(tmp_path: Path) -> None:

@@ -153,7 +153,13 @@ def test_axes_of_one_name_and_two_sizes_do_not_mislead_the_runtime(tmp_path: Pat
     inputs = [tensor("x", "float32", "N", "N", 4), tensor("h", "float32", 1, "N", 4)]
     outputs = [tensor("y", "float32", "N", "N", 4), tensor("h_out", "float32", 1, "N", 4)]
     build.save(tmp_path / "alike.onnx", inputs, outputs, {"y": made, "h_out": h})
-    session = OnnxSession(tmp_path / "alike.onnx", device="cpu", intra_op_threads=1, optimisation="all")
+    session = OnnxSession(
+        tmp_path / "alike.onnx",
+        (tmp_path / "alike.onnx").read_bytes(),
+        device="cpu",
+        intra_op_threads=1,
+        optimisation="all",
+    )
     for rows, steps in itertools.product(range(1, 6), repeat=2):
         feeds = {"x": np.ones((rows, steps, 4), np.float32), "h": np.zeros((1, rows, 4), np.float32)}
         assert session.run(["y"], feeds)[0].shape == (rows, steps, 4)

@@ -305,7 +305,9 @@ async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> 
 
     options: dict[str, Any] = {"device": "cpu", "intra_op_threads": 1, "optimisation": "all"}
     model = load_model(directory, read_manifest(directory), **options)
-    model = replace(model, session=Meeting(directory / "model.onnx", **options))
+    model = replace(
+        model, session=Meeting(directory / "model.onnx", (directory / "model.onnx").read_bytes(), **options)
+    )
     engine = Engine(model, Settings(run_threads=2), ModelMetrics(Metrics(), "one-row-cell", "1"))
     engine.batcher.start()
     rows = [Row(np.array(PAIRS[:1], np.float32)) for _ in range(2)]
@@ -332,7 +334,13 @@ def test_rows_that_have_ended_take_no_part_in_later_runs(models: Path) -> None:
             return super().run(names, feeds)
 
     batches: list[int] = []
-    session = Counting(directory / "model.onnx", device="cpu", intra_op_threads=1, optimisation="all")
+    session = Counting(
+        directory / "model.onnx",
+        (directory / "model.onnx").read_bytes(),
+        device="cpu",
+        intra_op_threads=1,
+        optimisation="all",
+    )
     check_graph(session, model.file, model.manifest)
     sequences = [np.array(PAIRS[:length], np.float32) for length in (2, 5, 2, 3)]
     Forward(session, model.file, model.manifest).run(sequences, [None] * 4)

@@ -40,7 +40,7 @@ STEPS = 6
 
 
 def load(file: Path) -> OnnxSession:
-    return OnnxSession(file, device="cpu", intra_op_threads=1, optimisation="all")
+    return OnnxSession(file, file.read_bytes(), device="cpu", intra_op_threads=1, optimisation="all")
 
 
 def attributes(name: str) -> dict[str, Any]:

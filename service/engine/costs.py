@@ -1,8 +1,8 @@
-"""The first runs of a model, before the first request: its largest runs, and a few that show what a run costs.
+"""The runs of a trial: a model's largest, and a few that show what a run costs.
 
-ONNX Runtime takes memory for a run that is larger than all before, and keeps it; after the warm-up no run is larger.
-New shapes of at most this size cost next to nothing (docs/benchmarks.md), so there are no buckets. It knows engines and
-settings, not requests. Invariant: no request makes a run that needs more memory than the warm-up.
+A worker makes none: it gives the memory of a run back after it, and a shape that is new costs next to nothing
+(docs/benchmarks.md). It knows engines and settings, not requests. Invariant: no request makes a run of more cells than
+the trial's largest.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Costs:
     overhead_cells: float
 
 
-def warm(engine: Engine, settings: Settings) -> None:
-    """Make the runs that need the most memory."""
-    min_steps, max_steps = _row_steps(engine, settings)
-    cells, has_time = engine.batch_cells, engine.manifest.sequence.has_time
-    for steps in (max_steps, min(max_steps, max(min_steps, cells // WINDOW))) if has_time else (1,):
-        rows = max(1, min(WINDOW, cells // steps))
-        engine.run(sample(engine, [steps] * rows))
+def run_largest(engine: Engine, settings: Settings) -> None:
+    """Make the run that needs the most memory."""
+    _, max_steps = _row_steps(engine, settings)
+    if not engine.manifest.sequence.has_time:
+        max_steps = 1
+    rows = max(1, min(WINDOW, engine.batch_cells // max_steps))
+    engine.run(sample(engine, [max_steps] * rows))
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:

@@ -1,0 +1,101 @@
+"""`baton serve`: what all processes need is done once, then as many as wanted serve.
+
+It knows settings and how the parts start, not how a worker is watched. Modules are imported and versions tried before
+the workers are forked; sessions of ONNX Runtime, threads and event loops do not survive a fork, so each makes its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from service.engine.trial import Trial
+from service.engine.versions import Tried, try_at_once
+from service.errors import SettingsError
+from service.metrics import share_metrics
+from service.model.onnx_session import CUDA, choose_providers
+from service.model.repository import find_versions
+from service.settings import AUTO, Settings
+from service.web.access_log import configure_logging
+from service.workers.cores import usable_cores, usable_gpus
+from service.workers.port import Board, Port
+from service.workers.supervisor import Supervisor
+
+SWITCH_S = 0.0005  # a run that has ended waits no longer than this for the interpreter; Python's default is 5 ms
+
+
+def run_service(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C: in this process, or with several workers in theirs.
+
+    Raises: StartupError when a model or a setting will not do.
+    """
+    _configure_process(settings)
+    gpus = usable_gpus() if CUDA in choose_providers(settings.device) else []
+    if settings.workers == AUTO:
+        settings = settings.model_copy(update={"workers": len(gpus) or usable_cores()})
+    with _reserved(settings) as port:
+        tried = _try_all(settings)
+        from service.workers.worker import Worker
+
+        gc.collect()
+        gc.freeze()  # what was imported need not be looked through again: that took 40 ms at a time
+        board, listening = Board(settings.worker_count), partial(port.announce, settings.host)
+        worker = Worker(settings, tried, port, board, gpus)
+        if settings.worker_count == 1:
+            worker.serve(0, listening=listening)
+            return
+        with _shared_metrics():
+            Supervisor(worker.run, settings.worker_count, board, listening=listening, ending=port.close).run()
+
+
+def _try_all(settings: Settings) -> list[Tried]:
+    """Try every version, on all cores; meanwhile import the other half of the service.
+
+    Raises: ManifestError or DeviceUnavailable for a version that cannot be served.
+    """
+    directories = find_versions(settings.models_dir)
+    trials = [Trial(settings).fork() for _ in range(min(usable_cores(), len(directories)))]
+    with ThreadPoolExecutor(1, "trials") as beside, ExitStack() as stack:
+        for trial in trials:
+            stack.callback(trial.stop)
+        trying = beside.submit(try_at_once, directories, settings, trials)
+        importlib.import_module("service.workers.worker")
+        return trying.result()
+
+
+def _configure_process(settings: Settings) -> None:
+    sys.setswitchinterval(SWITCH_S)
+    configure_logging(settings.log_level)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the models that it is about are loaded
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every connection is one
+
+
+def _reserved(settings: Settings) -> Port:
+    """Raises: SettingsError when the address cannot be had."""
+    try:
+        return Port(settings.host, settings.port)
+    except OSError as failure:
+        place = f"BATON_HOST {settings.host}, BATON_PORT {settings.port}"
+        raise SettingsError(f"cannot listen on {place}: {failure}") from failure
+
+
+@contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """Have this process and those forked from it keep their metrics in a directory."""
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="baton-metrics-")
+    except OSError as failure:
+        message = f"several workers need a temporary directory for their metrics ({failure}); set TMPDIR to one"
+        raise SettingsError(message) from failure
+    with directory as path:
+        share_metrics(path)
+        yield

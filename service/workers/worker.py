@@ -1,0 +1,102 @@
+"""One process that serves: a whole service with models, queues and threads of its own, under uvicorn.
+
+It knows uvicorn and the application, not the other workers. Invariant: it drains before it ends, also when the process
+that started it has died.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+
+from service.app import create_app
+from service.engine.versions import Tried
+from service.errors import StartupError
+from service.settings import Settings
+from service.state.token import token_chars
+from service.web.heads import HttpProtocol
+from service.web.websocket import StreamProtocol
+from service.workers.port import Board, Listener, Port
+
+log = logging.getLogger("baton.workers")
+
+DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
+
+
+class Worker:
+    """Whatever a process needs to serve; made once, before the processes."""
+
+    def __init__(
+        self, settings: Settings, tried: Collection[Tried], port: Port, board: Board, gpus: Sequence[str]
+    ) -> None:
+        self._settings, self._tried, self._port, self._board, self._gpus = settings, tried, port, board, gpus
+
+    def run(self, number: int, tell: Connection) -> None:
+        """Serve as one of several, or end this process after telling why it cannot."""
+        if self._gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        try:
+            self.serve(number)
+        except StartupError as error:
+            tell.send(str(error))
+            sys.exit(STARTUP_FAILURE)
+
+    def serve(self, number: int, *, listening: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or Ctrl-C; `listening` is called once connections are taken.
+
+        Raises: StartupError when a model or a setting will not do.
+        """
+        app = create_app(self._settings, tried=self._tried)
+        listener = Listener(self._port, self._board, number, end=partial(os.kill, os.getpid(), signal.SIGTERM))
+        server = _Server(uvicorn.Config(app, **self._options), listener, listening)
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
+            server.run(sockets=[])
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "log_config": None,
+            "access_log": False,  # baton.access writes the one line of a request
+            "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
+            "proxy_headers": False,  # nothing here depends on who the client is
+            "http": partial(HttpProtocol, head_ms=settings.timeout_ms),
+            "ws": partial(StreamProtocol, max_token_bytes=token_chars(settings.max_state_bytes)),
+            "ws_max_size": settings.max_frame_bytes,
+            "ws_per_message_deflate": False,  # neither states nor floats get smaller
+            "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells
+            "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
+        }
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which takes its connections from a `Listener`."""
+
+    def __init__(self, config: uvicorn.Config, listener: Listener, listening: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._listener, self._listening = listener, listening
+        self.server_state.connections = cast(Any, listener.connections)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        create_protocol = cast(Any, self.config.http_protocol_class)
+        self._listener.start(
+            partial(create_protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        )
+        self.servers.append(cast(Any, self._listener))
+        if self._listening is not None:
+            self._listening()
