@@ -300,6 +300,28 @@ def test_a_sigterm_during_a_reload_drains_as_ever(
     assert not any("Traceback" in line for line in server.lines), "\n".join(server.lines)
 
 
+def test_a_lazy_service_loads_a_model_when_it_is_asked_for_also_when_its_directory_is_gone(
+    two_versions: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    eager = start_server(two_versions / "models", tmp_path / "state", BATON_TOKEN_KEYS=KEYS)
+    whole = step(eager, {"inputs": ROWS})
+    began = step(eager, {"inputs": ROWS[:5]})
+    eager.stop()
+    models = two_versions / "models"
+    lazy = start_server(models, tmp_path / "state", BATON_TOKEN_KEYS=KEYS, BATON_LOAD="lazy")
+    assert {line["device"] for line in lazy.client.get("/v1/models").json()["models"]} == {"cpu"}
+    shutil.rmtree(models / "stepper" / "2")
+    reload(lazy)
+    assert not any("asked for" in line for line in lazy.lines)
+    went_on = step(lazy, {"inputs": ROWS[5:], "state": began["state"]})
+    assert went_on["version"] == whole["version"] == "2"
+    np.testing.assert_allclose(went_on["outputs"]["y"], whole["outputs"]["y"][5:], atol=CLOSE)
+    assert step(lazy, {"inputs": ROWS[:1]})["version"] == "1"
+    loaded = [line for line in lazy.lines if "asked for" in line]
+    assert [line.split(" loading ")[1] for line in loaded] == [f"stepper {v}, which is asked for" for v in (2, 1)]
+    lazy.stop()
+
+
 class Service:
     """The service in this process: `models` on disk, its time in `clock`."""
 

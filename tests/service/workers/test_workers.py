@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +19,11 @@ import pytest
 import tiny
 from conftest import LOG_LIMIT_S, ROOT, Server, ServerFactory
 from prometheus_client.parser import text_string_to_metric_families
+from streams import Stream
 
 ByPid = Callable[[Server], dict[int, httpx.Client]]
 
 WORKERS = 2
-MAX_CONNECTIONS = 200  # to find one to every worker; the kernel spreads them, so this many never fail to
 SLOW_BODY = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
@@ -42,12 +43,11 @@ def clients_by_pid() -> Iterator[ByPid]:
         def connect(server: Server) -> dict[int, httpx.Client]:
             assert server.url is not None
             found: dict[int, httpx.Client] = {}
-            for _ in range(MAX_CONNECTIONS):
+            for _ in range(WORKERS + 1):  # one may go where a connection has just ended
                 client = kept.enter_context(httpx.Client(base_url=server.url, timeout=30))
                 found.setdefault(pid_behind(server, client), client)
-                if len(found) == WORKERS:
-                    return found
-            raise AssertionError(f"only {sorted(found)} answered")
+            assert len(found) == WORKERS
+            return found
 
         yield connect
 
@@ -122,13 +122,15 @@ def test_metrics_are_the_sum_of_all_workers_whichever_answers_and_outlive_a_work
     for _ in range(10):
         state, sent = step(clients[survivor], state)["state"], sent + 1
     pair.lines_since(start, until="Application startup complete")
+    clients[survivor].close()
     replaced = clients_by_pid(pair)
     assert survivor in replaced
+    assert value(replaced[survivor], "baton_worker_deaths_total") == 1
     assert victim not in replaced
     for client in replaced.values():
         state, sent = step(client, state)["state"], sent + 1
     until_logged(pair, "/v1/step", sent - 200, start)
-    assert_counted([clients[survivor], *replaced.values()], sent)
+    assert_counted([*replaced.values()], sent)
 
 
 def assert_counted(clients: list[httpx.Client], sent: int) -> None:
@@ -186,6 +188,21 @@ def test_rows_that_waited_in_a_worker_that_died_are_no_longer_shown(
     assert value(other, "baton_queue_rows", model="numbers", version="1") == 0
     assert step(other)["step"] == 2
     server.stop()
+
+
+def test_few_long_connections_and_streams_are_spread_evenly(pair: Server) -> None:
+    with ExitStack() as kept:
+        clients = [kept.enter_context(httpx.Client(base_url=pair.url, timeout=30)) for _ in range(6)]
+        assert sorted(Counter(pid_behind(pair, client) for client in clients).values()) == [3, 3]
+        for _ in range(4):
+            kept.enter_context(Stream(pair, "numbers"))
+    start = 0
+    by_worker: Counter[str] = Counter()
+    for _ in range(4):
+        lines = pair.lines_since(start, until="WS /v1/stream")
+        start += len(lines)
+        by_worker[lines[-1].split()[3]] += 1
+    assert sorted(by_worker.values()) == [2, 2]
 
 
 def test_sigterm_answers_what_is_under_way_at_every_worker_and_closes_the_port(
