@@ -28,12 +28,11 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", response_model=Health, responses=error_responses(503), summary="Ready for work?")
 async def readyz(request: Request) -> dict[str, str]:
     """Answer 200 while every model takes work; 503 while draining, or with the names of those whose worker stopped."""
-    engines = caller_of(request.scope).service.engines.all
-    if any(engine.batcher.draining for engine in engines):
+    engines = caller_of(request.scope).service.engines
+    if any(engine.batcher.draining for engine in engines.all):
         raise Draining("the service is shutting down", retry_after_ms=1000)
-    stopped = [engine.manifest.name for engine in engines if not engine.batcher.alive]
-    if stopped:
-        raise NotReady(f"no worker for {', '.join(stopped)}", retry_after_ms=1000)
+    if engines.stopped:
+        raise NotReady(f"no worker for {', '.join(engines.stopped)}", retry_after_ms=1000)
     return {"status": "ready"}
 
 

@@ -64,6 +64,11 @@ class Registry:
         """An engine of each model: the newest version that answers new work, else the newest that is retiring."""
         return list(self._latest.values())
 
+    @property
+    def stopped(self) -> list[str]:
+        """The names of models whose thread has died, and which take no work."""
+        return [engine.manifest.name for engine in self.all if not (engine.batcher.alive or engine.batcher.draining)]
+
     def versions(self, name: str) -> list[Engine]:
         """Return the loaded versions of a model, oldest first."""
         return [engine for engine in self.all if engine.manifest.name == name]

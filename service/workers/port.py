@@ -12,7 +12,6 @@ import asyncio
 import errno
 import logging
 import mmap
-import os
 import socket
 import sys
 import time
@@ -108,10 +107,9 @@ class Listener:
     `connections` are those that it holds, for a uvicorn server to keep.
     """
 
-    def __init__(self, port: Port, board: Board, worker: int, end: Callable[[], None]) -> None:
-        """`end` is called when the process that made this one has died."""
-        self._socket, self._board, self._worker, self._end = port.socket, board, worker, end
-        self._parent = os.getppid()
+    def __init__(self, port: Port, board: Board, worker: int, watch: Callable[[], None]) -> None:
+        """`watch` is called every second."""
+        self._socket, self._board, self._worker, self._watch = port.socket, board, worker, watch
         self.connections = _Counted(self._show)
         self._arriving: set[asyncio.Task[None]] = set()
         self._left_since, self._closed = 0.0, False
@@ -141,8 +139,7 @@ class Listener:
 
     def _beat(self) -> None:
         self._board.beat(self._worker)
-        if os.getppid() != self._parent:
-            self._end()
+        self._watch()
         self._later(BEAT_S, self._beat)
 
     def _look(self) -> None:

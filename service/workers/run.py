@@ -50,7 +50,7 @@ def run_service(settings: Settings) -> None:
         board, listening = Board(settings.worker_count), partial(port.announce, settings.host)
         worker = Worker(settings, tried, port, board, gpus)
         if settings.worker_count == 1:
-            worker.serve(0, listening=listening)
+            worker.serve_alone(listening)
             return
         with _shared_metrics():
             Supervisor(worker.run, settings.worker_count, board, listening=listening, ending=port.close).run()

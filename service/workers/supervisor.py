@@ -58,6 +58,7 @@ class Supervisor:
         Raises: StartupError when a worker cannot start.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait until they are asked for
+        log.info("Started parent process [%d]", os.getpid())
         announced = False
         try:
             for worker in self._numbers:

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
@@ -26,6 +27,7 @@ from service.engine.versions import Tried
 from service.errors import StartupError
 from service.settings import Settings
 from service.state.token import token_chars
+from service.web.context import Service
 from service.web.heads import HttpProtocol
 from service.web.websocket import StreamProtocol
 from service.workers.port import Board, Listener, Port
@@ -48,18 +50,31 @@ class Worker:
         if self._gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         try:
-            self.serve(number)
+            app = create_app(self._settings, tried=self._tried)
         except StartupError as error:
             tell.send(str(error))
             sys.exit(STARTUP_FAILURE)
+        except Exception:  # it would come again at every restart
+            log.exception("a worker could not start")
+            sys.exit(STARTUP_FAILURE)
+        self._serve(app, number, watch=partial(_end_if_useless, app.state.service, os.getppid()))
 
-    def serve(self, number: int, *, listening: Callable[[], None] | None = None) -> None:
-        """Serve until SIGTERM or Ctrl-C; `listening` is called once connections are taken.
+    def serve_alone(self, listening: Callable[[], None]) -> None:
+        """Serve as the only process until SIGTERM or Ctrl-C; `listening` is called once connections are taken.
 
         Raises: StartupError when a model or a setting will not do.
         """
-        app = create_app(self._settings, tried=self._tried)
-        listener = Listener(self._port, self._board, number, end=partial(os.kill, os.getpid(), signal.SIGTERM))
+        self._serve(create_app(self._settings, tried=self._tried), 0, listening=listening)
+
+    def _serve(
+        self,
+        app: FastAPI,
+        number: int,
+        *,
+        watch: Callable[[], None] = lambda: None,
+        listening: Callable[[], None] = lambda: None,
+    ) -> None:
+        listener = Listener(self._port, self._board, number, watch)
         server = _Server(uvicorn.Config(app, **self._options), listener, listening)
         with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
             server.run(sockets=[])
@@ -86,7 +101,7 @@ class Worker:
 class _Server(uvicorn.Server):
     """uvicorn's, which takes its connections from a `Listener`."""
 
-    def __init__(self, config: uvicorn.Config, listener: Listener, listening: Callable[[], None] | None) -> None:
+    def __init__(self, config: uvicorn.Config, listener: Listener, listening: Callable[[], None]) -> None:
         super().__init__(config)
         self._listener, self._listening = listener, listening
         self.server_state.connections = cast(Any, listener.connections)
@@ -98,5 +113,10 @@ class _Server(uvicorn.Server):
             partial(create_protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         )
         self.servers.append(cast(Any, self._listener))
-        if self._listening is not None:
-            self._listening()
+        self._listening()
+
+
+def _end_if_useless(service: Service, supervisor: int) -> None:
+    """Drain and end when a model's thread has died, for a new worker has one, or when the supervisor has."""
+    if os.getppid() != supervisor or service.engines.stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
