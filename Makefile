@@ -54,7 +54,7 @@ report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.m
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report]'
 	$(BIN)/python -m training report
 
-bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 7 minutes)
+bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 9 minutes)
 	$(BIN)/python -m loadtests.bench
 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
