@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu check fix bench soak report loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu check fix bench profile soak report loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -54,8 +54,11 @@ report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.m
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report]'
 	$(BIN)/python -m training report
 
-bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 7 minutes)
+bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 9 minutes)
 	$(BIN)/python -m loadtests.bench
+
+profile: $(VENV)/.development  ## measure what a request costs the event loop (needs wrk; PROFILE_ARGS=--functions)
+	$(BIN)/python -m loadtests.profile $(PROFILE_ARGS)
 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
 	$(BIN)/python -m loadtests.soak

@@ -1,6 +1,6 @@
 """`make bench`: what the service costs, measured beside its floors in one run.
 
-It starts the service with default settings over the committed models and an LSTM 2x256, measures the scenarios, and
+It starts the service with default settings over the committed models and two references, measures the scenarios, and
 writes `loadtests/results/bench.json`, the tables of `docs/benchmarks.md` and its plots. With scenarios named, it
 measures those alone and prints their tables.
 """
@@ -20,12 +20,13 @@ from typing import Annotated, Any
 
 import typer
 
-from loadtests import report, requirements, scenarios
+from loadtests import report, requirements, workbench
 from loadtests.models import gather_models
 from loadtests.plots import plot_sweep
 from loadtests.requirements import BenchError
-from loadtests.scenarios import SCENARIOS, Bench
+from loadtests.scenarios import SCENARIOS
 from loadtests.serving import baton
+from loadtests.workbench import Bench
 from service.launch import ROOT
 
 RESULTS = ROOT / "loadtests" / "results" / "bench.json"
@@ -48,24 +49,24 @@ def facts(cores: int, open_files: int) -> dict[str, Any]:
             "open_files": open_files,
         },
         "versions": {**versions, "wrk": requirements.wrk_version()},
-        "timing": {"rounds": scenarios.ROUNDS, "seconds": scenarios.SECONDS},
+        "timing": {"rounds": workbench.ROUNDS, "seconds": workbench.SECONDS},
     }
 
 
-def measure(names: list[str], data: Path) -> dict[str, Any]:
-    """Return the raw results of the scenarios called `names`."""
+def measure(names: list[str], data: Path, cores: int) -> dict[str, Any]:
+    """Return the raw results of the scenarios called `names`, and how many workers the service had."""
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "models").mkdir()
         models = gather_models(folder / "models")
         with baton(models, folder) as service:
-            bench = Bench(service, models, data, folder)
+            bench = Bench(service, models, data, folder, cores)
             for name in names:
                 started = time.perf_counter()
                 found[name] = SCENARIOS[name](bench)
                 print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return found
+    return {"workers": service.workers, "scenarios": found}
 
 
 def write(result: dict[str, Any]) -> None:
@@ -88,7 +89,7 @@ def main(
         requirements.require_wrk()
         data, cores = requirements.data_dir(), requirements.cores()
         result = facts(cores, requirements.raise_open_files())
-        result["scenarios"] = measure(names or list(SCENARIOS), data)
+        result |= measure(names or list(SCENARIOS), data, cores)
         if not names:
             write(result)
         print(report.page(result))

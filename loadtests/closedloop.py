@@ -21,13 +21,18 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw; `errors` are requests without an answer of 2xx or 3xx."""
+    """What one run of a generator saw; `errors` are requests without an answer of 2xx or 3xx.
 
+    Units: `cpu_us` is the server's processor time an answered item, of all its processes and threads.
+    """
+
+    answers: int
     requests_per_s: float
     items_per_s: float
     p50_ms: float
     p99_ms: float
     errors: int
+    cpu_us: float
     cores: Cores
 
 
@@ -50,13 +55,16 @@ def run_wrk(server: Running, pool: Pool, *, connections: int, seconds: float) ->
     if ended.returncode:
         raise BenchError(f"wrk failed: {ended.stderr.strip() or ended.stdout.strip()}")
     seen = json.loads(ended.stdout.splitlines()[-1])
-    requests_per_s = (seen["requests"] - seen["errors"]) / seen["duration_us"] * 1e6
+    answers = seen["requests"] - seen["errors"]
+    requests_per_s = answers / seen["duration_us"] * 1e6
     return Load(
+        answers=answers,
         requests_per_s=requests_per_s,
         items_per_s=requests_per_s * pool.items,
         p50_ms=seen["p50_us"] / 1e3,
         p99_ms=seen["p99_us"] / 1e3,
         errors=seen["errors"],
+        cpu_us=1e6 * cores.server_s / max(1, answers * pool.items),
         cores=cores,
     )
 

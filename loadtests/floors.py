@@ -1,7 +1,8 @@
 """The in-process limits: what a loop over ONNX Runtime, tokenizers and numpy reaches, without HTTP, JSON or a queue.
 
-Written directly on the libraries, with the service's session settings, and not on the service's code, so that a limit
-does not rise and fall with what it is to measure; the tokens alone are the service's. Rows of like length run together.
+Each is one loop on one core; `loadtests.together` runs it on every core. They are written directly on the libraries,
+with the service's session settings, and not on the service's code, so that a limit does not rise and fall with what it
+is to measure; the tokens alone are the service's. Rows of like length run together.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ TENANT = ""
 
 
 class Limit(Protocol):
-    """A loop that can be timed: `advance` does some items and returns how many."""
+    """A loop that can be timed: `advance` does some items and returns how many, `facts` tells what it settled on."""
 
     def advance(self) -> int: ...
+
+    def facts(self) -> dict[str, float]:
+        return {}
 
 
 def rate(limit: Limit, seconds: float) -> float:
@@ -46,7 +50,7 @@ def rate(limit: Limit, seconds: float) -> float:
     return done / elapsed
 
 
-class RaggedLimit:
+class RaggedLimit(Limit):
     """Items to rows of any length, each window sorted by length, run in batches of `batch`, split into answers."""
 
     def __init__(
@@ -57,19 +61,16 @@ class RaggedLimit:
         self._sequence, self._lengths = self._manifest["inputs"][0], self._manifest["lengths"]
         self._items, self._read = cycle(items), read
         self._cells = self._padded_cells = 0
-        self.trials = {batch: self._try(batch) for batch in BATCHES}
-        self.batch = max(self.trials, key=lambda batch: self.trials[batch])
+        best = max(BATCHES, key=self._try)
+        self.batch, self._cells, self._padded_cells = best, 0, 0
 
-    @property
-    def padding(self) -> float:
-        """Padded over real cells, so far and with the best batch."""
-        return self._padded_cells / self._cells
+    def facts(self) -> dict[str, float]:
+        """Return the best batch, and padded over real cells so far."""
+        return {"batch": self.batch, "padding": self._padded_cells / self._cells}
 
     def _try(self, batch: int) -> float:
         self.batch = batch
-        found = rate(self, TRIAL_S)
-        self._cells = self._padded_cells = 0
-        return found
+        return rate(self, TRIAL_S)
 
     def advance(self) -> int:
         rows = self._read(list(islice(self._items, WINDOW)))
@@ -89,7 +90,8 @@ class RaggedLimit:
             steps[place, : len(row)] = row
         self._cells += int(lengths.sum())
         self._padded_cells += steps.size
-        constants = {name: np.array(value, np.float32) for name, value in self._manifest["constants"].items()}
+        declared = self._manifest.get("constants", {})
+        constants = {name: np.array(value, np.float32) for name, value in declared.items()}
         return {self._sequence["name"]: steps, self._lengths: lengths, **constants}
 
 
@@ -109,7 +111,7 @@ def forecast_limit(directory: Path, series: Iterable[list[float]]) -> RaggedLimi
     return RaggedLimit(directory, arrays, lambda window: [values[-longest:] for values in window])
 
 
-class StepLimit:
+class StepLimit(Limit):
     """One step of `sessions` sessions at a time: tokens opened, states collated, run, split, sealed again."""
 
     def __init__(self, directory: Path, steps: list[list[list[float]]], sessions: int) -> None:
@@ -137,7 +139,7 @@ class StepLimit:
         return len(answers)
 
 
-class RunLimit:
+class RunLimit(Limit):
     """Chunks of sessions in runs of `batch`, states fed back as the tensors they are: the model, and nothing around it.
 
     Shapes: chunks [chunks, steps * features].
@@ -179,7 +181,7 @@ class Tokens:
         return self._sealer.open(token, tenant=TENANT).payload
 
 
-class TokenLimit:
+class TokenLimit(Limit):
     """A state of `size` bytes, sealed and opened."""
 
     def __init__(self, size: int) -> None:
@@ -190,7 +192,7 @@ class TokenLimit:
         return 1
 
 
-class CipherLimit:
+class CipherLimit(Limit):
     """The same bytes encrypted and decrypted with AES-256-GCM under one key, and nothing else."""
 
     def __init__(self, size: int) -> None:

@@ -11,17 +11,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 import numpy as np
 
-from loadtests.models import FEATURES, STEP_MODEL
+from loadtests.models import FEATURES, STEP_MODEL, TEXT_MODEL, WORDS
 
 SEED = 0
 BODIES = 256
 TEXTS_PER_REQUEST, SERIES_PER_REQUEST, SESSIONS_PER_REQUEST = 32, 16, 16
 HORIZON = 13  # what M4 asks of weekly series
+EVEN, MIXED = (25, 25), (2, 60)  # the fewest and the most words of a drawn text
 T = TypeVar("T")
 
 
@@ -67,22 +68,33 @@ def many_texts(folder: Path, data: Path) -> Pool:
     return write_pool(folder / "texts-32.jsonl", "/v1/sentiment", batches, "inputs")
 
 
+def drawn_texts(folder: Path, words: tuple[int, int], model: str = TEXT_MODEL) -> Pool:
+    """One text a request, of the fewest to the most `words` that the BiLSTM knows, each number as likely as another."""
+    rng = np.random.default_rng(SEED)
+    lengths = rng.integers(words[0], words[1], size=BODIES, endpoint=True)
+    batches = [[" ".join(f"w{word}" for word in rng.integers(1, WORDS, size))] for size in lengths]
+    return write_pool(folder / f"{model}-{words[1]}.jsonl", "/v1/sentiment", batches, "inputs", model=model)
+
+
 def many_series(folder: Path, data: Path) -> Pool:
     batches = _batches([{"values": values} for values in read_series(data)], SERIES_PER_REQUEST)
     return write_pool(folder / "series-16.jsonl", "/v1/forecast", batches, "series", horizon=HORIZON)
 
 
-def sessions(folder: Path, url: str, per_request: int) -> Pool:
-    """Steps of sessions that are under way at the service at `url`: each item carries the token of its first step."""
+def sessions(folder: Path, url: str, per_request: int, *, hold: Literal["client", "server"] = "client") -> Pool:
+    """Steps of sessions that are under way at the service at `url`: each item carries the token of its first step.
+
+    With `hold` "server" the token refers to a state that the service holds.
+    """
     rng = np.random.default_rng(SEED)
     batches = []
     with httpx.Client(base_url=url) as client:
         for _ in range(BODIES):
-            begin = [{"inputs": _step(rng)} for _ in range(per_request)]
-            answer = client.post("/v1/step", json={"model": STEP_MODEL, "items": begin}).raise_for_status()
-            results = answer.json()["results"]
+            begin = {"model": STEP_MODEL, "hold": hold, "items": [{"inputs": _step(rng)} for _ in range(per_request)]}
+            results = client.post("/v1/step", json=begin).raise_for_status().json()["results"]
             batches.append([{"state": result["state"], "inputs": _step(rng)} for result in results])
-    return write_pool(folder / f"sessions-{per_request}.jsonl", "/v1/step", batches, "items", model=STEP_MODEL)
+    file = folder / f"sessions-{hold}-{per_request}.jsonl"
+    return write_pool(file, "/v1/step", batches, "items", model=STEP_MODEL)
 
 
 def _step(rng: np.random.Generator) -> list[list[float]]:

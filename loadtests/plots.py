@@ -41,11 +41,11 @@ def plot_sweep(sweep: dict[str, Any], load_file: Path, batching_file: Path) -> N
     _finish(figure, (rows, padding), peak, batching_file)
 
 
-def plot_memory(resident_mb: Sequence[float], requests: Sequence[int], file: Path) -> None:
-    """Draw resident memory against requests answered."""
+def plot_memory(memory_mb: Sequence[float], requests: Sequence[int], file: Path) -> None:
+    """Draw memory against requests answered."""
     figure, axes = plt.subplots(figsize=SIZE_INCHES)
-    axes.plot(requests, resident_mb)
-    axes.set(xlabel="requests answered", ylabel="resident memory, MB", ylim=(0, None))
+    axes.plot(requests, memory_mb)
+    axes.set(xlabel="requests answered", ylabel="memory (PSS), MB", ylim=(0, None))
     _save(figure, file)
 
 

@@ -1,194 +1,168 @@
 """What `make bench` measures: each scenario by its name, from a running service to raw numbers.
 
-It knows loads, floors and their order, not how they are shown. A floor and the service are measured in turn, round by
-round, so that a machine that slows down slows both; what is reported later is the median of the rounds' ratios. An
+It knows what is compared with what, not how it is shown. What is reported later is the median of the rounds' ratios. An
 open-loop scenario measures its own peak, right before.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 
 from loadtests import payloads
-from loadtests.closedloop import batching, load_service, run_wrk
-from loadtests.floors import (
-    CipherLimit,
-    Limit,
-    RaggedLimit,
-    RunLimit,
-    StepLimit,
-    TokenLimit,
-    forecast_limit,
-    rate,
-    sentiment_limit,
-)
-from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, newest
+from loadtests.floors import CipherLimit, RunLimit, StepLimit, TokenLimit, forecast_limit, rate, sentiment_limit
+from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, TEXT_MODEL, newest, write_reader
 from loadtests.payloads import Pool
 from loadtests.requirements import BenchError
-from loadtests.serving import CoresWatch, Running, baseline, baton, metrics, resident_mb
+from loadtests.serving import baseline, baton, pss_mb
 from loadtests.streams import FrameLoad
-from service.launch import ROOT
+from loadtests.together import on_every_core
+from loadtests.workbench import (
+    PEAK_CONNECTIONS,
+    ROUNDS,
+    SECONDS,
+    STREAMS,
+    WARM_S,
+    Bench,
+    Raw,
+    ask,
+    closed_floor,
+    compare_answers,
+    described,
+    limit_floor,
+)
 
-ROUNDS, SECONDS, WARM_S = 5, 3.0, 1.0
-PEAK_CONNECTIONS, PEAK_S = 64, 4.0
-STREAMS = 32
+STEP_CONNECTIONS = 32
 TOKENS_S, TOKEN_STATE_BYTES = 0.5, 4096
-STEADY_ROUNDS, STEADY_S, STEADY_LOAD = 3, 10.0, 0.7
-OVERLOAD_S, OVERLOAD = 20.0, 3.0
-SWEEP_S, SWEEP = 4.0, (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-STARTS = 5
-COMPARED_ANSWERS = 16
-SAME_SCORE = 1e-4  # a batch rounds differently from a single row
-
-Floor = Callable[[], float]
-Raw = dict[str, Any]
-
-
-@dataclass
-class Bench:
-    """What scenarios work with: a service over the committed models and the LSTM 2x256, real data, a scratch folder."""
-
-    service: Running
-    models: Path
-    data: Path
-    folder: Path
-
-    @cached_property
-    def texts(self) -> Pool:
-        return payloads.single_texts(self.folder, self.data)
-
-    def measure(self, pool: Pool, connections: int, floors: dict[str, Floor]) -> Raw:
-        """Return `ROUNDS` rounds: each floor's items per second, then the service under load."""
-        load_service(self.service, pool, connections=connections, seconds=WARM_S)
-        rounds = []
-        for _ in range(ROUNDS):
-            found = {name: floor() for name, floor in floors.items()}
-            load, runs = load_service(self.service, pool, connections=connections, seconds=SECONDS)
-            rounds.append({"floors": found, "load": asdict(load), "batching": asdict(runs)})
-        return {"connections": connections, "items_per_request": pool.items, "rounds": rounds}
-
-    def measure_streams(self, load: FrameLoad, floors: dict[str, Floor]) -> Raw:
-        """Return rounds as `measure` does, of frames over `STREAMS` connections."""
-        load.stream(self.service, STREAMS, WARM_S)
-        rounds = []
-        for _ in range(ROUNDS):
-            found = {name: floor() for name, floor in floors.items()}
-            seen, runs = load.stream(self.service, STREAMS, SECONDS)
-            rounds.append({"floors": found, "load": asdict(seen), "batching": asdict(runs)})
-        return {"connections": STREAMS, "items_per_request": load.steps, "rounds": rounds}
-
-    def peak(self) -> float:
-        """Return the requests per second of one text each that the service answers in a closed loop."""
-        return run_wrk(self.service, self.texts, connections=PEAK_CONNECTIONS, seconds=PEAK_S).requests_per_s
-
-    def open_loop(self, requests_per_s: float, seconds: float, seed: int = 0) -> Raw:
-        """Return the outcome of arrivals at that rate, the service's runs, and its memory second by second."""
-        pool, before, resident = self.texts, metrics(self.service.url), [resident_mb(self.service.pid)]
-        command = [sys.executable, "-m", "loadtests.openloop", f"{self.service.url}{pool.path}"]
-        command += ["--rate", str(requests_per_s), "--seconds", str(seconds)]
-        command += ["--payloads", str(pool.file), "--seed", str(seed)]
-        watch = CoresWatch(self.service)
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        while process.poll() is None:
-            try:
-                process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                resident.append(resident_mb(self.service.pid))
-        printed, _ = process.communicate()
-        if process.returncode:
-            raise BenchError("the open-loop generator failed")
-        runs = batching(before, metrics(self.service.url))
-        resident = resident[: math.ceil(seconds) + 1]
-        more = {"cores": asdict(watch.used()), "batching": asdict(runs), "resident_mb": resident}
-        return {**json.loads(printed), **more}
-
-
-def baseline_floor(server: Running, pool: Pool, connections: int) -> Floor:
-    """Return a floor: items per second of a baseline under the same load. It raises BenchError for any error answer."""
-
-    def measured(seconds: float = SECONDS) -> float:
-        load = run_wrk(server, pool, connections=connections, seconds=seconds)
-        if load.errors:
-            raise BenchError(f"a baseline answered {load.errors} requests with an error, so it is no floor")
-        return load.items_per_s
-
-    measured(WARM_S)
-    return measured
-
-
-def limit_floor(limit: Limit) -> Floor:
-    return lambda: rate(limit, SECONDS)
-
-
-def described(limit: RaggedLimit) -> Raw:
-    return {"batch": limit.batch, "trials": limit.trials, "padding": limit.padding}
+STEADY_ROUNDS, STEADY_S, STEADY_LOAD = 3, 8.0, 0.7
+OVERLOAD_S, OVERLOAD = 15.0, 3.0
+SWEEP_S, SWEEP = 3.0, (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+STARTS = 3
+CALLS_PER_WORKER = 8  # each over a connection of its own, so that every worker surely has some
+SCORED_TEXTS = 64
+TEXT = "a good film"
 
 
 def start(bench: Bench) -> Raw:
-    """Time to readiness and resident memory, of the committed models alone."""
-    times, ready_mb, used_mb = [], [], []
-    calls = [
-        (bench.texts.path, bench.texts.bodies[0]),
-        ("/v1/forecast", json.dumps({"series": [{"values": list(range(64))}], "horizon": 13}).encode()),
-        ("/v1/step", json.dumps({"model": "forecast-live", "items": [{"values": [1.0]}]}).encode()),
-        ("/v1/step", json.dumps({"model": "sentiment-live", "items": [{"text": "a good film"}]}).encode()),
-    ]
+    """Time to readiness and memory of the committed models alone: as by default, and with one worker."""
+    return {"default": _starts(bench), "one_worker": _starts(bench, BATON_WORKERS="1")}
+
+
+def _starts(bench: Bench, **settings: str) -> Raw:
+    ready_s, ready_mb, used_mb = [], [], []
     for _ in range(STARTS):
-        with baton(COMMITTED, bench.folder) as service:
-            times.append(service.ready_s)
-            ready_mb.append(resident_mb(service.pid))
-            for path, body in calls:
-                ask(service, path, body)
-            used_mb.append(resident_mb(service.pid))
-    return {"ready_s": times, "resident_ready_mb": ready_mb, "resident_used_mb": used_mb}
+        with baton(COMMITTED, bench.folder, **settings) as service:
+            ready_s.append(service.ready_s)
+            ready_mb.append(pss_mb(service.pid))
+            for path, body in calls_of_each_kind():
+                for _ in range(CALLS_PER_WORKER * service.workers):
+                    ask(service, path, body)
+            used_mb.append(pss_mb(service.pid))
+    return {"workers": service.workers, "ready_s": ready_s, "pss_ready_mb": ready_mb, "pss_used_mb": used_mb}
+
+
+def calls_of_each_kind() -> list[tuple[str, bytes]]:
+    """Return a call of every committed model, by what its manifest says it takes."""
+    found = []
+    for name in sorted(model.name for model in COMMITTED.iterdir()):
+        manifest = json.loads((newest(name) / "manifest.json").read_text())
+        path, body = _call(manifest)
+        found.append((path, json.dumps({"model": name, **body}).encode()))
+    return found
+
+
+def _call(manifest: Raw) -> tuple[str, Raw]:
+    if manifest["task"] == "sentiment":
+        return "/v1/sentiment", {"inputs": [TEXT]}
+    if manifest["task"] == "step":
+        return "/v1/step", {"items": [{"text": TEXT} if manifest.get("text") else {"values": [1.0]}]}
+    forecast, channels = manifest["forecast"], manifest["inputs"][0]["shape"][2:]
+    values = np.zeros([max(64, forecast["min_history"]), *channels]).tolist()
+    return "/v1/forecast", {"series": [{"values": values}], "horizon": min(payloads.HORIZON, forecast["horizon"])}
 
 
 def sentiment_1(bench: Bench) -> Raw:
-    limit = sentiment_limit(newest("sentiment"), bench.texts.content)
-    with baseline("plain", bench.folder) as plain:
-        compare_answers(bench.service, plain, bench.texts)
-        floors = {"in_process": limit_floor(limit), "plain": baseline_floor(plain, bench.texts, PEAK_CONNECTIONS)}
-        raw = bench.measure(bench.texts, PEAK_CONNECTIONS, floors)
-    return {**raw, "limit": described(limit)}
+    return _texts(bench, bench.texts, newest("sentiment"))
+
+
+def tokens_25(bench: Bench) -> Raw:
+    return _texts(bench, payloads.drawn_texts(bench.folder, payloads.EVEN), newest(TEXT_MODEL, bench.models))
+
+
+def tokens_mixed(bench: Bench) -> Raw:
+    return _texts(bench, payloads.drawn_texts(bench.folder, payloads.MIXED), newest(TEXT_MODEL, bench.models))
+
+
+def _texts(bench: Bench, pool: Pool, model: Path) -> Raw:
+    """One text a request, beside the limit and the plain handler with one worker and with one for each core."""
+    with ExitStack() as running:
+        floors = {}
+        for workers in sorted({1, bench.cores}):
+            plain = running.enter_context(baseline("plain", bench.folder, workers=workers, model=model))
+            compare_answers(bench.service, plain, pool)
+            floors[f"plain-{workers}"] = closed_floor(plain, pool, PEAK_CONNECTIONS)
+        limit = running.enter_context(on_every_core(partial(sentiment_limit, model, pool.content)))
+        floors["in_process"] = limit_floor(limit)
+        return {**bench.measure(pool, PEAK_CONNECTIONS, floors), "limit": described(limit)}
 
 
 def sentiment_32(bench: Bench) -> Raw:
     pool = payloads.many_texts(bench.folder, bench.data)
-    limit = sentiment_limit(newest("sentiment"), pool.content)
-    return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
+    with on_every_core(partial(sentiment_limit, newest("sentiment"), pool.content)) as limit:
+        return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
 
 
 def forecast_16(bench: Bench) -> Raw:
     pool = payloads.many_series(bench.folder, bench.data)
-    limit = forecast_limit(newest("forecast"), [series["values"] for series in pool.content])
-    return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
+    series = [series["values"] for series in pool.content]
+    with on_every_core(partial(forecast_limit, newest("forecast"), series)) as limit:
+        return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
+
+
+def int8(bench: Bench) -> Raw:
+    """The BiLSTM in int8, beside the same in float32, on texts of mixed lengths; and how far its scores are off."""
+    from training.export.quantize import to_int8  # brings PyTorch, which the processes of the limits can do without
+
+    models, twin = bench.folder / "int8", f"{TEXT_MODEL}-int8"
+    write_reader(models / TEXT_MODEL / "1")
+    write_reader(models / twin / "1", to_int8)
+    float32, quantized = (payloads.drawn_texts(bench.folder, payloads.MIXED, name) for name in (TEXT_MODEL, twin))
+    with baton(models, bench.folder) as service:
+        gaps = []
+        for ours, theirs in zip(quantized.bodies[:SCORED_TEXTS], float32.bodies, strict=False):
+            (a,), (b,) = (ask(service, quantized.path, body)["results"] for body in (ours, theirs))
+            gaps.append(abs(a["polarity"] - b["polarity"]) / 2)  # which is the difference of a label's scores
+        floors = {"float32": closed_floor(service, float32, PEAK_CONNECTIONS)}
+        raw = replace(bench, service=service).measure(quantized, PEAK_CONNECTIONS, floors)
+    return {**raw, "largest_difference": max(gaps), "scored_texts": len(gaps)}
 
 
 def step_1(bench: Bench) -> Raw:
     pool = payloads.sessions(bench.folder, bench.service.url, 1)
-    with baseline("echo", bench.folder) as echo:
-        body = json.loads(pool.bodies[0])
-        if ask(echo, pool.path, pool.bodies[0]) != body:
+    with baseline("echo", bench.folder, workers=bench.service.workers) as echo:
+        if ask(echo, pool.path, pool.bodies[0]) != json.loads(pool.bodies[0]):
             raise BenchError("the echo does not answer with what it was sent")
-        return bench.measure(pool, 32, {"echo": baseline_floor(echo, pool, 32)})
+        return bench.measure(pool, STEP_CONNECTIONS, {"echo": closed_floor(echo, pool, STEP_CONNECTIONS)})
+
+
+def step_held(bench: Bench) -> Raw:
+    """Steps of sessions whose states the server holds, beside those of sessions with their states in tokens."""
+    token, held = (payloads.sessions(bench.folder, bench.service.url, 1, hold=hold) for hold in ("client", "server"))
+    return bench.measure(held, STEP_CONNECTIONS, {"token": closed_floor(bench.service, token, STEP_CONNECTIONS)})
 
 
 def step_16(bench: Bench) -> Raw:
     pool = payloads.sessions(bench.folder, bench.service.url, payloads.SESSIONS_PER_REQUEST)
     steps = [item["inputs"] for item in pool.content]
-    limit = StepLimit(newest(STEP_MODEL, bench.models), steps, payloads.SESSIONS_PER_REQUEST)
-    return bench.measure(pool, 8, {"in_process": limit_floor(limit)})
+    make = partial(StepLimit, newest(STEP_MODEL, bench.models), steps, payloads.SESSIONS_PER_REQUEST)
+    with on_every_core(make) as limit:
+        return bench.measure(pool, 8, {"in_process": limit_floor(limit)})
 
 
 def tokens(bench: Bench) -> Raw:
@@ -202,9 +176,9 @@ def tokens(bench: Bench) -> Raw:
 
 
 def stream_1(bench: Bench) -> Raw:
-    """One step a frame, beside a WebSocket that sends the same frames back."""
+    """One step a frame, beside a WebSocket that sends the same frames back, of as many workers."""
     load = FrameLoad.write(bench.folder, steps=1)
-    with baseline("wsecho", bench.folder) as echo:
+    with baseline("wsecho", bench.folder, workers=bench.service.workers) as echo:
 
         def echoed() -> float:
             found = load.run(echo, STREAMS, SECONDS, answer_values=FEATURES)
@@ -215,19 +189,13 @@ def stream_1(bench: Bench) -> Raw:
         return bench.measure_streams(load, {"echo": echoed})
 
 
-def stream_1_workers(bench: Bench) -> Raw:
-    """One step a frame, of a service with two workers."""
-    with baton(bench.models, bench.folder, BATON_WORKERS="2") as service:
-        return stream_1(replace(bench, service=service))
-
-
 def stream_64(bench: Bench) -> Raw:
     """Many steps a frame, beside the model run on the same frames in batches like those that the service formed."""
     load = FrameLoad.write(bench.folder, steps=64)
     _, runs = load.stream(bench.service, STREAMS, WARM_S)
     batch = max(1, round(runs.batch_rows))
-    limit = RunLimit(newest(STEP_MODEL, bench.models), np.load(load.file), batch)
-    return {**bench.measure_streams(load, {"session_run": limit_floor(limit)}), "limit": {"batch": batch}}
+    with on_every_core(partial(RunLimit, newest(STEP_MODEL, bench.models), np.load(load.file), batch)) as limit:
+        return {**bench.measure_streams(load, {"session_run": limit_floor(limit)}), "limit": {"batch": batch}}
 
 
 def steady(bench: Bench) -> Raw:
@@ -255,29 +223,18 @@ def sweep(bench: Bench) -> Raw:
 SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "start": start,
     "sentiment-1": sentiment_1,
+    "tokens-25": tokens_25,
+    "tokens-mixed": tokens_mixed,
     "sentiment-32": sentiment_32,
+    "int8": int8,
     "step-1": step_1,
+    "step-held": step_held,
     "step-16": step_16,
     "tokens": tokens,
     "forecast-16": forecast_16,
     "stream-1": stream_1,
-    "stream-1-workers": stream_1_workers,
     "stream-64": stream_64,
     "steady": steady,
     "overload": overload,
     "sweep": sweep,
 }
-
-
-def ask(server: Running, path: str, body: bytes) -> Any:
-    """Return the answer to one request. Raises: httpx.HTTPStatusError."""
-    headers = {"content-type": "application/json"}
-    return httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=30).raise_for_status().json()
-
-
-def compare_answers(service: Running, other: Running, pool: Pool) -> None:
-    """Raises: BenchError when `other` labels or scores a text otherwise than the service does."""
-    for body in pool.bodies[:COMPARED_ANSWERS]:
-        (ours,), (theirs,) = (ask(server, pool.path, body)["results"] for server in (service, other))
-        if ours["label"] != theirs["label"] or abs(ours["score"] - theirs["score"]) > SAME_SCORE:
-            raise BenchError(f"the plain handler answers {theirs} where the service answers {ours}")

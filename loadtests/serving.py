@@ -1,13 +1,16 @@
 """Processes under test: the service and the baselines, started, watched and ended.
 
 It knows commands, `/proc` and `/metrics`, not what is asked of a process. Log output goes to a file, as it would in
-production, so that nobody has to read it while time is measured.
+production, so that nobody has to read it while time is measured. Invariant: what is read of a server is of all its
+processes, however many workers there are.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +23,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtests.baselines import MODEL_VARIABLE
 from loadtests.requirements import BenchError
 from service.errors import StartupError
 from service.launch import SERVE, launch
@@ -29,33 +33,36 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Running:
-    """A server at `url`; `ready_s` is the time from exec until it answered."""
+    """A server of so many `workers` at `url`; `ready_s` is the time from exec until it answered."""
 
     url: str
     pid: int
     ready_s: float
+    workers: int = 1
 
 
 @contextmanager
 def baton(models: Path, folder: Path, **settings: str) -> Iterator[Running]:
     """Run the service with default settings, but for `settings`, over `models`; `folder` takes its key and its log."""
     own = {"BATON_PORT": "0", "BATON_MODELS_DIR": str(models), "BATON_STATE_DIR": str(folder / "state"), **settings}
-    with _running(SERVE, own, folder, ready_path="/readyz") as running:
-        yield running
+    with _running(SERVE, own, folder) as (process, url, started):
+        read(f"{url}/readyz")
+        ready_s = time.perf_counter() - started
+        yield Running(url, process.pid, ready_s, json.loads(read(f"{url}/v1/info"))["workers"])
 
 
 @contextmanager
-def baseline(name: str, folder: Path) -> Iterator[Running]:
-    """Run an application of `loadtests.baselines`, as uvicorn is run in production: one worker, no access log."""
-    options = ["--port", "0", "--no-access-log", "--workers", "1", "--loop", "uvloop", "--http", "httptools"]
-    options += ["--ws", "websockets-sansio"]
-    command = [sys.executable, "-m", "uvicorn", f"loadtests.baselines.{name}:app", *options]
-    with _running(command, {}, folder, ready_path="/openapi.json") as running:
-        yield running
+def baseline(name: str, folder: Path, *, workers: int = 1, model: Path | None = None) -> Iterator[Running]:
+    """Run an application of `loadtests.baselines` with so many workers; `model` is the directory of what it serves."""
+    command = [sys.executable, "-m", "loadtests.baselines.server", name, "--workers", str(workers)]
+    with _running(command, {MODEL_VARIABLE: str(model)} if model else {}, folder) as (process, url, started):
+        yield Running(url, process.pid, time.perf_counter() - started, workers)
 
 
 @contextmanager
-def _running(command: Sequence[str], own: dict[str, str], folder: Path, ready_path: str) -> Iterator[Running]:
+def _running(
+    command: Sequence[str], own: dict[str, str], folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
     with tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log") as log:
         started = time.perf_counter()
         try:
@@ -63,8 +70,7 @@ def _running(command: Sequence[str], own: dict[str, str], folder: Path, ready_pa
         except StartupError as failure:
             raise BenchError(str(failure)) from None
         try:
-            read(f"{url}{ready_path}")
-            yield Running(url, process.pid, time.perf_counter() - started)
+            yield process, url, started
         finally:
             process.terminate()
             process.wait()
@@ -87,11 +93,15 @@ def metrics(url: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Cores:
-    """Processor use in cores: of the load's client, of the server, and of everything else on the machine."""
+    """Processor use in cores: of the load's client, of the server, and of everything else on the machine.
+
+    Units: `server_s` is what the server used in all, seconds of processor time.
+    """
 
     client: float
     server: float
     other: float
+    server_s: float
 
 
 class CoresWatch:
@@ -103,8 +113,9 @@ class CoresWatch:
 
     def used(self) -> Cores:
         elapsed = time.perf_counter() - self._started
-        client, server, busy = ((n - b) / elapsed for n, b in zip(self._read(), self._before, strict=True))
-        return Cores(client, server, max(0.0, busy - client - server))
+        client_s, server_s, busy_s = (now - before for now, before in zip(self._read(), self._before, strict=True))
+        other_s = max(0.0, busy_s - client_s - server_s)
+        return Cores(client_s / elapsed, server_s / elapsed, other_s / elapsed, server_s)
 
     def _read(self) -> tuple[float, float, float]:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -114,23 +125,30 @@ class CoresWatch:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process and its children have used."""
+    """Return the processor time that a process and its children have used, those that have ended among them."""
     total = 0
-    for member in _family(pid):
+    for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of proc(5)
+        total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: fields 14 to 17 of proc(5)
     return total / TICKS_PER_S
 
 
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process and its children in MB (10^6 bytes)."""
-    pages = sum(int(Path(f"/proc/{member}/statm").read_text().split()[1]) for member in _family(pid))
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def pss_mb(pid: int) -> float:
+    """Return the memory of a process and its children in MB (10^6 bytes).
+
+    A page that several processes share is divided among them, so the sum is what the machine has given.
+    """
+    kib = 0
+    for member in family(pid):
+        rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
+        kib += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return kib * 1024 / 1e6
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
     members = [pid]
     for tasks in Path(f"/proc/{pid}/task").iterdir():
         for child in (tasks / "children").read_text().split():
-            members += _family(int(child))
+            members += family(int(child))
     return members

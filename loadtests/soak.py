@@ -1,7 +1,7 @@
 """`make soak`: does memory stay where it is under requests of every shape?
 
 Random requests from a fixed seed, from a few clients at once, over the committed models: 1 to 64 items each, of random
-lengths; texts, series, and sessions that go on from their tokens. It knows requests and resident memory, not speed.
+lengths; texts, series, and sessions that go on from their tokens. It knows requests and memory, not speed.
 Invariant: every request was answered in full, or the soak fails.
 """
 
@@ -28,7 +28,7 @@ from loadtests.models import COMMITTED
 from loadtests.payloads import HORIZON, read_series, read_texts
 from loadtests.plots import plot_memory
 from loadtests.requirements import BenchError
-from loadtests.serving import Running, baton, resident_mb
+from loadtests.serving import Running, baton, pss_mb
 from service.launch import ROOT
 
 RESULTS = ROOT / "loadtests" / "results" / "soak.json"
@@ -99,7 +99,7 @@ class Shapes:
 
 
 async def soak(service: Running, shapes: Shapes, requests: int) -> list[tuple[int, float]]:
-    """Send so many requests and return resident memory in MB after each of `SAMPLES` equal parts of them.
+    """Send so many requests and return the memory of the service in MB after each of `SAMPLES` equal parts of them.
 
     Raises: BenchError for a request that was not answered in full.
     """
@@ -114,7 +114,7 @@ async def soak(service: Running, shapes: Shapes, requests: int) -> list[tuple[in
                 raise BenchError(f"request {number} to {path} was answered {answer.status_code}: {answer.text[:1000]}")
             shapes.keep(body, answer.json())
             if number % every == 0:
-                samples.append((number, resident_mb(service.pid)))
+                samples.append((number, pss_mb(service.pid)))
 
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as http, asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
@@ -122,18 +122,18 @@ async def soak(service: Running, shapes: Shapes, requests: int) -> list[tuple[in
     return samples
 
 
-def growth(resident: Sequence[float]) -> float:
-    """Return the median of the last quarter over that of the second. Shapes: resident, at least four samples."""
-    quarter = len(resident) // 4
-    return statistics.median(resident[-quarter:]) / statistics.median(resident[quarter : 2 * quarter])
+def growth(memory_mb: Sequence[float]) -> float:
+    """Return the median of the last quarter over that of the second. Shapes: memory_mb, at least four samples."""
+    quarter = len(memory_mb) // 4
+    return statistics.median(memory_mb[-quarter:]) / statistics.median(memory_mb[quarter : 2 * quarter])
 
 
 def summary(result: dict[str, Any]) -> str:
-    resident, grown = [mb for _, mb in result["samples"]], result["growth"]
+    memory_mb, grown = [mb for _, mb in result["samples"]], result["growth"]
     verdict = "met" if grown <= GROWTH else "**missed**"
     return (
         f"{result['requests']:,} requests of random shapes in {result['seconds']:.0f} s, all answered "
-        f"({result['date']}, the commit of {result['commit_date']}). Resident memory at most {max(resident):.0f} MB; "
+        f"({result['date']}, the commit of {result['commit_date']}). Memory (PSS) at most {max(memory_mb):.0f} MB; "
         f"median of the last quarter over that of the second {grown:.3f}, wanted ≤ {GROWTH:g}: {verdict}."
     )
 
@@ -159,8 +159,8 @@ def run(data: Path, requests: int) -> dict[str, Any]:
 def write(result: dict[str, Any]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result) + "\n")
-    numbers, resident = zip(*result["samples"], strict=True)
-    plot_memory(resident, numbers, PLOT)
+    numbers, memory_mb = zip(*result["samples"], strict=True)
+    plot_memory(memory_mb, numbers, PLOT)
     report.write_between(PAGE, "soak", summary(result))
 
 

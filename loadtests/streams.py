@@ -51,11 +51,13 @@ class FrameLoad:
         seen = json.loads(ended.stdout)
         answers_per_s = seen["answers"] / seen["elapsed_s"]
         return Load(
+            answers=seen["answers"],
             requests_per_s=answers_per_s,
             items_per_s=answers_per_s * self.steps,
             p50_ms=seen["p50_us"] / 1e3,
             p99_ms=seen["p99_us"] / 1e3,
             errors=seen["errors"],
+            cpu_us=1e6 * cores.server_s / max(1, seen["answers"] * self.steps),
             cores=cores,
         )
 

@@ -1,7 +1,7 @@
 """Sentiment as it is first written: a FastAPI handler that tokenises and calls `session.run` for each request.
 
-It reads the committed model and takes and gives the service's fields, so that answers can be compared; it knows
-nothing of batching. Session options are ONNX Runtime's defaults.
+It serves the model in the directory that `LOADTEST_MODEL` names, and takes and gives the service's fields, so that
+answers can be compared; it knows nothing of batching. Session options are the service's: one thread a run, no spinning.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from tokenizers import Tokenizer
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
-VERSIONS = Path(__file__).parents[2] / "models" / "sentiment"
-MODEL = max(VERSIONS.iterdir(), key=lambda version: int(version.name))
+from loadtests.baselines import MODEL_VARIABLE
+
+MODEL = Path(os.environ[MODEL_VARIABLE])
 
 manifest = json.loads((MODEL / "manifest.json").read_text())
 labels = manifest["outputs"][0]["labels"]
 tokenizer = Tokenizer.from_file(str(MODEL / manifest["text"]["tokenizer"]))
 tokenizer.enable_truncation(manifest["text"]["max_length"])
-session = ort.InferenceSession(MODEL / manifest["file"], providers=["CPUExecutionProvider"])
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+session = ort.InferenceSession(MODEL / manifest["file"], options, providers=["CPUExecutionProvider"])
 
 
 class SentimentRequest(BaseModel):

@@ -362,6 +362,7 @@ def test_models_and_limits_can_be_looked_up(server: Server) -> None:
     info = server.client.get("/v1/info").json()
     assert info["devices"]["stepper"] == "cpu"
     assert info["limits"]["max_body_bytes"] == 4 * 2**20
+    assert info["workers"] == 1
 
 
 def test_openapi_describes_every_call_from_the_models_that_validate(server: Server) -> None:
