@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.keys import KeyRing, load_or_create_key
 from service.state.sessions import Sessions
-from service.state.store import open_store
+from service.state.stores.choice import open_store
 from service.state.token import Sealer
 from service.web.auth import Authenticator
 from service.web.context import Service
@@ -130,8 +130,8 @@ def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
     loader = Loader(settings, metrics, clock, tried)
-    store = open_store(settings, metrics, clock)
-    sessions = Sessions(settings, loader.engines, _sealer(settings, clock), store)
+    sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
+    sessions = Sessions(settings, loader.engines, sealer, store)
     return Service(settings, loader, sessions, metrics, Authenticator(settings.api_keys))
 
 

@@ -53,12 +53,12 @@ class Metrics:
         self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
         self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
-        self.held_states = self._gauge("held_states", "States held in this service's memory.", "livesum")
-        self.held_bytes = self._gauge("held_bytes", "Memory that they take.", "livesum")
-        self.evictions = self._counter(
-            "evictions", "Held states dropped from memory: age, or space for newer ones.", "reason"
+        self.held_states = self._gauge(
+            "held_states", "States held in memory, or in the embedded store.", "livemostrecent"
         )
-        self.store_failures = self._counter("store_failures", "Failed calls of the Redis store.", "operation")
+        self.held_bytes = self._gauge("held_bytes", "Memory, or room in the file, that they take.", "livemostrecent")
+        self.evictions = self._counter("evictions", "Held states dropped: age, or space for newer ones.", "reason")
+        self.store_failures = self._counter("store_failures", "Failed calls of the store of held states.", "operation")
         self.streams = self._gauge("streams", "Streams that are open.", "livesum")
         self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
         self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")
@@ -102,7 +102,9 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"baton_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, of_workers: Literal["livesum", "livemax"], *labels: str) -> Gauge:
+    def _gauge(
+        self, name: str, text: str, of_workers: Literal["livesum", "livemax", "livemostrecent"], *labels: str
+    ) -> Gauge:
         return Gauge(f"baton_{name}", text, labels, registry=self.registry, multiprocess_mode=of_workers)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:

@@ -36,10 +36,13 @@ LIMITS = (
     "clock_skew_s",
 )
 AUTO: Literal["auto"] = "auto"
+EMBEDDED = "embedded"
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-ENTRY_BYTES = 400  # what a held state takes in memory besides its own bytes; measured by a test
+ENTRY_BYTES = 400  # what a held state takes besides its own bytes, at most; measured by a test
 MAX_IN_REDIS = 512 * 2**20  # bytes of one value
+LEAST_EMBEDDED = 2**20  # bytes of the embedded store's file
+EMBEDDED_SHARE = 8  # a transaction may write this part of the file: room that is freed can be used two later
 
 
 class Settings(BaseSettings):
@@ -112,17 +115,20 @@ class Settings(BaseSettings):
         description="How far the clocks of replicas may be apart: a state token from further ahead must wait (503).",
     )
     store: str = Field(
-        MEMORY,
-        description="Where states are that the server holds: memory, of one worker alone, or the URL of a Redis, "
-        "redis://host:6379/0.",
+        EMBEDDED,
+        description="Where states are that the server holds: embedded, in a file of state_dir that all workers share; "
+        "memory, of one worker alone; or the URL of a Redis, redis://host:6379/0.",
         repr=False,  # it may hold a password
     )
     store_bytes: int = Field(
-        256 * 2**20, ge=1, description="Most memory for held states; past it the least recently used go."
+        2**30,
+        ge=1,
+        description="Largest file of the embedded store, 1 MiB at least, or most memory for held states; past it the "
+        "least recently used go.",
     )
     state_dir: Path = Field(
         Path.home() / ".local" / "state" / "baton",
-        description="Where the token key is made and kept when token_keys is empty.",
+        description="Where the embedded store is, and the token key when token_keys is empty.",
     )
     token_keys: tuple[SecretStr, ...] = Field(
         (), description='JSON list of base64url 32-byte keys, ["new", "old"]: the first seals, all open.'
@@ -143,9 +149,15 @@ class Settings(BaseSettings):
     @field_validator("store")
     @classmethod
     def _store_is_known(cls, store: str) -> str:
-        if store != MEMORY and not store.startswith(REDIS_SCHEMES):
-            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with {', '.join(REDIS_SCHEMES)}")
+        if store not in (EMBEDDED, MEMORY) and not store.startswith(REDIS_SCHEMES):
+            raise ValueError(f"must be {EMBEDDED!r}, {MEMORY!r}, or a URL that begins with {', '.join(REDIS_SCHEMES)}")
         return store
+
+    @model_validator(mode="after")
+    def _embedded_store_has_room(self) -> Self:
+        if self.store == EMBEDDED and self.store_bytes < LEAST_EMBEDDED:
+            raise ValueError(f"store_bytes {self.store_bytes} is too little for the embedded store: at least 1048576")
+        return self
 
     @model_validator(mode="after")
     def _api_keys_tell_tenants_apart(self) -> Self:
@@ -160,6 +172,8 @@ class Settings(BaseSettings):
     def largest_held_state(self) -> int:
         """The bytes of the largest state that the server can hold; 0 in the memory of one of several workers, which
         the others would not see."""
+        if self.store == EMBEDDED:
+            return self.store_bytes // EMBEDDED_SHARE - ENTRY_BYTES
         if self.store == MEMORY:
             return max(0, self.store_bytes - ENTRY_BYTES) if self.worker_count == 1 else 0
         return MAX_IN_REDIS

@@ -238,6 +238,18 @@ def _redis() -> Iterator[RedisServer]:
     running.stop()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB; CI may mount one."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        assert "CI" not in os.environ, f"no disk can be mounted, and under CI that may not be skipped: {mounted}"
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

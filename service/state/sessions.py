@@ -29,7 +29,7 @@ from service.errors import (
     attempt,
 )
 from service.settings import Settings
-from service.state.store import NAME_BYTES, Store
+from service.state.stores.store import NAME_BYTES, Store
 from service.state.token import Form, Sealer, new_session_id
 
 Hold = Literal["client", "server"]
@@ -148,8 +148,8 @@ class Sessions:
             raise ItemTooLarge(message, limit=most)
         if hold == "server" and engine.layout.size > self._settings.largest_held_state:
             raise InvalidRequest(
-                "this service cannot hold the state: it has several workers and no store that they share "
-                '(BATON_STORE), or the state is larger than its store; leave "hold" out'
+                "this service cannot hold the state: it has several workers and a store in memory, which they do not "
+                'share (BATON_STORE), or the state is too large for the store (BATON_STORE_BYTES); leave "hold" out'
             )
         return hold == "server" or size > most or (hold is None and point.held)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 import tiny
-from conftest import RedisServer, Server, ServerFactory
+from conftest import RedisServer, Server, ServerFactory, baton
 
 from service.app import create_app
 from service.errors import ManifestError
@@ -25,15 +28,13 @@ STATE_BYTES = 32  # of the tiny stepper: h and c of four floats each
 KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 
-@pytest.fixture(scope="module", params=["memory", "redis"])
+@pytest.fixture(scope="module", params=["embedded", "memory", "redis"])
 def holder(
     request: pytest.FixtureRequest, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A service for each kind of store, shared by tests that leave nothing behind."""
-    settings = {}
-    if request.param == "redis":
-        settings["BATON_STORE"] = request.getfixturevalue("shared_redis").url
-    running = Server(tiny_models, tmp_path_factory.mktemp("held"), **settings)
+    store = request.getfixturevalue("shared_redis").url if request.param == "redis" else request.param
+    running = Server(tiny_models, tmp_path_factory.mktemp("held"), BATON_STORE=store)
     yield running
     running.stop()
 
@@ -197,7 +198,7 @@ def test_another_tenant_cannot_use_a_reference(tiny_models: Path, tmp_path: Path
 def test_what_is_evicted_is_gone_and_seen_and_never_a_new_session(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_STORE_BYTES="2000")
+    server = start_server(tiny_models, tmp_path, BATON_STORE="memory", BATON_STORE_BYTES="2000")
     (first,) = step(server, {"inputs": [[1, 2]]}, hold="server")
     held_bytes = server.metric("baton_held_bytes")
     for number in range(6):
@@ -243,7 +244,7 @@ async def test_a_reference_expires_as_a_token_does_and_moving_it_renews_it(tmp_p
         assert code(await call("/v1/step", {**state_of(begun), "inputs": [[1, 2]]})) == (410, "state_expired")
         now += 58
         assert (await call("/v1/step", {**state_of(renewed), "inputs": [[1, 2]]})).json()["results"][0]["step"] == 2
-        now += 60
+        now += 61
         await call("/v1/step", {"inputs": [[3, 4]]}, hold="server")
         assert 'baton_evictions_total{reason="age"} 2.0' in (await client.get("/metrics")).text
 
@@ -268,7 +269,7 @@ def test_a_state_too_large_for_a_token_is_held_unless_the_client_insists(
     server.stop()
 
 
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"store_bytes": 431}])
+@pytest.mark.parametrize("settings", [{"store": "memory", "workers": 2}, {"store": "memory", "store_bytes": 431}])
 def test_a_model_whose_states_neither_tokens_nor_the_store_can_take_ends_start_up(
     tiny_models: Path, tmp_path: Path, settings: dict
 ) -> None:
@@ -308,7 +309,7 @@ def test_workers_share_redis_and_have_no_memory_in_common(
             (result,) = client.post("/v1/step", json=body).json()["results"]
         assert result["outputs"]["y"] == pytest.approx(expected[-1], abs=CLOSE)
     server.stop()
-    alone = start_server(tiny_models, tmp_path, BATON_WORKERS="2")
+    alone = start_server(tiny_models, tmp_path, BATON_WORKERS="2", BATON_STORE="memory")
     (token,) = step(alone, {"inputs": ROWS[:4]})
     for path, item in (("/v1/step", {"inputs": ROWS}), ("/v1/state", state_of(token))):
         answer = alone.post(path, {"model": "stepper", "items": [item], "hold": "server"})
@@ -317,6 +318,91 @@ def test_workers_share_redis_and_have_no_memory_in_common(
     answer = alone.post("/v1/step", {"model": "stepper", "items": [{**state_of(begun), "inputs": ROWS}]})
     assert code(answer) == (410, "state_gone")
     alone.stop()
+
+
+def test_services_share_a_file_and_killing_every_process_loses_no_session(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """Two services on one state directory, one of them with two workers; all are killed between two steps."""
+    servers = [start_server(tiny_models, tmp_path, BATON_WORKERS=workers) for workers in ("1", "2")]
+    expected = whole(servers[0], ROWS)
+    starts = step(servers[0], *({"inputs": ROWS[:number]} for number in range(1, 5)), hold="server")
+    sessions = [[start] for start in starts]
+    for index in range(4, 12):
+        server = servers[index % 2]
+        with httpx.Client(base_url=server.url) as client:  # a connection of its own, which either worker may take
+            items = [{**state_of(points[-1]), "inputs": [ROWS[points[-1]["step"]]]} for points in sessions]
+            answer = client.post("/v1/step", json={"model": "stepper", "items": items})
+        for points, result in zip(sessions, answer.json()["results"], strict=True):
+            points.append(result)
+        if index == 7:
+            for server in servers:
+                kill_all(server)
+            for server in servers:
+                server.start()
+    for points in sessions:
+        for point in points:
+            assert point["outputs"]["y"] == pytest.approx(expected[point["step"] - 1], abs=CLOSE)
+    again = step(servers[1], *({**state_of(points[0]), "inputs": ROWS[1:2]} for points in sessions))
+    assert [result["step"] for result in again] == [2, 3, 4, 5], "the first point of a session is still there"
+    for server in servers:
+        server.stop()
+
+
+def kill_all(server: Server) -> None:
+    """Kill the supervisor and its workers at once."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    server.process.kill()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    server.kill()
+
+
+def test_what_is_held_is_counted_once_whichever_worker_held_it(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, tmp_path, BATON_WORKERS="2")
+    for number in range(12):
+        with httpx.Client(base_url=server.url) as client:
+            body = {"model": "stepper", "items": [{"inputs": [[number, 1]]}], "hold": "server"}
+            assert client.post("/v1/step", json=body).status_code == 200
+        assert server.metric("baton_held_states") == number + 1
+    server.stop()
+
+
+def test_a_file_of_another_format_ends_start_up_with_its_name(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "data.mdb").write_text("something else" * 1000)
+    ended = baton("serve", BATON_PORT="0", BATON_MODELS_DIR=str(tiny_models), BATON_STATE_DIR=str(tmp_path))
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert f"{tmp_path}/states/data.mdb: it is of another format or version" in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_disk_that_is_full_costs_only_what_is_to_be_held(
+    tiny_models: Path, small_disk: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, small_disk, BATON_MAX_ITEMS="1024")
+    (begun,) = step(server, {"inputs": ROWS[:4]}, hold="server")
+    (token,) = step(server, {"inputs": ROWS[:4]})
+    filler = small_disk / "filler"
+    with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
+        os.posix_fallocate(file.fileno(), 0, 2**20)
+    while shutil.disk_usage(small_disk).free:
+        with filler.open("ab", buffering=0) as file:
+            file.write(bytes(4096))
+    many = [{"inputs": [[number, 5]]} for number in range(200)]
+    answer = server.post("/v1/step", {"model": "stepper", "items": many, "hold": "server"})
+    assert code(answer) == (503, "store_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    for kept in (begun, token):
+        (after,) = step(server, {**state_of(kept), "inputs": ROWS[4:]}, hold="client")
+        assert after["step"] == 12
+    filler.unlink()
+    results = step(server, *many, hold="server")
+    assert all(result["held"] for result in results)
+    server.stop()
 
 
 def test_a_redis_that_is_down_or_hangs_costs_only_what_needs_it_and_nothing_is_lost(

@@ -91,6 +91,7 @@ class Replicas:
         settings = Settings(
             models_dir=self.root,
             state_dir=self.root / ".none",
+            store="memory",  # a file would be open twice in this process
             state_ttl_s=TTL_S,
             token_keys=ring,  # type: ignore[arg-type]
         )

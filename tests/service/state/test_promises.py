@@ -93,7 +93,7 @@ async def test_a_token_that_was_tampered_with_is_refused_with_the_right_code(tmp
 
 async def test_a_token_from_a_clock_that_is_ahead_is_taken_once_its_time_has_come(tmp_path: Path) -> None:
     tiny.stepper(tmp_path / "models")
-    keep = {"models_dir": tmp_path / "models", "state_dir": tmp_path / "state"}
+    keep = {"models_dir": tmp_path / "models", "state_dir": tmp_path / "state", "store": "memory"}
     ahead, behind = Clock(), Clock()
     behind.now = ahead.now - 120
 

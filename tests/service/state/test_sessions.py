@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.keys import KeyRing, new_key
 from service.state.sessions import Carried, Point, Sessions
-from service.state.store import MemoryStore
+from service.state.stores.memory import MemoryStore
 from service.state.token import Sealer
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
 
 
 def sessions_of(engines: Sequence[Engine], clock: Clock, store: Any = "memory", **settings: Any) -> Sessions:
-    read = Settings(state_ttl_s=TTL_S, **settings)
+    read = Settings(state_ttl_s=TTL_S, store="memory", **settings)
     if store == "memory":
         store = MemoryStore(max_bytes=10_000, ttl_s=TTL_S, metrics=Metrics(), clock=clock)
     sealer = Sealer(KeyRing([KEY]), ttl_s=TTL_S, skew_s=0, clock=clock)

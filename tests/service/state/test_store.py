@@ -1,4 +1,4 @@
-"""Stores of held states by themselves: what loads is what was saved, or nothing; memory stays within its bounds."""
+"""Stores of held states by themselves: what loads is what was saved, or nothing; none outgrows its bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import importlib.abc
 import os
 import sys
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import RedisServer
@@ -17,11 +19,49 @@ from here import Clock
 from service.errors import BatchTooLarge, SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings, load_settings
-from service.state.store import MemoryStore, RedisStore, open_store
+from service.state.stores.choice import open_store
+from service.state.stores.memory import MemoryStore
+from service.state.stores.redis import RedisStore
+from service.state.stores.store import Store
 
 pytestmark = pytest.mark.anyio
 
 STATE_BYTES = 100
+
+
+KEPT_BYTES = 4000  # of a state in tests for all stores
+TTL_S = 3600
+MAX_BYTES = 2**20
+
+
+@dataclass
+class Opened:
+    """A store of any kind, and what it is watched by."""
+
+    store: Store
+    metrics: Metrics
+    clock: Clock
+
+    async def saved(self, count: int) -> list[bytes]:
+        """Save so many new states, one by one, and return their names."""
+        return [(await self.store.save(states(1, KEPT_BYTES)))[0] for _ in range(count)]
+
+    async def there(self, names: Sequence[bytes]) -> list[bool]:
+        return [state is not None for state in await self.store.load(names)]
+
+
+@pytest.fixture
+async def bounded(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Opened]:
+    """A store that keeps its own bounds."""
+    metrics, clock = Metrics(), Clock()
+    settings = Settings(store=request.param, store_bytes=MAX_BYTES, state_ttl_s=TTL_S, state_dir=tmp_path)
+    store = open_store(settings, metrics, clock)
+    assert store is not None
+    yield Opened(store, metrics, clock)
+    await store.close()
+
+
+bounded_stores = pytest.mark.parametrize("bounded", ["memory", "embedded"], indirect=True)
 
 
 def memory(places: int, clock: Clock | None = None) -> tuple[MemoryStore, Metrics]:
@@ -39,56 +79,72 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(f"baton_{name}", labels) or 0.0
 
 
-async def test_what_was_saved_loads_and_other_names_are_gone() -> None:
-    store, _ = memory(10)
-    saved = states(5)
+@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
+async def test_what_was_saved_loads_and_other_names_are_gone(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
+    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
+    assert store is not None
+    saved = [b"", *states(5), *states(1, 4096), *states(1, 100_000)]
     names = await store.save(saved)
     assert await store.load([*reversed(names), bytes(16)]) == [*reversed(saved), None]
-
-
-async def test_the_least_recently_used_give_way_and_it_shows() -> None:
-    store, metrics = memory(4)
-    names = await store.save(states(4))
-    await store.load(names[:2])
-    await store.save(states(2))
-    assert [state is not None for state in await store.load(names)] == [True, True, False, False]
-    assert value(metrics, "evictions_total", reason="space") == 2
-    assert value(metrics, "held_states") == 4
-    assert value(metrics, "held_bytes") == 4 * (STATE_BYTES + ENTRY_BYTES)
-
-
-async def test_what_does_not_fit_together_is_refused_and_drops_nothing() -> None:
-    """Else the first of a request's states would be gone before its answer was sent."""
-    store, metrics = memory(4)
-    saved = states(3)
-    names = await store.save(saved)
-    with pytest.raises(BatchTooLarge) as refused:
-        await store.save(states(5))
-    assert refused.value.limit == 4 * (STATE_BYTES + ENTRY_BYTES)
+    assert await store.save(saved) == names
     assert await store.load(names) == saved
-    assert value(metrics, "evictions_total", reason="space") == 0
+    await store.close()
 
 
-async def test_the_old_go_a_time_to_live_after_their_last_use() -> None:
-    clock = Clock()
-    store, metrics = memory(10, clock)
-    names = await store.save(states(3))
-    clock.now += 40
-    await store.load(names[:1])
-    clock.now += 20
-    assert [state is not None for state in await store.load(names)] == [True, False, False]
-    assert value(metrics, "evictions_total", reason="age") == 2
-    clock.now += 60
-    assert await store.load(names) == [None] * 3
-    assert (value(metrics, "held_states"), value(metrics, "held_bytes")) == (0, 0)
+@bounded_stores
+async def test_the_least_recently_used_give_way_and_it_shows(bounded: Opened) -> None:
+    names = await bounded.saved(10)
+    bounded.clock.now += 120
+    assert await bounded.there(names[:5]) == [True] * 5
+    names = names[5:] + names[:5]
+    while (gone := int(value(bounded.metrics, "evictions_total", reason="space"))) < 8:
+        names += await bounded.saved(1)
+    assert gone < 12
+    assert value(bounded.metrics, "held_states") == len(names) - gone
+    assert KEPT_BYTES * (len(names) - gone) < value(bounded.metrics, "held_bytes") <= MAX_BYTES
+    assert await bounded.there(names) == [False] * gone + [True] * (len(names) - gone)
 
 
-async def test_the_same_state_is_kept_once() -> None:
-    store, metrics = memory(10)
+@bounded_stores
+async def test_what_does_not_fit_together_is_refused_and_drops_nothing(bounded: Opened) -> None:
+    """Else the first of a request's states would be gone before its answer was sent."""
+    saved = states(3)
+    names = await bounded.store.save(saved)
+    with pytest.raises(BatchTooLarge) as refused:
+        await bounded.store.save(states(MAX_BYTES // KEPT_BYTES, KEPT_BYTES))
+    assert refused.value.limit
+    assert await bounded.store.load(names) == saved
+    assert value(bounded.metrics, "evictions_total", reason="space") == 0
+    most = states(refused.value.limit // (KEPT_BYTES + ENTRY_BYTES), KEPT_BYTES)
+    for _ in range(20):
+        assert await bounded.store.load(await bounded.store.save(most)) == most
+
+
+@bounded_stores
+async def test_the_old_go_a_time_to_live_after_their_last_use(bounded: Opened) -> None:
+    names = await bounded.saved(3)
+    bounded.clock.now += TTL_S - 60
+    assert await bounded.there(names[:1]) == [True]
+    await bounded.store.save([])  # whatever is written of a use comes with the next save
+    bounded.clock.now += 61
+    assert await bounded.there(names) == [True, False, False]
+    await bounded.store.save([])
+    assert value(bounded.metrics, "evictions_total", reason="age") == 2
+    bounded.clock.now += TTL_S
+    assert await bounded.there(names) == [False] * 3
+    await bounded.store.save([])
+    assert (value(bounded.metrics, "held_states"), value(bounded.metrics, "held_bytes")) == (0, 0)
+
+
+@bounded_stores
+async def test_the_same_state_is_kept_once(bounded: Opened) -> None:
     (state,) = states(1)
-    (first, second), (third,) = await store.save([state, state]), await store.save([bytes(state)])
+    (first, second), (third,) = await bounded.store.save([state, state]), await bounded.store.save([bytes(state)])
     assert first == second == third
-    assert value(metrics, "held_states") == 1
+    assert value(bounded.metrics, "held_states") == 1
 
 
 async def test_a_snapshot_in_memory_takes_no_more_than_it_is_counted_with() -> None:
@@ -183,7 +239,7 @@ def open_redis(server: RedisServer) -> RedisStore:
 
 
 async def test_several_workers_have_no_memory_in_common() -> None:
-    assert open_store(Settings(workers=2), Metrics(), Clock()) is None
+    assert open_store(Settings(store="memory", workers=2), Metrics(), Clock()) is None
 
 
 @pytest.mark.parametrize(
@@ -211,6 +267,6 @@ async def test_without_the_package_redis_start_up_says_what_to_install(monkeypat
     for name in [name for name in sys.modules if name.split(".")[0] == "redis"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    assert isinstance(open_store(Settings(), Metrics(), Clock()), MemoryStore)
+    assert isinstance(open_store(Settings(store="memory"), Metrics(), Clock()), MemoryStore)
     with pytest.raises(SettingsError, match=r"pip install 'baton-serving\[redis\]'"):
         open_store(Settings(store="redis://localhost"), Metrics(), Clock())

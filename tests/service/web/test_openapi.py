@@ -35,7 +35,7 @@ def test_every_generated_request_gets_a_declared_answer(server: Server, tmp_path
 
 
 def test_the_document_asks_for_a_key_where_the_service_does(tiny_models: Path, tmp_path: Path) -> None:
-    settings = {"models_dir": tiny_models, "state_dir": tmp_path}
+    settings = {"models_dir": tiny_models, "state_dir": tmp_path, "store": "memory"}
     open_document = create_app(Settings(**settings)).openapi()
     keyed_document = create_app(Settings(**settings, api_keys={"acme": "key-of-acme"})).openapi()
     for path, operations in keyed_document["paths"].items():
