@@ -58,6 +58,7 @@ class Info(BaseModel):
     version: str
     versions: dict[str, str]
     devices: dict[str, str]
+    workers: int = Field(description="processes that serve, each with limits of its own")
     limits: dict[str, int]
 
 
@@ -84,6 +85,7 @@ async def info(request: Request) -> dict[str, Any]:
         "version": __version__,
         "versions": {"onnxruntime": runtime.VERSION, "numpy": np.__version__},
         "devices": {engine.manifest.name: engine.model.session.device for engine in service.engines.latest},
+        "workers": service.settings.workers,
         "limits": service.settings.limits(),
     }
 
