@@ -14,10 +14,11 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.requirements import BenchError
@@ -117,8 +118,9 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process and its children have used."""
     total = 0
     for member in _family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of proc(5)
+        with suppress(FileNotFoundError, ProcessLookupError):  # a child may have ended since it was listed
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])  # utime and stime, fields 14 and 15 of proc(5)
     return total / TICKS_PER_S
 
 
@@ -129,8 +131,4 @@ def resident_mb(pid: int) -> float:
 
 
 def _family(pid: int) -> list[int]:
-    members = [pid]
-    for tasks in Path(f"/proc/{pid}/task").iterdir():
-        for child in (tasks / "children").read_text().split():
-            members += _family(int(child))
-    return members
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
