@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu check fix bench profile soak report loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu check fix bench bench-peers profile soak report loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -59,6 +59,9 @@ bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks
 
 profile: $(VENV)/.development  ## measure what a request costs the event loop (needs wrk; PROFILE_ARGS=--functions)
 	$(BIN)/python -m loadtests.profile $(PROFILE_ARGS)
+
+bench-peers: $(VENV)/.development  ## measure beside other servers, each in an environment of its own (wrk; about 10 minutes)
+	$(BIN)/python -m loadtests.peers
 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
 	$(BIN)/python -m loadtests.soak

@@ -17,10 +17,11 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.baselines import MODEL_VARIABLE
@@ -128,8 +129,9 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process and its children have used, those that have ended among them."""
     total = 0
     for member in family(pid):
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: fields 14 to 17 of proc(5)
+        with suppress(FileNotFoundError, ProcessLookupError):  # a child may have ended since it was listed
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: fields 14 to 17 of proc(5)
     return total / TICKS_PER_S
 
 
@@ -147,8 +149,4 @@ def pss_mb(pid: int) -> float:
 
 def family(pid: int) -> list[int]:
     """Return a process and all that descend from it."""
-    members = [pid]
-    for tasks in Path(f"/proc/{pid}/task").iterdir():
-        for child in (tasks / "children").read_text().split():
-            members += family(int(child))
-    return members
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
