@@ -53,6 +53,7 @@ class Server:
         weakref.finalize(self, self._log.unlink)
         self._command, self._cwd = (*command, "serve"), cwd
         own = {"BATON_MODELS_DIR": str(models_dir), "BATON_STATE_DIR": str(state_dir), "BATON_PORT": "0"}
+        own["BATON_MAX_WAIT_MS"] = "1000000"  # a slow machine is no overload
         self._environment = {**own, **settings}
         self.start()
 
