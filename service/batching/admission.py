@@ -52,8 +52,10 @@ class Admission:
         self._refusal = refusal
         self._call_in()
 
-    def check(self, rows: int, tenant: str, *, timeout_s: float = math.inf) -> None:
+    def check(self, rows: int, tenant: str, *, ahead: int = 0, timeout_s: float = math.inf) -> None:
         """Check that so many more rows would be let in, to wait no longer than `timeout_s` either; no rows always are.
+
+        Of the tenant's rows `ahead` are on their way here and will be let in first.
 
         Raises: Overloaded when they would not; what `close` was given; NotReady before `open`.
         """
@@ -61,12 +63,15 @@ class Admission:
             raise self._refusal()
         if not rows:
             return
-        room = self._room(tenant)
+        room = self._room(tenant) - ahead
         if rows > room:
             message = f"{self.rows} rows wait or run already and {rows} more do not fit"
-            before = min(self.rows + rows - self._max_rows, (rows - room) * len(self._backlogs))  # of all, or in turns
+            before = min(
+                self.rows + ahead + rows - self._max_rows, (rows - room) * len(self._backlogs)
+            )  # of all, or in turns
             raise Overloaded(message, limit=self._max_rows, retry_after_ms=_ms(self.pace.row_s * before))
-        wait_s, longest_s = self._wait_s(tenant), min(timeout_s, self._max_wait_s)
+        wait_s = self._wait_s(tenant) + ahead * self.pace.row_s
+        longest_s = min(timeout_s, self._max_wait_s)
         if wait_s > longest_s:
             message = f"a row would wait {_ms(wait_s)} ms for its run; at most {_ms(longest_s)} here"
             raise Overloaded(message, limit=_ms(longest_s), retry_after_ms=_ms(wait_s - longest_s))

@@ -148,13 +148,13 @@ class Batcher(Generic[R, A]):
         self._fresh.append(submission)
         return submission
 
-    def check_room(self, rows: int, tenant: str) -> None:
-        """Check that so many more rows would be admitted.
+    def check_room(self, rows: int, tenant: str, *, ahead: int = 0) -> None:
+        """Check that so many more rows would be admitted, behind `ahead` of the tenant that are on their way.
 
         Raises: Overloaded when they do not all fit, or would wait too long; NotReady, or what `drain` was given, when
         no thread will take them.
         """
-        self._admission.check(rows, tenant)
+        self._admission.check(rows, tenant, ahead=ahead)
 
     async def wait_for_room(self, tenant: str, *, timeout_s: float) -> float:
         """Wait, first come, first served, until one more row would be admitted; return how much of `timeout_s` is left.

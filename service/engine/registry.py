@@ -110,8 +110,10 @@ class Registry:
     def _able(self, task: Task) -> list[Engine]:
         return [engine for engine in self.latest if engine.manifest.task == task]
 
-    def admit(self, task: Task, tenant: str, *, rows: int = 1, name: str | None = None) -> None:
+    def admit(self, task: Task, tenant: str, *, rows: int = 1, ahead: int = 0, name: str | None = None) -> None:
         """Check that some model of `task`, or a version of the one called `name`, works and has room for so many rows.
+
+        Of the tenant's rows `ahead` are on their way and come first.
 
         Raises: what `Batcher.check_room` raises, when none has.
         """
@@ -119,7 +121,7 @@ class Registry:
         for engine in self.all:
             if engine.manifest.task == task and (name is None or engine.manifest.name == name):
                 try:
-                    return engine.batcher.check_room(rows, tenant)
+                    return engine.batcher.check_room(rows, tenant, ahead=ahead)
                 except Unavailable as error:
                     refusal = error
         if refusal is not None:

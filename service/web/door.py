@@ -1,11 +1,14 @@
 """Refusals from the head alone: what no model of a task has room for is answered before its body is read.
 
-It knows heads and the parts of the service, not connections. Invariant: whoever is refused here would have been refused
-by the route, with the same answer, the same line in the log and the same counts.
+It knows heads and the parts of the service, not connections. An event loop that was held up reads thousands of heads
+in one turn, before any of them gets further: those let in count as a row each until the turn has ended, or all would be
+let in where one fits. Invariant: whoever is refused here is answered, logged and counted as the route would have done.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping
 
 from starlette.types import Scope
@@ -25,6 +28,7 @@ class Door:
 
     def __init__(self, service: Service, tasks: Mapping[bytes, Task], errors: ErrorAnswers) -> None:
         self._service, self._tasks, self._errors = service, tasks, errors
+        self._ahead: Counter[tuple[Task, str]] = Counter()  # who was let in, in this turn of the event loop
 
     def refuse(self, target: bytes, scope: Scope) -> JsonAnswer | None:
         """Return the answer to a POST that is refused, with its id, or None where it must be heard out.
@@ -38,7 +42,7 @@ class Door:
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
             tenant = self._service.authenticator.tenant(authorization.decode("latin-1"))
-            self._service.engines.admit(task, tenant)
+            self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant])
         except Unauthorized:
             return None
         except Unavailable as error:
@@ -51,4 +55,7 @@ class Door:
             add_id(caller, answer.raw_headers)
             record(caller, answer.status_code)
             return answer
+        if not self._ahead:
+            asyncio.get_running_loop().call_soon(self._ahead.clear)
+        self._ahead[task, tenant] += 1
         return None

@@ -183,6 +183,18 @@ def test_a_tenant_is_told_when_its_own_share_has_room() -> None:
     assert refused.value.retry_after_ms == 1500
 
 
+def test_rows_on_their_way_count_for_those_behind_them() -> None:
+    admission = room_for(10, row_s=0.125, max_wait_s=1.0)
+    held = [admission.take(1, "anna") for _ in range(6)]
+    admission.check(1, "anna", ahead=2)
+    with pytest.raises(Overloaded, match="would wait 1125 ms"):
+        admission.check(1, "anna", ahead=3)
+    admission.release(held)
+    admission.check(2, "anna", ahead=8)
+    with pytest.raises(Overloaded, match="do not fit"):
+        admission.check(2, "anna", ahead=9)
+
+
 def test_no_rows_are_let_in_however_full_it_is() -> None:
     admission = room_for(1, row_s=10.0, max_wait_s=1.0)
     admission.take(1, "anna")

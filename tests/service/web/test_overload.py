@@ -25,6 +25,7 @@ from service.app import create_app
 from service.engine.engine import Engine, Row
 from service.settings import Settings
 from service.web.access_log import ACCESS
+from service.web.door import DOOR
 from service.web.heads import HttpProtocol
 
 pytestmark = pytest.mark.anyio
@@ -425,6 +426,18 @@ async def test_the_flood_of_one_tenant_does_not_starve_another(tiny_models: Path
         assert (await other).status_code == 200  # behind the run under way, and one of the other's at most
         slow.let_go(10)
         assert {(await task).status_code for task in (running, *flood)} == {200}
+
+
+async def test_of_many_heads_read_in_one_turn_of_the_loop_as_many_are_let_in_as_fit(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=2, max_items=2)
+    app = create_app(settings, tried=vouched(tiny_models))
+    async with app.router.lifespan_context(app) as state:
+        answers = [state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) for _ in range(4)]
+        assert [None if answer is None else answer.status_code for answer in answers] == [None, None, 429, 429]
+        await asyncio.sleep(0)
+        assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) is None
 
 
 async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
