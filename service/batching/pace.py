@@ -6,7 +6,7 @@ short rows and a few long ones give the time of the row between them, whichever 
 
 from __future__ import annotations
 
-SMOOTHING = 0.1  # weight of the newest run
+SMOOTHING = 0.2  # weight of the newest run; under overload runs take long, and the pace must follow within a second
 
 
 class Pace:

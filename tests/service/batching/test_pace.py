@@ -29,7 +29,7 @@ def test_rows_that_share_runs_unevenly_count_by_what_they_took_together() -> Non
     for _ in range(200):
         pace.ran(99, 0.5, waited=True)  # short rows
         pace.ran(1, 0.5, waited=True)  # a long one
-    assert pace.row_s == pytest.approx(0.01, rel=0.1)
+    assert pace.row_s == pytest.approx(0.01, rel=0.2)  # the mean of the runs would be 0.25
 
 
 def test_a_run_for_which_nothing_waited_never_makes_the_pace_slower() -> None:
