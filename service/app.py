@@ -36,6 +36,7 @@ from service.state.token import Sealer
 from service.web.auth import Authenticator
 from service.web.context import Service
 from service.web.dispatch import WEBSOCKET, Dispatcher
+from service.web.door import DOOR, Door
 from service.web.error_shapes import SHAPES, ErrorAnswers
 from service.web.middleware import Authentication, RequestScope
 from service.web.routes import BodyRoute
@@ -58,11 +59,12 @@ def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Call
     loader = service.loader
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Door]]:
+        door = Door(service, {route.path.encode(): route.task for route in _body_routes()}, ErrorAnswers(SHAPES))
         loader.start()
         following = asyncio.create_task(loader.follow())
         with _on_hangup(loader.ask):
-            yield
+            yield {DOOR: door} if not app.user_middleware else {}  # which every request must pass
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
@@ -111,10 +113,7 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service
-        routes = [route for endpoint in BODY_ENDPOINTS for route in endpoint.router.routes]
-        handlers: dict[tuple[str, str], ASGIApp] = {
-            ("POST", route.path): route.serve for route in routes if isinstance(route, BodyRoute)
-        }
+        handlers: dict[tuple[str, str], ASGIApp] = {("POST", route.path): route.serve for route in _body_routes()}
         handlers[WEBSOCKET, stream.PATH] = stream.Streams(service)
         app: ASGIApp = Dispatcher(handlers, AsyncExitStackMiddleware(self.router))
         for added in reversed(self.user_middleware):
@@ -123,6 +122,11 @@ class _Application(FastAPI):
         documents = {self.docs_url, self.openapi_url, self.swagger_ui_oauth2_redirect_url}
         app = Authentication(app, own | {path for path in documents if path is not None})
         return RequestScope(app, service, ErrorAnswers(SHAPES))
+
+
+def _body_routes() -> list[BodyRoute]:
+    routes = [route for endpoint in BODY_ENDPOINTS for route in endpoint.router.routes]
+    return [route for route in routes if isinstance(route, BodyRoute)]
 
 
 def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable[[], float]) -> Service:

@@ -22,6 +22,7 @@ READ_ELSEWHERE = {"BATON_DATA_DIR"}  # where training finds its data sets; the s
 LIMITS = (
     "batch_cells",
     "queue_rows",
+    "max_wait_ms",
     "timeout_ms",
     "max_body_bytes",
     "max_items",
@@ -77,7 +78,12 @@ class Settings(BaseSettings):
     batch_cells: int = Field(
         4096, ge=1, description="Most padded cells in a run: rows times the longest row; a longer row runs alone."
     )
-    queue_rows: int = Field(2048, ge=1, description="Most rows of one model that wait or run; past it, 429.")
+    queue_rows: int = Field(
+        2048, ge=1, description="Most rows of one model that wait or run, in equal shares to tenants; past it, 429."
+    )
+    max_wait_ms: int = Field(
+        1000, ge=1, description="Longest that a row may have to wait for its run, by the measured pace; past it, 429."
+    )
     timeout_ms: int = Field(
         10_000,
         ge=1,

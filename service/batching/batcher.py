@@ -7,21 +7,24 @@ them and keeps the deadlines (`service.batching.deadlines`). The batcher knows n
 anything that can be prepared and has a size then, a run is any function of a list of rows.
 
 Invariants: every admitted row is answered once, with its answer or an exception; all rows of a submission are admitted
-or none; never more than `queue_rows` rows wait or run; a row whose caller left, or whose deadline passed before its run
-began, is never run; a run that fails fails its own rows and nothing else.
+or none; never more than `queue_rows` rows of a tenant wait or run; a row whose caller left, or whose deadline passed
+before its run began, is never run; a run that fails fails its own rows and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from service.batching.admission import Admission
+from service.batching.backlog import Stay
 from service.batching.deadlines import Deadlines
 from service.batching.queue import RowQueue
 from service.batching.submission import QueuedRow, Submission, note_start
@@ -61,6 +64,7 @@ class Batcher(Generic[R, A]):
         prepare: Callable[[list[R]], Sequence[int | Exception]],
         batch_cells: int,
         queue_rows: int,
+        max_wait_s: float,
         observer: Observer,
         threads: int = 1,
         same_size: bool = False,
@@ -73,7 +77,7 @@ class Batcher(Generic[R, A]):
             same_size=same_size,
             gone=lambda row: row.submission.future.done() or clock() > row.submission.deadline,
         )
-        self._admission = Admission(max_rows=queue_rows)
+        self._admission = Admission(max_rows=queue_rows, max_wait_s=max_wait_s, clock=clock)
         self._deadlines: Deadlines[Submission[R, A]] = Deadlines(self._expire, clock=clock)
         self._fresh: list[Submission[R, A]] = []
         self._inbox: SimpleQueue[list[Submission[R, A]] | None] = SimpleQueue()
@@ -113,7 +117,7 @@ class Batcher(Generic[R, A]):
         for thread in self._pool:
             thread.join()  # nothing is left to do in it but to let go of what it held
 
-    def submit(self, rows: Sequence[R], *, timeout_s: float) -> Submission[R, A]:
+    def submit(self, rows: Sequence[R], *, tenant: str, timeout_s: float) -> Submission[R, A]:
         """Admit and queue `rows`, at least one; `with` gives the future of their answer, and drops what has not run.
 
         The answer has an outcome for each row, an exception where its run failed. The future fails with
@@ -121,12 +125,13 @@ class Batcher(Generic[R, A]):
         rows are dropped. Rows never run when the caller leaves before the event loop's next turn, so a caller can
         submit to several batchers, to all or to none.
 
-        Raises: what `check_room` raises.
+        Raises: what `check_room` raises; Overloaded also when, by the pace, `timeout_s` will pass before a run begins.
         """
-        self._admission.take(len(rows))
+        stay = self._admission.take(len(rows), tenant, timeout_s=timeout_s)
         now = self._clock()
         submission: Submission[R, A] = Submission(
             rows=rows,
+            stay=stay,
             future=self._loop.create_future(),
             submitted=now,
             deadline=now + timeout_s,
@@ -143,19 +148,20 @@ class Batcher(Generic[R, A]):
         self._fresh.append(submission)
         return submission
 
-    def check_room(self, rows: int) -> None:
-        """Check that so many more rows would be admitted.
+    def check_room(self, rows: int, tenant: str, *, ahead: int = 0) -> None:
+        """Check that so many more rows would be admitted, behind `ahead` of the tenant that are on their way.
 
-        Raises: Overloaded when they do not all fit; NotReady, or what `drain` was given, when no thread will take them.
+        Raises: Overloaded when they do not all fit, or would wait too long; NotReady, or what `drain` was given, when
+        no thread will take them.
         """
-        self._admission.check(rows)
+        self._admission.check(rows, tenant, ahead=ahead)
 
-    async def wait_for_room(self, *, timeout_s: float) -> float:
+    async def wait_for_room(self, tenant: str, *, timeout_s: float) -> float:
         """Wait, first come, first served, until one more row would be admitted; return how much of `timeout_s` is left.
 
         Raises: what `check_room` raises; Overloaded only when there was no room within `timeout_s`.
         """
-        return await self._admission.wait(timeout_s=timeout_s)
+        return await self._admission.wait(tenant, timeout_s=timeout_s)
 
     def _hand_over(self) -> None:
         """Give the threads what came in one turn of the event loop: waking them costs, and more rows share a run."""
@@ -166,7 +172,8 @@ class Batcher(Generic[R, A]):
     def _expire(self, submission: Submission[R, A]) -> None:
         timeout_ms = round(1000 * (submission.deadline - submission.submitted))
         message = f"not run within the deadline of {timeout_ms} ms"
-        submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=self._admission.drained_ms))
+        retry_after_ms = self._admission.wait_ms(submission.stay.tenant)
+        submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=retry_after_ms))
         self._close(submission)
 
     def _close(self, submission: Submission[R, A]) -> None:
@@ -176,18 +183,18 @@ class Batcher(Generic[R, A]):
             dropped = 0 if submission.closed else submission.unstarted
             submission.closed = True
         if dropped:
-            self._release(dropped)
+            self._release(repeat(submission.stay, dropped))
 
-    def _release(self, rows: int) -> None:
-        self._admission.release(rows)
+    def _release(self, stays: Iterable[Stay]) -> None:
+        self._admission.release(stays)
         self._observer.queued(self._admission.rows)
 
     def _work(self) -> None:
         """Serve until told to stop; this and what it calls is all that happens on the batcher's threads."""
-        death = None
+        death, free_since = None, -math.inf
         try:
             while batch := self._next():
-                self._run_batch(batch)
+                free_since = self._run_batch(batch, free_since)
         except BaseException as error:  # noqa: BLE001 - whatever ends a thread must be seen
             death = error
             self._inbox.put(None)  # the others end as well
@@ -219,7 +226,8 @@ class Batcher(Generic[R, A]):
 
     def _add(self, submission: Submission[R, A], sizes: list[int | Exception]) -> None:
         fit = [QueuedRow(submission, index, size) for index, size in enumerate(sizes) if isinstance(size, int)]
-        self._queue.add(fit, now=submission.submitted, pace_s=self._admission.pace_s)
+        tenant, pace_s = submission.stay.tenant, self._admission.pace.row_s
+        self._queue.add(fit, now=submission.submitted, pace_s=pace_s, tenant=tenant)
         unfit = {QueuedRow(submission, index, 0): why for index, why in enumerate(sizes) if isinstance(why, Exception)}
         if unfit and self._claim(list(unfit)):
             self._loop.call_soon_threadsafe(self._deliver, list(unfit.items()))
@@ -232,14 +240,17 @@ class Batcher(Generic[R, A]):
                 row.submission.unstarted -= 1
         return rows
 
-    def _run_batch(self, batch: list[QueuedRow[R, A]]) -> None:
-        began = self._clock()
+    def _run_batch(self, batch: list[QueuedRow[R, A]], free_since: float) -> float:
+        """Run the rows, and return when that ended; this thread has been free since its last run did."""
+        began, waited = self._clock(), bool(self._queue)
         answers = self._attempt(self._run, [row.submission.rows[row.index] for row in batch])
-        run_s = self._clock() - began
+        ended = self._clock()
         sizes = [row.size for row in batch]
-        self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), run_s)
+        self._observer.ran(len(batch), sum(sizes), len(batch) * max(sizes), ended - began)
         outcomes = list(zip(batch, answers, strict=True))
-        self._loop.call_soon_threadsafe(self._end_run, outcomes, run_s / len(batch) / self._threads)
+        came = min(row.submission.submitted for row in batch)
+        self._loop.call_soon_threadsafe(self._end_run, outcomes, ended - max(came, free_since), waited)
+        return ended
 
     def _attempt(self, function: Callable[[list[R]], Sequence[Any]], rows: list[R]) -> Sequence[Any]:
         try:
@@ -251,12 +262,12 @@ class Batcher(Generic[R, A]):
             return [InternalError("the model failed on this input; the log has the cause") for _ in rows]
         return answers
 
-    def _end_run(self, outcomes: list[tuple[QueuedRow[R, A], Any]], seconds_per_row: float) -> None:
-        self._admission.keep_pace(seconds_per_row)
+    def _end_run(self, outcomes: list[tuple[QueuedRow[R, A], Any]], busy_s: float, waited: bool) -> None:
+        self._admission.pace.ran(len(outcomes), busy_s / self._threads, waited=waited)
         self._deliver(outcomes)
 
     def _deliver(self, outcomes: list[tuple[QueuedRow[R, A], Any]]) -> None:
-        self._release(len(outcomes))
+        self._release(row.submission.stay for row, _ in outcomes)
         ended = self._clock()
         for row, outcome in outcomes:
             submission = row.submission

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from service.batching.backlog import Stay
+
 R = TypeVar("R")
 A = TypeVar("A")
 
@@ -43,6 +45,7 @@ class Submission(Generic[R, A]):
     """
 
     rows: Sequence[R]
+    stay: Stay
     future: asyncio.Future[Served[A]]
     submitted: float
     deadline: float

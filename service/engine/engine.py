@@ -84,6 +84,7 @@ class Engine:
             prepare=self.prepare,
             batch_cells=self.batch_cells,
             queue_rows=settings.queue_rows,
+            max_wait_s=settings.max_wait_ms / 1000,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),
             same_size=self.manifest.lengths is None and self.manifest.sequence.has_time,

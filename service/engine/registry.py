@@ -115,16 +115,18 @@ class Registry:
     def _able(self, task: Task) -> list[Engine]:
         return [engine for engine in self.latest if engine.manifest.task == task]
 
-    def admit(self, task: Task, *, rows: int = 1) -> None:
-        """Check that some model of `task` works, and has room for so many rows.
+    def admit(self, task: Task, tenant: str, *, rows: int = 1, ahead: int = 0, name: str | None = None) -> None:
+        """Check that some model of `task`, or a version of the one called `name`, works and has room for so many rows.
+
+        Of the tenant's rows `ahead` are on their way and come first.
 
         Raises: what `Batcher.check_room` raises, when none has.
         """
         refusal = None
         for engine in self.all:
-            if engine.manifest.task == task:
+            if engine.manifest.task == task and (name is None or engine.manifest.name == name):
                 try:
-                    return engine.batcher.check_room(rows)
+                    return engine.batcher.check_room(rows, tenant, ahead=ahead)
                 except Unavailable as error:
                     refusal = error
         if refusal is not None:

@@ -152,7 +152,8 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
     """
     with ExitStack() as stack:
         answers = [
-            stack.enter_context(engine.batcher.submit(part, timeout_s=timeout_s)) for engine, part in rows.items()
+            stack.enter_context(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
+            for engine, part in rows.items()
         ]
 
         def leave() -> None:

@@ -1,6 +1,7 @@
-"""HTTP connections as uvicorn has them, with an end to request heads that have none.
+"""HTTP connections as uvicorn has them, with an end to request heads that have none, and refusals without a task.
 
-It knows uvicorn's protocol, not requests; how long a body may take is theirs to say, until it has its answer.
+It knows uvicorn's protocol, not requests: `service.web.door` says what is refused, and how long a body may take is
+theirs to say, until it has its answer.
 Invariants: a head ends in time and within its size, or the connection does; so does what is left of a body after the
 answer, and a connection that waits; an answer under way is not cut short; nothing behind the head of a handshake is
 lost.
@@ -12,10 +13,13 @@ import asyncio
 import logging
 import sys
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.web.door import DOOR, Door
 
 log = logging.getLogger("baton.http")
 
@@ -32,6 +36,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = self._in_body = self._upgraded = False
         self._timer: asyncio.TimerHandle | None = None
         self._came = b""
+        self._keep_alive = True  # behind an answer without a cycle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -64,12 +69,20 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
         self._stop_clock()
-        super().on_headers_complete()
+        if not self._turn_away():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         self._stop_clock()
-        super().on_message_complete()
+        if self.cycle is not None:
+            super().on_message_complete()
+        elif not self._keep_alive:
+            self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         upgrade = sys.exc_info()[1]  # uvicorn calls this where it catches it, and forgets the rest of the data
@@ -79,6 +92,28 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         if rest and not self.transport.is_closing():
             self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
+
+    def _turn_away(self) -> bool:
+        """Answer at once what the door refuses, without a cycle; what comes of its body is swallowed.
+
+        A connection that is not to be kept closes behind the body: closed before, it would be reset, and the client
+        might never see the answer.
+        """
+        door: Door | None = self.app_state.get(DOOR)
+        plain = self._answered and not (self.expect_100_continue or self.parser.should_upgrade())
+        writable = not (self.flow.write_paused or self.transport.is_closing())
+        if door is None or not plain or not writable or self.parser.get_method() != b"POST":
+            return False
+        answer = door.refuse(self.url, cast(Scope, self.scope))
+        if answer is None:
+            return False
+        self.cycle = None  # type: ignore[assignment]  # as at first
+        self._keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self.server_state.total_requests += 1
+        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
+        close = b"" if self._keep_alive else b"connection: close\r\n"
+        self.transport.write(b"".join((STATUS_LINE[answer.status_code], *lines, close, b"\r\n", answer.body)))
+        return True
 
     @property
     def _answered(self) -> bool:

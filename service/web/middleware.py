@@ -4,6 +4,7 @@ It knows ASGI and callers, not routes, bodies or models. Invariants: every answe
 leaves one line in the log and one count in the metrics when its answer has been sent to the end, or its client has
 left; an exception that nobody expected becomes a 500 with its cause in the log. What is no whole HTTP request never
 comes here: uvicorn answers it with a bare 400, and `service.web.heads` with 408 or 431.
+`service.web.door` keeps these promises for what is refused from its head.
 """
 
 from __future__ import annotations
@@ -28,6 +29,19 @@ OPENED = 101  # a WebSocket
 STARTS = {"http.response.start", "websocket.http.response.start", "websocket.accept"}
 
 
+def add_id(caller: Caller, headers: list[tuple[bytes, bytes]]) -> None:
+    headers.append((b"x-request-id", caller.request_id.encode()))
+
+
+def record(caller: Caller, status: int) -> None:
+    """Count a request that has ended, and write its line in the log."""
+    seconds = time.perf_counter() - caller.started
+    caller.service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
+    if access_log.isEnabledFor(logging.INFO):
+        line = f"{caller.verb} {caller.printable_path} {status} {1e3 * seconds:.1f}ms id={caller.request_id}"
+        access_log.info(f"{line} {caller.log}".rstrip())
+
+
 class RequestScope:
     """The outermost layer: the request's id, its errors, its line in the log and its count."""
 
@@ -46,7 +60,7 @@ class RequestScope:
             kind = message["type"]
             if kind in STARTS:
                 status = message.get("status", OPENED)
-                message.setdefault("headers", []).append((b"x-request-id", caller.request_id.encode()))
+                add_id(caller, message.setdefault("headers", []))
             elif kind == "http.response.body":
                 ended = not message.get("more_body", False)
             await send(message)
@@ -67,14 +81,7 @@ class RequestScope:
                 raise
             await self._errors.answer(caller, error)(scope, receive, send_with_id)
         finally:
-            self._record(caller, status)
-
-    def _record(self, caller: Caller, status: int) -> None:
-        seconds = time.perf_counter() - caller.started
-        self._service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
-        if access_log.isEnabledFor(logging.INFO):
-            line = f"{caller.verb} {caller.printable_path} {status} {1e3 * seconds:.1f}ms id={caller.request_id}"
-            access_log.info(f"{line} {caller.log}".rstrip())
+            record(caller, status)
 
 
 class Authentication:

@@ -14,6 +14,7 @@ from fastapi import Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from service.contract.manifest import Task
 from service.web.answers import Reply
 from service.web.bodies import JSON, Reader, find_media_type, read_bytes, read_json
 from service.web.context import Call, call_of
@@ -39,11 +40,15 @@ class BodyRoute(APIRoute):
         await (await self._respond(call_of(scope)))(scope, receive, send)
 
     async def _respond(self, call: Call) -> Response:
-        call.service.engines.admit(self._body.task)  # a refusal should cost nothing that can be spared
+        call.service.engines.admit(self.task, call.tenant)  # a refusal should cost nothing that can be spared
         read = self.readers[find_media_type(call, self.readers)]
         body = read(call, self._body, await read_bytes(call))
         reply: Reply | Response = await self.endpoint(call, body)
         return reply if isinstance(reply, Response) else reply.answer()
+
+    @property
+    def task(self) -> Task:
+        return self._body.task
 
     @cached_property
     def _body(self) -> type[BatchRequest]:

@@ -51,7 +51,7 @@ class Streams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: Draining, NotReady, Overloaded."""
-        self._admit()
+        self._admit(caller_of(scope).tenant)
         caller, metrics, code = caller_of(scope), self._service.metrics, ABNORMAL
         connection = Connection(receive, send, patience_s=self._service.settings.stream_idle_s)
         stream = _Stream(caller, connection)
@@ -69,8 +69,8 @@ class Streams:
             metrics.streams_closed.labels(str(code) if code in OUR_CODES else "other").inc()
             caller.log = f"close={code} frames={stream.frames} steps={stream.steps}{caller.log}"
 
-    def _admit(self) -> None:
-        self._service.engines.admit(TASK, rows=0)
+    def _admit(self, tenant: str) -> None:
+        self._service.engines.admit(TASK, tenant, rows=0)  # a full queue is waited for, frame by frame
         limit = self._service.settings.max_streams
         if self._open >= limit:
             raise Overloaded(f"{limit} streams are open already", limit=limit, retry_after_ms=1000)
@@ -212,9 +212,9 @@ class _Stream:
 
         Raises: what the batcher raises, and what became of the row.
         """
-        batcher = start.engine.batcher
-        left_s = await batcher.wait_for_room(timeout_s=self._timeout_s)
-        with batcher.submit([row], timeout_s=left_s) as answer:
+        batcher, tenant = start.engine.batcher, self._caller.tenant
+        left_s = await batcher.wait_for_room(tenant, timeout_s=self._timeout_s)
+        with batcher.submit([row], tenant=tenant, timeout_s=left_s) as answer:
             (outcome,) = (await answer).outcomes
         if isinstance(outcome, Exception):
             raise outcome

@@ -56,14 +56,17 @@ class Gate:
 
 
 def make(run: Callable[[list[int]], Sequence[int]], **options: object) -> Batcher[int, int]:
-    settings = {"batch_cells": 100, "queue_rows": 1000, "observer": Silent(), "prepare": lambda rows: rows, **options}
+    settings = {"batch_cells": 100, "queue_rows": 1000, "max_wait_s": 1000.0, "observer": Silent(), **options}
+    settings.setdefault("prepare", lambda rows: rows)
     batcher: Batcher[int, int] = Batcher(run, **settings)  # type: ignore[arg-type]
     batcher.start()
     return batcher
 
 
-async def submit(batcher: Batcher[int, int], rows: Sequence[int], timeout_s: float = 10) -> Served[int]:
-    with batcher.submit(rows, timeout_s=timeout_s) as answer:
+async def submit(
+    batcher: Batcher[int, int], rows: Sequence[int], timeout_s: float = 10, tenant: str = "anna"
+) -> Served[int]:
+    with batcher.submit(rows, tenant=tenant, timeout_s=timeout_s) as answer:
         return await answer
 
 
@@ -194,7 +197,7 @@ async def test_a_row_whose_run_began_in_time_is_answered_however_long_it_takes()
     await batcher.drain()
 
 
-async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() -> None:
+async def test_a_refusal_says_when_there_will_be_room_at_the_measured_pace() -> None:
     gate, now = Gate(), [0.0]
     batcher = make(gate.run, queue_rows=3, clock=lambda: now[0])
     measured = asyncio.create_task(submit(batcher, [1, 1]))
@@ -206,7 +209,7 @@ async def test_a_refusal_says_how_long_the_queue_takes_at_the_measured_pace() ->
     await gate.wait_entered()
     with pytest.raises(Overloaded) as full:
         await submit(batcher, [1])
-    assert (full.value.limit, full.value.retry_after_ms) == (3, 1500)
+    assert (full.value.limit, full.value.retry_after_ms) == (3, 500)
     gate.let_go(3)
     await asyncio.gather(*tasks)
     await batcher.drain()
@@ -287,7 +290,7 @@ async def test_what_was_refused_abandoned_or_late_leaves_no_trace_in_the_count()
     batcher = make(gate.run, observer=queued, prepare=lambda rows: [EmptyInput("no") if n == 0 else n for n in rows])
     running = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    with batcher.submit([2, 2], timeout_s=10):
+    with batcher.submit([2, 2], tenant="anna", timeout_s=10):
         pass
     late = asyncio.create_task(submit(batcher, [3, 0, 3], timeout_s=0.01))
     with pytest.raises(DeadlineExceeded):
@@ -380,7 +383,7 @@ async def test_rows_whose_caller_ends_the_wait_for_its_answer_are_never_run(
     batcher = make(gate.run, observer=queued)
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    with batcher.submit([2], timeout_s=10) as answer:
+    with batcher.submit([2], tenant="anna", timeout_s=10) as answer:
         await handed_over()
         end(answer)
         with pytest.raises((asyncio.CancelledError, EOFError)):
@@ -397,7 +400,7 @@ async def test_an_answer_that_nobody_looked_at_is_no_error_in_the_log(caplog: py
     batcher = make(gate.run)
     first = asyncio.create_task(submit(batcher, [1]))
     await gate.wait_entered()
-    with batcher.submit([2], timeout_s=0.01) as answer:
+    with batcher.submit([2], tenant="anna", timeout_s=0.01) as answer:
         await asyncio.wait({answer})
     del answer
     gate.let_go(1)
@@ -412,11 +415,11 @@ async def test_a_request_to_two_batchers_is_admitted_by_both_or_run_by_neither()
     roomy, narrow = make(gate.run), make(double, queue_rows=1)
     gate.let_go(1)
     with ExitStack() as stack:
-        stack.enter_context(roomy.submit([1, 2], timeout_s=10))
+        stack.enter_context(roomy.submit([1, 2], tenant="anna", timeout_s=10))
         with pytest.raises(Overloaded):
-            narrow.submit([1, 2], timeout_s=10)
+            narrow.submit([1, 2], tenant="anna", timeout_s=10)
     with ExitStack() as stack:
-        answers = [stack.enter_context(batcher.submit([3], timeout_s=10)) for batcher in (roomy, narrow)]
+        answers = [stack.enter_context(batcher.submit([3], tenant="anna", timeout_s=10)) for batcher in (roomy, narrow)]
         assert [(await answer).outcomes for answer in answers] == [[6], [6]]
     assert gate.batches == [[3]]
     await roomy.drain()
@@ -473,7 +476,7 @@ async def test_drain_answers_what_waits_and_refuses_what_comes() -> None:
 
 
 async def wait_and_submit(batcher: Batcher[int, int], row: int) -> Sequence[object]:
-    left_s = await batcher.wait_for_room(timeout_s=10)
+    left_s = await batcher.wait_for_room("anna", timeout_s=10)
     return (await submit(batcher, [row], timeout_s=left_s)).outcomes
 
 

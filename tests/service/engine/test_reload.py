@@ -448,9 +448,9 @@ async def test_work_that_found_its_version_just_before_it_ended_is_told_so(two_v
         await running.reload()
         await until(lambda: stepper.batcher.draining and sentiment.batcher.draining)
         with pytest.raises(StateExpired, match="has come to its end; begin a new session"):
-            stepper.batcher.check_room(1)
+            stepper.batcher.check_room(1, tenant="")
         with pytest.raises(NotReady, match="send the request again"):
-            sentiment.batcher.check_room(1)
+            sentiment.batcher.check_room(1, tenant="")
 
 
 @pytest.mark.anyio

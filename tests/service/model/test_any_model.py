@@ -311,7 +311,7 @@ async def test_sessions_of_a_graph_of_one_row_run_side_by_side(models: Path) -> 
     engine = Engine(model, Settings(run_threads=2), ModelMetrics(Metrics(), "one-row-cell", "1"))
     engine.batcher.start()
     rows = [Row(np.array(PAIRS[:1], np.float32)) for _ in range(2)]
-    with engine.batcher.submit(rows, timeout_s=60) as answer:
+    with engine.batcher.submit(rows, tenant="", timeout_s=60) as answer:
         served = await answer
     await engine.batcher.drain()
     assert all(isinstance(answer, Answer) for answer in served.outcomes)

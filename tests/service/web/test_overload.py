@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import tiny
 import uvicorn
+from here import vouched
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import create_app
 from service.engine.engine import Engine, Row
 from service.settings import Settings
+from service.web.access_log import ACCESS
+from service.web.door import DOOR
+from service.web.heads import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -48,14 +59,21 @@ class SlowModel:
 
 @asynccontextmanager
 async def slow_service(
-    models: Path, state: Path, **settings: int
+    models: Path, state: Path, *middleware: Any, **settings: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, SlowModel]]:
-    """Serve on loopback, in this process, so that the test decides when a run of the model ends."""
-    app = create_app(Settings(models_dir=models, state_dir=state, **{"run_threads": 1, **settings}))
+    """Serve on loopback, in this process, so that the test decides when a run of the model ends.
+
+    Time refuses nobody unless the test says so: how long its runs take is no matter of the service's pace.
+    """
+    chosen = {"run_threads": 1, "max_wait_ms": 10**9, **settings}
+    app = create_app(Settings(models_dir=models, state_dir=state, **chosen), tried=vouched(models))
+    for added in middleware:
+        app.add_middleware(added)
     session = app.state.service.engines.get("sentiment").model.session
     session.run = slow = SlowModel(session)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    http = partial(HttpProtocol, head_ms=10_000)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, http=http))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     url = "http://{}:{}".format(*listening.getsockname())
     try:
@@ -67,8 +85,50 @@ async def slow_service(
         await serving
 
 
-def ask(client: httpx.AsyncClient, *texts: str) -> asyncio.Task[httpx.Response]:
-    return asyncio.create_task(client.post("/v1/sentiment", json={"inputs": list(texts)}))
+def ask(
+    client: httpx.AsyncClient, *texts: str, model: str = "sentiment", key: str = ""
+) -> asyncio.Task[httpx.Response]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    body = {"model": model, "inputs": list(texts)}
+    return asyncio.create_task(client.post("/v1/sentiment", json=body, headers=headers))
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+class RawClient:
+    """A connection on which a test writes what it likes; answers come one by one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, client: httpx.AsyncClient) -> AsyncIterator[RawClient]:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        try:
+            yield cls(reader, writer)
+        finally:
+            writer.close()
+
+    async def send(self, *lines: str, body: bytes = b"") -> None:
+        """Send a head, or nothing where there are no lines, and a body, or as much of one."""
+        self._writer.write("".join(f"{line}\r\n" for line in (*lines, "") if lines).encode() + body)
+        await self._writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:-2])}
+        return int(head[0].split()[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
+
+    async def ended(self) -> bool:
+        """Wait for the connection's end; a reset is an error."""
+        return await self._reader.read() == b""
+
+
+POST = "POST /v1/sentiment HTTP/1.1"
+HOST, JSON = "Host: service", "Content-Type: application/json"
 
 
 async def until_queued(client: httpx.AsyncClient, rows: int) -> None:
@@ -235,3 +295,168 @@ async def test_the_death_of_a_model_s_worker_answers_everyone_and_ends_readiness
         refused = await ask(client, "good")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
         assert (await client.post("/v1/step", json={"model": "numbers", "items": [{"values": [1]}]})).status_code == 200
+
+
+async def test_a_request_that_would_wait_too_long_is_429_until_it_would_not(tiny_models: Path, tmp_path: Path) -> None:
+    async with slow_service(tiny_models, tmp_path, max_wait_ms=5) as (client, slow):
+        measured = ask(client, "good")
+        await slow.wait_entered()
+        began = time.monotonic()
+        while time.monotonic() < began + 0.01:  # the pace that the service measures: at least 10 ms a row
+            await client.get("/healthz")
+        slow.let_go(1)
+        await measured
+        running = ask(client, *["good"] * 100)  # its own rows make no request wait
+        await slow.wait_entered()
+        refused = await ask(client, "good")
+        assert code(refused) == (429, "overloaded")
+        assert "would wait" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["limit"] == 5
+        assert int(refused.headers["retry-after"]) >= 1
+        slow.let_go(100)
+        assert (await running).json()["summary"] == {"ok": 100, "failed": 0}
+        assert (await ask(client, "good")).status_code == 200
+
+
+async def test_a_full_queue_refuses_from_the_head_and_swallows_the_body(
+    tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(ACCESS), "propagate", True)
+    caplog.set_level(logging.INFO, ACCESS)
+    async with slow_service(tiny_models, tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        async with RawClient.to(client) as raw:
+            await raw.send(POST, HOST, JSON, "X-Request-Id: full-1", "Content-Length: 1000")
+            status, headers, body = await raw.answer()  # before any of the body was sent
+            error = json.loads(body)["error"]
+            assert (status, error["code"], error["limit"], error["request_id"]) == (429, "overloaded", 1, "full-1")
+            assert (headers["x-request-id"], headers["content-type"]) == ("full-1", "application/json")
+            assert int(headers["retry-after"]) >= 1
+            await raw.send(body=b" " * 600)
+            await raw.send(body=b" " * 400)
+            await raw.send(POST, HOST, JSON, "Transfer-Encoding: chunked", body=b"3\r\n{  \r\n0\r\n\r\n")
+            assert (await raw.answer())[0] == 429
+            await raw.send("GET /healthz HTTP/1.1", HOST)
+            assert (await raw.answer())[0] == 200
+        shown = (await client.get("/metrics")).text
+        assert 'baton_rejected_total{cause="overloaded"} 2.0' in shown
+        assert 'baton_requests_total{endpoint="/v1/sentiment",status="429"} 2.0' in shown
+        lines = [record.getMessage() for record in caplog.records if "id=full-1 code=overloaded" in record.getMessage()]
+        assert [line.startswith("POST /v1/sentiment 429 ") for line in lines] == [True]
+        slow.let_go(1)
+        assert (await running).status_code == 200
+
+
+@pytest.mark.parametrize(("version", "field"), [("1.1", "Connection: close"), ("1.0", "X-Padding: none")])
+async def test_a_refused_client_that_keeps_no_connection_is_not_reset_while_it_sends(
+    tiny_models: Path, tmp_path: Path, version: str, field: str
+) -> None:
+    async with slow_service(tiny_models, tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        async with RawClient.to(client) as raw:
+            await raw.send(f"POST /v1/sentiment HTTP/{version}", HOST, JSON, field, "Content-Length: 3000000")
+            for _ in range(3):
+                await raw.send(body=b" " * 1_000_000)
+            status, headers, _ = await raw.answer()
+            assert (status, headers["connection"]) == (429, "close")
+            assert await raw.ended()
+        slow.let_go(1)
+        await running
+
+
+async def test_pipelined_requests_that_are_refused_are_answered_in_their_turn(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    async with slow_service(tiny_models, tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        body = b'{"inputs": ["good"]}'
+        async with RawClient.to(client) as raw:
+            await raw.send(POST, HOST, JSON, f"Content-Length: {len(body)}", body=body)
+            await slow.wait_entered()
+            await raw.send(POST, HOST, JSON, f"Content-Length: {len(body)}", body=body)
+            other = await ask(client, "good")
+            assert code(other) == (429, "overloaded")
+            slow.let_go(2)
+            assert [(await raw.answer())[0] for _ in range(2)] == [200, 200]
+
+
+async def test_a_full_model_refuses_before_the_body_is_parsed_and_its_neighbours_answer(tmp_path: Path) -> None:
+    tiny.sentiment(tmp_path / "models")
+    tiny.sentiment(tmp_path / "models", name="spam")
+    async with slow_service(tmp_path / "models", tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        post = partial(client.post, "/v1/sentiment", headers={"content-type": "application/json"})
+        for body in (
+            b'{"model": "sentiment", "inputs": [',
+            b'{"inputs": [], "model" : "sentiment", ',
+            b'{"model": "spam", "model": "sentiment", ',
+            b'{"inputs": ["the default"',
+        ):
+            assert code(await post(content=body)) == (429, "overloaded")
+        for body in (
+            b'{"model": "spam", "inputs": ["good"]}',
+            b'{"model": "sentiment", "inputs": ["good"], "model": "spam"}',
+            b'{"inputs": ["good \\"model\\": \\"sentiment\\""], "model":"spam"}',
+            b'{"\\u006dodel": "spam", "inputs": ["good"]}',
+        ):
+            answer = await post(content=body)
+            assert (answer.status_code, answer.json()["model"]) == (200, "spam")
+        assert code(await post(content=b'{"model": "nobody", "inputs": ["good"]}')) == (404, "unknown_model")
+        slow.let_go(1)
+        assert (await running).status_code == 200
+
+
+async def test_the_flood_of_one_tenant_does_not_starve_another(tiny_models: Path, tmp_path: Path) -> None:
+    keys = {"anna": "annas-key", "berta": "bertas-key"}
+    async with slow_service(tiny_models, tmp_path, queue_rows=4, max_items=4, batch_cells=2, api_keys=keys) as (
+        client,
+        slow,
+    ):
+        running = ask(client, "good", key="annas-key")
+        await slow.wait_entered()
+        flood = [ask(client, "good", key="annas-key") for _ in range(3)]
+        await until_queued(client, 4)
+        assert code(await ask(client, "good", key="annas-key")) == (429, "overloaded")
+        other = ask(client, "bad bad", key="bertas-key")
+        await until_queued(client, 5)
+        assert code(await ask(client, "good", key="a-stranger")) == (401, "unauthorized")
+        slow.let_go(3)
+        assert (await other).status_code == 200  # behind the run under way, and one of the other's at most
+        slow.let_go(10)
+        assert {(await task).status_code for task in (running, *flood)} == {200}
+
+
+async def test_of_many_heads_read_in_one_turn_of_the_loop_as_many_are_let_in_as_fit(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=2, max_items=2)
+    app = create_app(settings, tried=vouched(tiny_models))
+    async with app.router.lifespan_context(app) as state:
+        answers = [state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) for _ in range(4)]
+        assert [None if answer is None else answer.status_code for answer in answers] == [None, None, 429, 429]
+        await asyncio.sleep(0)
+        assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) is None
+
+
+async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    seen = []
+
+    class Witness:
+        def __init__(self, app: ASGIApp) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["type"])
+            await self._app(scope, receive, send)
+
+    async with slow_service(tiny_models, tmp_path, Witness, queue_rows=1, max_items=1) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        assert code(await ask(client, "good")) == (429, "overloaded")
+        slow.let_go(1)
+        assert (await running).status_code == 200
+    assert seen.count("http") == 2

@@ -1,0 +1,61 @@
+"""Refusals from the head alone: what no model of a task has room for is answered before its body is read.
+
+It knows heads and the parts of the service, not connections. An event loop that was held up reads thousands of heads
+in one turn, before any of them gets further: those let in count as a row each until the turn has ended, or all would be
+let in where one fits. Invariant: whoever is refused here is answered, logged and counted as the route would have done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from starlette.types import Scope
+
+from service.contract.manifest import Task
+from service.errors import Unauthorized, Unavailable
+from service.web.answers import JsonAnswer
+from service.web.context import Caller, Service
+from service.web.error_shapes import ErrorAnswers
+from service.web.middleware import add_id, record
+
+DOOR = "baton.door"  # its place in the state of the application's lifespan
+
+
+class Door:
+    """Looks at the heads of requests that have a body; `tasks` are by path, as it stands in a head."""
+
+    def __init__(self, service: Service, tasks: Mapping[bytes, Task], errors: ErrorAnswers) -> None:
+        self._service, self._tasks, self._errors = service, tasks, errors
+        self._ahead: Counter[tuple[Task, str]] = Counter()  # who was let in, in this turn of the event loop
+
+    def refuse(self, target: bytes, scope: Scope) -> JsonAnswer | None:
+        """Return the answer to a POST that is refused, with its id, or None where it must be heard out.
+
+        `scope` lacks what follows from the request's target, and gets it where the answer is a refusal.
+        """
+        path, _, query = target.partition(b"?")
+        task = self._tasks.get(path)
+        if task is None:
+            return None
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        try:
+            tenant = self._service.authenticator.tenant(authorization.decode("latin-1"))
+            self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant])
+        except Unauthorized:
+            return None
+        except Unavailable as error:
+            scope.update(method="POST", path=path.decode(), raw_path=path, query_string=query)
+            caller = Caller(scope, self._service)
+            if caller.field(b"upgrade"):  # its body may be lost, and the connection has to close
+                return None
+            caller.endpoint = caller.path
+            answer = self._errors.answer(caller, error)
+            add_id(caller, answer.raw_headers)
+            record(caller, answer.status_code)
+            return answer
+        if not self._ahead:
+            asyncio.get_running_loop().call_soon(self._ahead.clear)
+        self._ahead[task, tenant] += 1
+        return None
