@@ -5,24 +5,19 @@ Each of its commands imports what it needs by itself: all together takes a secon
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from service import __version__
 from service.errors import StartupError
@@ -98,11 +93,8 @@ def models(
     if as_json:
         typer.echo(json.dumps({"models": lines}, indent=2))
         return
-    table = Table(*SHOWN, box=None, pad_edge=False)
-    for line in lines:
-        cells = {**line, "streamable": "yes" if line["streamable"] else "no"}
-        table.add_row(*(Text(str(cells[name])) for name in SHOWN))
-    Console().print(table)
+    cells = [{**line, "streamable": "yes" if line["streamable"] else "no"} for line in lines]
+    _print_table(SHOWN, [[str(line[name]) for name in SHOWN] for line in cells])
 
 
 @app.command()
@@ -217,9 +209,19 @@ def list_keys() -> None:
     if not ring:
         typer.echo(f"no key yet: the first start will make one in {settings.state_dir}", err=True)
         return
-    table = Table("id", "use", "from", box=None, pad_edge=False)
-    for number, (key, source) in enumerate(ring):
-        table.add_row(key_id(key, source).hex(), "opens" if number else "seals, opens", Text(source))
+    uses = ["opens" if number else "seals, opens" for number in range(len(ring))]
+    rows = [[key_id(key, source).hex(), use, source] for (key, source), use in zip(ring, uses, strict=True)]
+    _print_table(("id", "use", "from"), rows)
+
+
+def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head, box=None, pad_edge=False)
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     Console().print(table)
 
 
@@ -232,6 +234,10 @@ def _from_directory(models_dir: Path) -> list[dict[str, Any]]:
 
 
 def _from_service(url: str, api_key: str | None) -> list[dict[str, Any]]:
+    import http.client
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(f"{url.rstrip('/')}/v1/models")
     if api_key:
         request.add_header("Authorization", f"Bearer {api_key}")

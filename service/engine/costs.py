@@ -15,7 +15,7 @@ from service.engine.engine import Engine
 from service.engine.probe import sample
 from service.settings import Settings
 
-ROWS, STEPS, REPEATS = 8, 16, 5  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
+ROWS, STEPS, REPEATS = 8, 16, 3  # few enough to take milliseconds, enough rows to tell a row's cost from a run's
 RUN_S = 0.0001  # what a run costs under load beside the model: choosing and copying rows, handing over between threads
 
 
@@ -28,12 +28,15 @@ class Costs:
 
 
 def run_largest(engine: Engine, settings: Settings) -> None:
-    """Make the run that needs the most memory."""
-    _, max_steps = _row_steps(engine, settings)
+    """Make a run of as many cells as one may have: with the most rows where chunks are as good as the whole, or with
+    the longest."""
+    min_steps, steps = _row_steps(engine, settings)
     if not engine.manifest.sequence.has_time:
-        max_steps = 1
-    rows = max(1, min(WINDOW, engine.batch_cells // max_steps))
-    engine.run(sample(engine, [max_steps] * rows))
+        steps = 1
+    elif engine.manifest.streamable:
+        steps = min(steps, max(min_steps, engine.batch_cells // WINDOW))
+    rows = max(1, min(WINDOW, engine.batch_cells // steps))
+    engine.run(sample(engine, [steps] * rows))
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:
