@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 from typing import Protocol, TypeVar
 
+from starlette.requests import ClientDisconnect
+
 from service.errors import BodyTimeout, BodyTooLarge, MalformedJson, UnsupportedMediaType
 from service.settings import Settings
 from service.web.context import Call
@@ -75,9 +77,13 @@ async def read_bytes(call: Call) -> bytes:
     task = asyncio.current_task()
     assert task is not None
     timer = asyncio.get_running_loop().call_later(settings.timeout_ms / 1000, task.cancel, LATE)
-    chunks, size = [], 0
+    chunks, size, more = [], 0, True
     try:
-        async for chunk in call.stream():
+        while more:
+            came = await call.receive()
+            if came["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = came.get("body", b""), came.get("more_body", False)
             chunks.append(chunk)
             size += len(chunk)
             if size > settings.max_body_bytes:
