@@ -224,4 +224,4 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _named(place: tuple[int | str, ...]) -> str:
     """Return the name of the setting that is wrong, and of the entry in it; not that of a type that it may have."""
-    return "_".join(map(str, place[:1] if place[0] == "workers" else place))
+    return "_".join(map(str, place[:1] if "workers" in place[:1] else place))

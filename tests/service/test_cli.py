@@ -63,10 +63,10 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
         ({"BATON_API_KEYS": '{"acme": "long-enough", "bolt": "long-enough"}'}, "two tenants the same key"),
         ({"BATON_API_KEYS": '{"acme": "k\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"}'}, "not ASCII"),
         (
-            {"BATON_MAX_STATE_BYTES": "8", "BATON_STORE_BYTES": "8", "BATON_MODELS_DIR": "{models}"},
+            {"BATON_MAX_STATE_BYTES": "8", "BATON_STORE": "memory", "BATON_MODELS_DIR": "{models}"},
             "at most 8: see BATON_MAX_STATE_BYTES and BATON_STORE",
         ),
-        ({"BATON_STORE": "disk"}, "BATON_STORE: Value error, must be 'memory', or a URL"),
+        ({"BATON_STORE": "disk"}, "BATON_STORE: Value error, must be 'embedded', 'memory', or a URL"),
         ({"BATON_MODELS_DIR": "/nowhere"}, "/nowhere: models_dir: is no directory"),
     ],
 )
