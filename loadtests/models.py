@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ STEP_MODEL, TEXT_MODEL = "lstm-2x256", "bilstm-2x128"
 LAYERS, HIDDEN, FEATURES, OUTPUTS = 2, 256, 16, 8
 WORDS, EMBEDDING, READER_HIDDEN = 8000, 128, 128
 UNKNOWN = "[UNK]"
+GRAPH_FILE = "model.onnx"
 LENGTHS = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"])
 Declared = dict[str, Any]
 
@@ -37,9 +38,19 @@ def gather_models(directory: Path) -> Path:
     """Make `directory` a models directory: links to the committed models, and both references; return it."""
     for model in COMMITTED.iterdir():
         (directory / model.name).symlink_to(model)
+    return write_references(directory)
+
+
+def write_references(directory: Path) -> Path:
+    """Write both references into a models directory, and return it."""
     _write_stepper(directory / STEP_MODEL / "1")
     write_reader(directory / TEXT_MODEL / "1")
     return directory
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """Return the text that the BiLSTM's tokenizer reads as `ids`, which are from 1 to `WORDS` - 1."""
+    return " ".join(f"w{number}" for number in ids)
 
 
 def _write_stepper(directory: Path) -> None:
@@ -105,7 +116,7 @@ def _write(
     quantize: Callable[[bytes], bytes] | None = None,
 ) -> None:
     """Write graph and manifest of the model that `directory`, <name>/<version>, names."""
-    file = directory / "model.onnx"
+    file = directory / GRAPH_FILE
     graph = helper.make_graph(nodes, directory.parent.name, inputs, outputs, weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10).SerializeToString()
     file.write_bytes(quantize(made) if quantize else made)

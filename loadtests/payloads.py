@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import httpx
 import numpy as np
 
-from loadtests.models import FEATURES, STEP_MODEL, TEXT_MODEL, WORDS
+from loadtests.models import FEATURES, STEP_MODEL, TEXT_MODEL, WORDS, text_of
 
 SEED = 0
 BODIES = 256
@@ -72,7 +72,7 @@ def drawn_texts(folder: Path, words: tuple[int, int], model: str = TEXT_MODEL) -
     """One text a request, of the fewest to the most `words` that the BiLSTM knows, each number as likely as another."""
     rng = np.random.default_rng(SEED)
     lengths = rng.integers(words[0], words[1], size=BODIES, endpoint=True)
-    batches = [[" ".join(f"w{word}" for word in rng.integers(1, WORDS, size))] for size in lengths]
+    batches = [[text_of(rng.integers(1, WORDS, size).tolist())] for size in lengths]
     return write_pool(folder / f"{model}-{words[1]}.jsonl", "/v1/sentiment", batches, "inputs", model=model)
 
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import httpx
 
-from loadtests.models import STEP_MODEL
+from loadtests.models import GRAPH_FILE, STEP_MODEL, TEXT_MODEL, newest, text_of
 from loadtests.peers import sessions
 from loadtests.peers.apps import reader
 from loadtests.peers.environments import SYSTEM_PYTHON, pinned, prepare
-from loadtests.peers.graphs import TEXT_MODEL, graph, text
 from loadtests.peers.processes import free_ports, running
 from loadtests.peers.sessions import Session
 from loadtests.peers.texts import LONGEST, Form, Ids
@@ -89,7 +88,7 @@ class Server:
         values = {"bin": folder, "port": port, "grpc": grpc, "metrics": metrics}
         variables = {
             "PYTHONPATH": str(ROOT),
-            reader.GRAPH: str(graph(place.models, TEXT_MODEL if self.form else STEP_MODEL)),
+            reader.GRAPH: str(newest(TEXT_MODEL if self.form else STEP_MODEL, place.models) / GRAPH_FILE),
             reader.THREADS: str(self.threads),
             reader.WORKERS: str(self.workers),
             **{name: value.format(**values) for name, value in self.variables.items()},
@@ -115,7 +114,7 @@ class Baton:
 
 
 def _sentiment(row: Ids) -> dict[str, Any]:
-    return {"inputs": [text(row)], "scores": "all"}
+    return {"inputs": [text_of(row)], "scores": "all"}
 
 
 def _scores(answer: Any) -> list[float]:

@@ -18,11 +18,10 @@ from typing import Any
 
 import psutil
 
-from loadtests.models import STEP_MODEL
+from loadtests.models import GRAPH_FILE, STEP_MODEL, TEXT_MODEL, newest, write_references
 from loadtests.peers.apps.reader import Reader
 from loadtests.peers.catalogue import BATON, Baton, Place, Server
 from loadtests.peers.environments import PeerError
-from loadtests.peers.graphs import TEXT_MODEL, graph, write_models
 from loadtests.peers.sessions import Session
 from loadtests.peers.steps import load_steps
 from loadtests.peers.texts import LONGEST, SHORTEST, Form, check_answers, draw_rows, load_texts
@@ -40,8 +39,8 @@ class Measurement:
 
     def __init__(self, servers: Mapping[str, Server | Baton], folder: Path, cache: Path, seconds: float) -> None:
         self._servers, self._folder, self._cache, self._seconds = servers, folder, cache, seconds
-        self._models = write_models(folder)
-        self._reader = Reader(graph(self._models, TEXT_MODEL), threads=1)
+        self._models = write_references(folder / "models")
+        self._reader = Reader(newest(TEXT_MODEL, self._models) / GRAPH_FILE, threads=1)
         steps = any(server.sessions for name, server in servers.items() if name != BATON)
         self._loads = {name: self._loads_of(server, steps=steps) for name, server in servers.items()}
         self.found: dict[str, Raw] = {
@@ -96,7 +95,7 @@ class Measurement:
         return asdict(load_texts(server, form, rows, folder, warm_s=WARM_S, seconds=self._seconds))
 
     def _load_steps(self, kind: type[Session], server: Running, folder: Path) -> Raw:
-        steps = graph(self._models, STEP_MODEL)
+        steps = newest(STEP_MODEL, self._models) / GRAPH_FILE
         return asdict(load_steps(server, kind, steps, sessions=SESSIONS, warm_s=WARM_S, seconds=self._seconds))
 
 

@@ -16,10 +16,10 @@ import httpx
 import numpy as np
 
 from loadtests.closedloop import Load, run_wrk
+from loadtests.models import WORDS
 from loadtests.payloads import Pool
 from loadtests.peers.apps.reader import Reader
 from loadtests.peers.environments import PeerError
-from loadtests.peers.graphs import FIRST_WORD, VOCABULARY
 from loadtests.serving import Running
 
 Ids = list[int]
@@ -45,7 +45,7 @@ class Form:
 def draw_rows(shortest: int, longest: int) -> list[Ids]:
     rng = np.random.default_rng(0)
     lengths = rng.integers(shortest, longest, endpoint=True, size=ROWS)
-    return [rng.integers(FIRST_WORD, VOCABULARY, size=length).tolist() for length in lengths]
+    return [rng.integers(1, WORDS, size=length).tolist() for length in lengths]
 
 
 def load_texts(server: Running, form: Form, rows: list[Ids], folder: Path, *, warm_s: float, seconds: float) -> Load:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import mul
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from fastapi import APIRouter
 from pydantic import Discriminator, Field, Tag
 
@@ -108,7 +108,7 @@ def _labelled(engine: Engine, answer: Answer, wanted: str) -> dict[str, Any]:
     weights = engine.manifest.text.polarity
     result: dict[str, Any] = {"label": output.labels[best], "score": round(float(scores[best]), 6)}
     if weights is not None:
-        result["polarity"] = round(float(scores @ np.array(weights)), 6)
+        result["polarity"] = round(sum(map(mul, scores.tolist(), weights)), 6)
     if wanted == "all":
         rounded = [round(score, 6) for score in scores.tolist()]
         result["scores"] = dict(zip(output.labels, rounded, strict=True))

@@ -9,7 +9,6 @@ neither grows past a bounded memory nor outlives its parent.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -37,8 +36,6 @@ WATCH_S = 0.02  # between two looks at a child, in which it takes a few hundred 
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FIRST_TO_GO = "1000"  # the kernel's highest: where memory runs out, it ends this process and not the service
-
-FORK = multiprocessing.get_context("fork")
 
 T = TypeVar("T")
 Child = ForkProcess | subprocess.Popen[bytes]
@@ -70,7 +67,7 @@ class Trial:
         """Fork the first child now, which takes milliseconds; only a process without other threads may do so."""
         self._connection, theirs = Pipe()
         with theirs:
-            self._child = FORK.Process(target=_become_child, args=(theirs, self._connection))
+            self._child = ForkProcess(target=_become_child, args=(theirs, self._connection))
             self._child.start()
         return self
 

@@ -27,7 +27,7 @@ from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
-WATCH_AFTER_S = 0.02  # a request that waits longer than this is watched for its client leaving
+WATCH_AFTER_S = 0.25  # a request that waits longer than this is watched for its client leaving
 
 
 def _make_request_ids() -> Iterator[str]:

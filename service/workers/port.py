@@ -1,9 +1,9 @@
 """The port that the workers share, and who takes its next connection.
 
-All workers listen on one socket, and a connection is the worker's that holds the fewest. The kernel would spread them
-at random, or give all that wait to the first to wake: of eight connections that stay, all may be one worker's. It knows
-sockets and counts, not HTTP. Invariant: a connection is taken, by the others too when the worker that holds the fewest
-is busy.
+All workers listen on one socket, and a connection goes to the worker that holds the fewest. The kernel would spread
+them at random, or give all that wait to the first to wake: of eight connections that stay, all may be one worker's.
+Where there are many, a worker may be a part of its own ahead, so that it can take many at a time. It knows sockets and
+counts, not HTTP. Invariant: a connection is taken, by the others too when the worker that holds the fewest is busy.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import logging
 import mmap
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Self
 
 log = logging.getLogger("baton.workers")
 
 BACKLOG = 4096  # connections that wait to be taken; the kernel may allow fewer (net.core.somaxconn)
+AHEAD = 8  # a worker with so many connections may have one more than another, and so on
+TAKEN_AT_ONCE = 256  # connections, in one turn of the event loop
 LEAVE_S = 0.001  # to another worker, before looking again
 PATIENCE_S = 0.25  # for a worker that holds fewer but is busy
 FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 FULL_S = 1.0  # until connections may have ended
 BEAT_S = 1.0
-ENTRIES = 2  # of a worker: its connections, and when its event loop was last seen to turn
+ENTRIES = 2  # of a worker: its connections, and its beats
 
 
 class Board:
     """What the processes tell one another: a worker's connections, and that it lives; shared memory, made before forks.
 
-    Units: times in seconds of the machine's monotonic clock.
+    `beats` counts the seconds in which the event loop of a worker turned; 0 before it listens and after it left.
     """
 
     def __init__(self, workers: int) -> None:
@@ -47,15 +48,10 @@ class Board:
         self._entries[ENTRIES * worker + 1] = 0
 
     def beat(self, worker: int) -> None:
-        self._entries[ENTRIES * worker + 1] = int(time.monotonic())
+        self._entries[ENTRIES * worker + 1] += 1
 
-    def listens(self, worker: int) -> bool:
-        return self._entries[ENTRIES * worker + 1] > 0
-
-    def silent_s(self, worker: int) -> float:
-        """Return for how long the event loop of `worker` has not turned; 0 before it listens and after it left."""
-        last = self._entries[ENTRIES * worker + 1]
-        return time.monotonic() - last if last else 0.0
+    def beats(self, worker: int) -> int:
+        return self._entries[ENTRIES * worker + 1]
 
     def count(self, worker: int, connections: int) -> None:
         self._entries[ENTRIES * worker] = connections
@@ -153,28 +149,34 @@ class Listener:
         self._timers[act] = self._loop.call_later(seconds, act)
 
     def _take(self) -> None:
-        """Take the connection that waits, unless it is another worker's turn."""
-        now = self._loop.time()
-        if len(self.connections) + len(self._arriving) > self._board.fewest():
-            self._left_since = self._left_since or now
-            if now - self._left_since < PATIENCE_S:
+        """Take the connections that wait, as long as it is this worker's turn."""
+        for _ in range(TAKEN_AT_ONCE):
+            if not self._has_turn():
                 self._leave(LEAVE_S)
                 return
-        self._left_since = 0.0
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # another worker was faster, or the client is gone
-            return
-        except OSError as failure:
-            if failure.errno not in FULL:
-                raise
-            log.error("cannot take a connection: %s", failure)
-            self._leave(FULL_S)
-            return
-        arriving = self._loop.create_task(self._serve(connection))
-        self._arriving.add(arriving)
-        arriving.add_done_callback(self._arrived)
-        self._show()
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):  # another worker was faster, or the client is gone
+                return
+            except OSError as failure:
+                if failure.errno not in FULL:
+                    raise
+                log.error("cannot take a connection: %s", failure)
+                self._leave(FULL_S)
+                return
+            arriving = self._loop.create_task(self._serve(connection))
+            self._arriving.add(arriving)
+            arriving.add_done_callback(self._arrived)
+            self._show()
+
+    def _has_turn(self) -> bool:
+        held = len(self.connections) + len(self._arriving)
+        if held - held // AHEAD <= self._board.fewest():
+            self._left_since = 0.0
+            return True
+        now = self._loop.time()
+        self._left_since = self._left_since or now
+        return now - self._left_since >= PATIENCE_S
 
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)

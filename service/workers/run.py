@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import resource
 import signal
 import sys
@@ -17,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+# Numpy's linear algebra would start a thread for each core, and a process is to have no other threads when it forks.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from service.engine.trial import Trial
 from service.engine.versions import Tried, try_at_once
 from service.errors import SettingsError

@@ -8,11 +8,11 @@ many workers as wanted, or new ones on their way, until the end.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 
@@ -31,8 +31,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 LOOK_S = 1.0
 LOOK_AT_START_S = 0.02
 RESTART_S = 1.0  # from one start of a worker to the next, at least
-SILENT_S = 30.0  # an event loop that has not turned for so long will not
-FORK = multiprocessing.get_context("fork")
+SILENT_LOOKS = 30  # an event loop that has not turned in so many seconds will not; looks, for all may have been paused
 
 
 class Supervisor:
@@ -46,9 +45,10 @@ class Supervisor:
     ) -> None:
         self._work, self._board, self._listening, self._ending = work, board, listening, ending
         self._metrics = Metrics()
-        self._reasons, self._tell = FORK.Pipe(duplex=False)
+        self._reasons, self._tell = Pipe(duplex=False)
         self._processes: dict[int, ForkProcess] = {}
         self._started: dict[int, float] = {}
+        self._beats: dict[int, tuple[int, int]] = {}  # of a worker, and the looks for which they have been the same
         self._to_reload: set[int] = set()
         self._numbers = range(workers)
 
@@ -66,9 +66,11 @@ class Supervisor:
             while (came := self._wait(LOOK_S if announced else LOOK_AT_START_S)) not in (signal.SIGTERM, signal.SIGINT):
                 if came == signal.SIGHUP:
                     self._to_reload |= {*self._numbers}
+                if came is None and announced:
+                    self._end_silent()
                 for worker in self._numbers:
                     self._look_after(worker)
-                if not announced and all(map(self._board.listens, self._numbers)):
+                if not announced and all(map(self._board.beats, self._numbers)):
                     announced = True
                     self._listening()
         finally:
@@ -79,7 +81,7 @@ class Supervisor:
         return None if came is None else came.si_signo
 
     def _start(self, worker: int) -> None:
-        process = FORK.Process(target=self._begin, args=(worker,), name=f"baton-{worker}")
+        process = ForkProcess(target=self._begin, args=(worker,), name=f"baton-{worker}")
         process.start()
         self._processes[worker], self._started[worker] = process, time.monotonic()
 
@@ -90,23 +92,30 @@ class Supervisor:
         self._work(worker, self._tell)
 
     def _look_after(self, worker: int) -> None:
-        """Replace a worker that has died or hangs, and have one that listens reload if it should.
+        """Replace a worker that has died, and have one that listens reload if it should.
 
         Raises: StartupError when it could not start.
         """
         process = self._processes.get(worker)
-        if process is not None and self._board.silent_s(worker) > SILENT_S:
-            log.error("worker %d has not answered for %.0f s, so it is ended", process.pid, SILENT_S)
-            process.kill()
-            process.join()
         if process is not None and process.exitcode is not None:
             self._bury(worker, process)
         if worker not in self._processes:
             if time.monotonic() - self._started[worker] > RESTART_S:
                 self._start(worker)
-        elif worker in self._to_reload and self._board.listens(worker):
+        elif worker in self._to_reload and self._board.beats(worker):
             os.kill(self._processes[worker].pid or 0, signal.SIGHUP)
             self._to_reload.discard(worker)
+
+    def _end_silent(self) -> None:
+        """Kill the workers whose event loops do not turn any more; called every LOOK_S."""
+        for worker, process in self._processes.items():
+            beats = self._board.beats(worker)
+            before, looks = self._beats.get(worker, (0, 0))
+            self._beats[worker] = (beats, looks + 1 if beats == before > 0 else 0)
+            if self._beats[worker][1] >= SILENT_LOOKS:
+                log.error("worker %d has not turned for %d s, so it is ended", process.pid, SILENT_LOOKS)
+                process.kill()
+                process.join()
 
     def _bury(self, worker: int, died: ForkProcess) -> None:
         if died.exitcode == STARTUP_FAILURE:

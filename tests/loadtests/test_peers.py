@@ -16,12 +16,11 @@ import pytest
 from conftest import ROOT
 from tokenizers import Tokenizer
 
-from loadtests.models import STEP_MODEL
+from loadtests.models import GRAPH_FILE, STEP_MODEL, TEXT_MODEL, text_of, write_references
 from loadtests.peers import measure, table
 from loadtests.peers.apps.reader import Reader
 from loadtests.peers.catalogue import BATON, SERVERS, Baton, Place, Server
 from loadtests.peers.environments import REQUIREMENTS, PeerError, pinned, prepare, requirements
-from loadtests.peers.graphs import TEXT_MODEL, graph, text, write_models
 from loadtests.peers.processes import free_ports, running
 from loadtests.peers.sessions import BatonHeld, BatonStream, BatonToken, Session, TritonBinary, TritonJson
 from loadtests.peers.steps import load_steps
@@ -34,12 +33,12 @@ MISSING = Path("/nowhere/python")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("peers"))
+    return write_references(tmp_path_factory.mktemp("peers"))
 
 
 @pytest.fixture(scope="module")
 def reader(models: Path) -> Reader:
-    return Reader(graph(models, TEXT_MODEL), threads=1)
+    return Reader(models / TEXT_MODEL / "1" / GRAPH_FILE, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def test_rows_of_different_lengths_are_read_together_as_alone(reader: Reader) ->
 
 def test_a_text_is_read_as_the_ids_it_was_made_of(models: Path) -> None:
     tokenizer = Tokenizer.from_file(str(models / TEXT_MODEL / "1" / "tokenizer.json"))
-    assert all(tokenizer.encode(text(row)).ids == row for row in ROWS)
+    assert all(tokenizer.encode(text_of(row)).ids == row for row in ROWS)
 
 
 def test_the_service_answers_texts_as_the_graph_does(service: Running, reader: Reader) -> None:
@@ -80,7 +79,7 @@ def test_a_refusal_is_told_with_what_the_server_said(service: Running, reader: R
 
 @pytest.mark.parametrize("kind", [BatonToken, BatonHeld, BatonStream])
 def test_sessions_take_steps_and_end_where_the_graph_does(service: Running, models: Path, kind: type[Session]) -> None:
-    found = load_steps(service, kind, graph(models, STEP_MODEL), sessions=3, warm_s=0.05, seconds=0.1)
+    found = load_steps(service, kind, models / STEP_MODEL / "1" / GRAPH_FILE, sessions=3, warm_s=0.05, seconds=0.1)
     assert found.steps_per_s > 0
     assert 0 < found.p50_ms <= found.p99_ms
 
@@ -99,12 +98,12 @@ class Forgetful(BatonToken):
 
 def test_a_session_that_lost_its_state_is_not_believed(service: Running, models: Path) -> None:
     with pytest.raises(PeerError, match="from that of the graph over its steps"):
-        load_steps(service, Forgetful, graph(models, STEP_MODEL), sessions=2, warm_s=0, seconds=0.01)
+        load_steps(service, Forgetful, models / STEP_MODEL / "1" / GRAPH_FILE, sessions=2, warm_s=0, seconds=0.01)
 
 
 def test_a_step_that_is_refused_ends_the_load(service: Running, models: Path) -> None:
     with pytest.raises(PeerError, match="404 Not Found"):
-        load_steps(service, TritonJson, graph(models, STEP_MODEL), sessions=2, warm_s=0, seconds=0.1)
+        load_steps(service, TritonJson, models / STEP_MODEL / "1" / GRAPH_FILE, sessions=2, warm_s=0, seconds=0.1)
 
 
 def test_a_server_is_ended_with_all_its_processes(models: Path, reader: Reader, tmp_path: Path) -> None:
