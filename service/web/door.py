@@ -1,8 +1,9 @@
-"""Refusals from the head alone: what no model of a task has room for is answered before its body is read.
+"""Refusals from the head: what no model of a task has room for is answered before its body is read.
 
-It knows heads and the parts of the service, not connections. An event loop that was held up reads thousands of heads
-in one turn, before any of them gets further: those let in count as a row each until the turn has ended, or all would be
-let in where one fits. Invariant: whoever is refused here is answered, logged and counted as the route would have done.
+Where a body has come along with its head, as short ones do, the model that it names decides. It knows heads and the
+parts of the service, not connections. An event loop that was held up reads thousands of heads in one turn, before any
+of them gets further: those let in count as a row each until the turn has ended, or all would be let in where one fits.
+Invariant: whoever is refused here is answered, logged and counted as the route would have done.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from starlette.types import Scope
 from service.contract.manifest import Task
 from service.errors import Unauthorized, Unavailable
 from service.web.answers import JsonAnswer
+from service.web.bodies import guess_model
 from service.web.context import Caller, Service
 from service.web.error_shapes import ErrorAnswers
 from service.web.middleware import add_id, record
@@ -28,11 +30,13 @@ class Door:
 
     def __init__(self, service: Service, tasks: Mapping[bytes, Task], errors: ErrorAnswers) -> None:
         self._service, self._tasks, self._errors = service, tasks, errors
-        self._ahead: Counter[tuple[Task, str]] = Counter()  # who was let in, in this turn of the event loop
+        # Who was let in for which model, in this turn of the event loop.
+        self._ahead: Counter[tuple[Task, str, str | None]] = Counter()
 
-    def refuse(self, target: bytes, scope: Scope) -> JsonAnswer | None:
+    def refuse(self, target: bytes, scope: Scope, body: bytes | None) -> JsonAnswer | None:
         """Return the answer to a POST that is refused, with its id, or None where it must be heard out.
 
+        `body` is the whole body, None where that has not come.
         `scope` lacks what follows from the request's target, and gets it where the answer is a refusal.
         """
         path, _, query = target.partition(b"?")
@@ -42,7 +46,8 @@ class Door:
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
             tenant = self._service.authenticator.tenant(authorization.decode("latin-1"))
-            self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant])
+            name = None if body is None else guess_model(body, task)
+            self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant, name], name=name)
         except Unauthorized:
             return None
         except Unavailable as error:
@@ -57,5 +62,5 @@ class Door:
             return answer
         if not self._ahead:
             asyncio.get_running_loop().call_soon(self._ahead.clear)
-        self._ahead[task, tenant] += 1
+        self._ahead[task, tenant, name] += 1
         return None

@@ -104,7 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
         writable = not (self.flow.write_paused or self.transport.is_closing())
         if door is None or not plain or not writable or self.parser.get_method() != b"POST":
             return False
-        answer = door.refuse(self.url, cast(Scope, self.scope))
+        answer = door.refuse(self.url, cast(Scope, self.scope), self._whole_body())
         if answer is None:
             return False
         self.cycle = None  # type: ignore[assignment]  # as at first
@@ -114,6 +114,12 @@ class HttpProtocol(HttpToolsProtocol):
         close = b"" if self._keep_alive else b"connection: close\r\n"
         self.transport.write(b"".join((STATUS_LINE[answer.status_code], *lines, close, b"\r\n", answer.body)))
         return True
+
+    def _whole_body(self) -> bytes | None:
+        """Return the body of the request whose head has ended, where both came at once and nothing else did."""
+        length = next((value for name, value in self.scope["headers"] if name == b"content-length"), b"")
+        _, _, body = self._came.partition(b"\r\n\r\n")
+        return body if self._came.startswith(b"POST ") and length == b"%d" % len(body) else None
 
     @property
     def _answered(self) -> bool:

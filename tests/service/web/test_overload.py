@@ -434,10 +434,10 @@ async def test_of_many_heads_read_in_one_turn_of_the_loop_as_many_are_let_in_as_
     settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=2, max_items=2)
     app = create_app(settings, tried=vouched(tiny_models))
     async with app.router.lifespan_context(app) as state:
-        answers = [state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) for _ in range(4)]
+        answers = [state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, None) for _ in range(4)]
         assert [None if answer is None else answer.status_code for answer in answers] == [None, None, 429, 429]
         await asyncio.sleep(0)
-        assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}) is None
+        assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, None) is None
 
 
 async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
