@@ -1,8 +1,8 @@
 """`python -m loadtests.baselines.server NAME --workers N`: a baseline on a free port, in one uvicorn for each worker.
 
-Each worker has a socket of its own on the port, so that the kernel spreads connections over them as over the workers
-of the service: of one shared socket, which `uvicorn --workers` has, the first to wake takes all that wait. It knows
-uvicorn, not the applications. Invariant: it says where it listens when every worker does, and none outlives it.
+Each worker has a socket of its own on the port, so that the kernel spreads connections over them, at random: of one
+shared socket, which `uvicorn --workers` has, the first to wake takes all that wait. It knows uvicorn, not the
+applications. Invariant: it says where it listens when every worker does, and none outlives it.
 """
 
 from __future__ import annotations

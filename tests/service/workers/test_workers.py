@@ -243,6 +243,24 @@ def test_workers_end_with_a_supervisor_that_was_killed(
         socket.create_connection((address.host, address.port), timeout=30)
 
 
+def test_a_worker_that_hangs_is_replaced_and_the_others_are_not(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory, clients_by_pid: ByPid
+) -> None:
+    """With the supervisor's second made shorter, so that nobody waits for thirty of them."""
+    faster = "from service.workers import port, supervisor; port.BEAT_S, supervisor.LOOK_S = 0.01, 0.1"
+    command = (sys.executable, "-c", f"{faster}; from service.cli import main; main()")
+    server = start_server(tiny_models, tmp_path, command=command, BATON_WORKERS="2")
+    victim, survivor = clients_by_pid(server)
+    start = len(server.lines)
+    os.kill(victim, signal.SIGSTOP)
+    logged = server.lines_since(start, until=f"worker {victim} died")
+    assert any(f"worker {victim} has not turned" in line for line in logged)
+    assert not any(f"worker {survivor}" in line for line in server.lines)
+    server.lines_since(start, until="Application startup complete")
+    assert survivor in clients_by_pid(server)
+    server.stop()
+
+
 def test_the_temporary_directory_is_empty_after_the_end(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
