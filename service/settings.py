@@ -37,6 +37,7 @@ LIMITS = (
     "clock_skew_s",
 )
 AUTO: Literal["auto"] = "auto"
+MOST_WORKERS = 64
 EMBEDDED = "embedded"
 MEMORY = "memory"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run; auto takes CUDA where it works and falls back to the CPU."
     )
-    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = Field(
         AUTO,
         description="Processes that serve, each with all models, queues and limits of its own; auto is one for each "
         "core that the process may use, or on CUDA for each GPU.",

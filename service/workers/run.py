@@ -26,7 +26,7 @@ from service.errors import SettingsError
 from service.metrics import share_metrics
 from service.model.onnx_session import CUDA, choose_providers
 from service.model.repository import find_versions
-from service.settings import AUTO, Settings
+from service.settings import AUTO, MOST_WORKERS, Settings
 from service.web.access_log import configure_logging
 from service.workers.cores import usable_cores, usable_gpus
 from service.workers.port import Board, Port
@@ -43,7 +43,7 @@ def run_service(settings: Settings) -> None:
     _configure_process(settings)
     gpus = usable_gpus() if CUDA in choose_providers(settings.device) else []
     if settings.workers == AUTO:
-        settings = settings.model_copy(update={"workers": len(gpus) or usable_cores()})
+        settings = settings.model_copy(update={"workers": min(len(gpus) or usable_cores(), MOST_WORKERS)})
     with _reserved(settings) as port:
         tried = _try_all(settings)
         from service.workers.worker import Worker
