@@ -57,7 +57,7 @@ class Worker:
         except Exception:  # it would come again at every restart
             log.exception("a worker could not start")
             sys.exit(STARTUP_FAILURE)
-        self._serve(app, number, watch=partial(_end_if_useless, app.state.service, os.getppid()))
+        self._serve(app, number, watch=partial(end_if_useless, app.state.service, os.getppid()))
 
     def serve_alone(self, listening: Callable[[], None]) -> None:
         """Serve as the only process until SIGTERM or Ctrl-C; `listening` is called once connections are taken.
@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
         self._listening()
 
 
-def _end_if_useless(service: Service, supervisor: int) -> None:
+def end_if_useless(service: Service, supervisor: int) -> None:
     """Drain and end when a model's thread has died, for a new worker has one, or when the supervisor has."""
     if os.getppid() != supervisor or service.engines.stopped:
         os.kill(os.getpid(), signal.SIGTERM)

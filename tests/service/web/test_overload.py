@@ -440,6 +440,23 @@ async def test_of_many_heads_read_in_one_turn_of_the_loop_as_many_are_let_in_as_
         assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, None) is None
 
 
+async def test_a_body_that_came_with_its_head_is_refused_by_the_model_that_it_names(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=1, max_items=1)
+    app = create_app(settings, tried=vouched(tiny_models))
+    async with app.router.lifespan_context(app) as state:
+
+        def knock(body: bytes | None) -> int | None:
+            answer = state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, body)
+            return None if answer is None else answer.status_code
+
+        assert knock(b'{"inputs": ["good"]}') is None
+        assert [knock(b'{"inputs": ["good"]}'), knock(b'{"model": "sentiment", "inputs": ["good"]}')] == [429, 429]
+        assert knock(b'{"inputs": ["good"], "model": "spam"}') is None
+        assert knock(None) is None, "which model it names is not known yet"
+
+
 async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
     tiny_models: Path, tmp_path: Path
 ) -> None:
