@@ -58,6 +58,7 @@ class Server:
             "BATON_PORT": "0",
             "BATON_WORKERS": "1",  # a test of what one worker does need not ask which of them did it
             "BATON_MAX_WAIT_MS": "1000000",  # a slow machine is no overload
+            "BATON_TRIAL_S": str(START_LIMIT_S),
         }
         self._environment = {**own, **settings}
         self.start()
