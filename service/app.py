@@ -33,6 +33,7 @@ from service.state.keys import KeyRing, load_or_create_key
 from service.state.sessions import Sessions
 from service.state.stores.choice import open_store
 from service.state.token import Sealer
+from service.web.access_log import access_log
 from service.web.auth import Authenticator
 from service.web.context import Service
 from service.web.dispatch import WEBSOCKET, Dispatcher
@@ -48,14 +49,20 @@ DESCRIPTION = """Recurrent models with the state as a value: a step takes a seal
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
 
 
-def create_app(settings: Settings, *, tried: Collection[Tried] = (), clock: Callable[[], float] = time.time) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    tried: Collection[Tried] = (),
+    clock: Callable[[], float] = time.time,
+    log_request: Callable[[str], None] | None = access_log.info,
+) -> FastAPI:
     """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
 
-    Versions in `tried` have had their trial; the others get it here.
+    Versions in `tried` have had their trial; the others get it here. `log_request` takes the line of each request.
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service = _build_service(settings, tried, clock)
+    service = _build_service(settings, tried, clock, log_request)
     loader = service.loader
 
     @asynccontextmanager
@@ -129,14 +136,19 @@ def _body_routes() -> list[BodyRoute]:
     return [route for route in routes if isinstance(route, BodyRoute)]
 
 
-def _build_service(settings: Settings, tried: Collection[Tried], clock: Callable[[], float]) -> Service:
+def _build_service(
+    settings: Settings,
+    tried: Collection[Tried],
+    clock: Callable[[], float],
+    log_request: Callable[[str], None] | None,
+) -> Service:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
     loader = Loader(settings, metrics, clock, tried)
     sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, sealer, store)
-    return Service(settings, loader, sessions, metrics, Authenticator(settings.api_keys))
+    return Service(settings, loader, sessions, metrics, Authenticator(settings.api_keys), log_request)
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

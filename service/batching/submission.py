@@ -63,6 +63,10 @@ class Submission(Generic[R, A]):
         return self.future
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Wait no longer: drop what has not run."""
         self.future.cancel()  # a failure that nobody waited for counts as seen too
         self.close(self)
 

@@ -33,6 +33,11 @@ class Registry:
         latest = {engine.manifest.name: engine for engine in staying_last}
         self._latest = dict(sorted(latest.items()))
         self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
+        self._default_names: dict[Task, str] = {}
+        self._groups: dict[tuple[Task, str | None], list[Engine]] = {}
+        for engine in self.all:
+            for name in (engine.manifest.name, None):
+                self._groups.setdefault((engine.manifest.task, name), []).append(engine)
 
     def replace(self, wanted: Sequence[Engine], *, now_ms: int, ttl_ms: int) -> None:
         """Let `wanted` and no other engines answer new work; the others retire.
@@ -90,6 +95,11 @@ class Registry:
         """
         if given is not None:
             return given
+        if task not in self._default_names:
+            self._default_names[task] = self._default_name(task)
+        return self._default_names[task]
+
+    def _default_name(self, task: Task) -> str:
         able = self._able(task)
         names = [engine.manifest.name for engine in able if engine.ends_ms is None or len(able) == 1]
         if task in names:
@@ -123,12 +133,11 @@ class Registry:
         Raises: what `Batcher.check_room` raises, when none has.
         """
         refusal = None
-        for engine in self.all:
-            if engine.manifest.task == task and (name is None or engine.manifest.name == name):
-                try:
-                    return engine.batcher.check_room(rows, tenant, ahead=ahead)
-                except Unavailable as error:
-                    refusal = error
+        for engine in self._groups.get((task, name), ()):
+            try:
+                return engine.batcher.check_room(rows, tenant, ahead=ahead)
+            except Unavailable as error:
+                refusal = error
         if refusal is not None:
             raise refusal
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal, TypeGuard
+from typing import Any, Literal
 
 from service.engine.engine import Engine
 from service.engine.registry import Registry
@@ -105,14 +105,20 @@ class Sessions:
 
         Raises: NotReady when that takes longer than a request may wait.
         """
-        opened = [attempt(self._open, token, model, tenant) for token in tokens]
-        for index, one in enumerate(opened):
-            if isinstance(one, StateModelGone) and not self._engines.settled.is_set():
+        points: list[Any] = []
+        named: dict[int, _Named] = {}
+        for index, token in enumerate(tokens):
+            opened = attempt(self._open, token, model, tenant)
+            if isinstance(opened, StateModelGone) and not self._engines.settled.is_set():
                 await self._reloaded()
-                opened[index] = attempt(self._open, tokens[index], model, tenant)
-        named = {index: one for index, one in enumerate(opened) if isinstance(one, _Named)}
-        fetched = dict(zip(named, await self._fetch(list(named.values())), strict=True))
-        return [fetched[index] if isinstance(one, _Named) else one for index, one in enumerate(opened)]
+                opened = attempt(self._open, token, model, tenant)
+            if isinstance(opened, _Named):
+                named[index] = opened
+            points.append(opened)
+        if named:
+            for index, point in zip(named, await self._fetch(list(named.values())), strict=True):
+                points[index] = point
+        return points
 
     async def _reloaded(self) -> None:
         try:
@@ -126,14 +132,22 @@ class Sessions:
         """Return what the client carries of each point, none of them new, or why that cannot be made: what `holds`
         raises, PrecisionTooLow, StoreUnavailable, BatchTooLarge, or StateExpired where the version has ended. Nothing
         that the client had before is lost by it."""
-        packed = [attempt(self._pack, point, hold, precision) for point in points]
-        held = {index: one[1] for index, one in enumerate(packed) if _is_held(one)}
-        kept = dict(zip(held, await self._keep(list(held.values())), strict=True))
-        packed = [kept.get(index, one) for index, one in enumerate(packed)]
-        return [
-            one if isinstance(one, RequestError) else attempt(self._seal, point, *one, tenant)
-            for point, one in zip(points, packed, strict=True)
-        ]
+        carried: list[Any] = []
+        held: list[int] = []
+        for index, point in enumerate(points):
+            packed: Any = attempt(self._pack, point, hold, precision)
+            if isinstance(packed, RequestError):
+                carried.append(packed)
+            elif packed[0] is Form.HELD:
+                held.append(index)
+                carried.append(packed)
+            else:
+                carried.append(attempt(self._seal, point, packed, tenant))
+        if held:
+            kept = await self._keep([carried[index][1] for index in held])
+            for index, one in zip(held, kept, strict=True):
+                carried[index] = attempt(self._seal, points[index], one, tenant) if isinstance(one, tuple) else one
+        return carried
 
     def holds(self, point: Point, hold: Hold | None, precision: Precision) -> bool:
         """Return whether the server is to hold the states that `point` leads to: as `hold` says, else as it came,
@@ -174,7 +188,7 @@ class Sessions:
 
     async def _fetch(self, named: Sequence[_Named]) -> Sequence[Point | RequestError]:
         states: Sequence[bytes | None] = [None] * len(named)
-        if named and self._store is not None:
+        if self._store is not None:
             try:
                 states = await self._store.load([one.snapshot for one in named])
             except StoreUnavailable as error:
@@ -194,15 +208,14 @@ class Sessions:
 
     async def _keep(self, states: Sequence[bytes]) -> Sequence[Packed | RequestError]:
         """Return what stands for each state in its token: the name of its snapshot."""
-        if not states:
-            return []
         assert self._store is not None
         try:
             return [(Form.HELD, name) for name in await self._store.save(states)]
         except RequestError as error:
             return [copy(error) for _ in states]
 
-    def _seal(self, point: Point, form: Form, payload: bytes, tenant: str) -> Carried:
+    def _seal(self, point: Point, packed: Packed, tenant: str) -> Carried:
+        form, payload = packed
         token, expires_ms = self._sealer.seal(
             payload,
             form=form,
@@ -225,10 +238,6 @@ def _payload_bytes(engine: Engine, form: Form) -> int:
     if form is Form.EXACT:
         return engine.layout.size
     return engine.layout.float16_size if form is Form.FLOAT16 else NAME_BYTES
-
-
-def _is_held(packed: Packed | RequestError) -> TypeGuard[Packed]:
-    return isinstance(packed, tuple) and packed[0] is Form.HELD
 
 
 def _gone() -> StateGone:

@@ -10,13 +10,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect
-
-from service.batching.submission import Served, Timing
+from service.batching.submission import Served, Submission, Timing
 from service.engine.engine import Answer, Engine, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError
 from service.web.answers import Reply
@@ -45,16 +42,16 @@ async def run_jobs(call: Call, body: RunRequest, jobs: Sequence[Job | RequestErr
     Raises: what the batcher raises for the request as a whole; ClientDisconnect when the client left meanwhile.
     """
     timeout_s = _timeout_s(body, call.service.settings.timeout_ms)
-    by_engine: dict[Engine, list[tuple[int, Job]]] = {}
-    for index, job in enumerate(jobs):
+    rows: dict[Engine, list[Row]] = {}
+    for job in jobs:
         if isinstance(job, Job):
-            by_engine.setdefault(job.engine, []).append((index, job))
-    rows = {engine: [job.row for _, job in part] for engine, part in by_engine.items()}
+            rows.setdefault(job.engine, []).append(job.row)
     served = await _serve(call, rows, timeout_s) if rows else []
-    outcomes: list[Any] = list(jobs)  # those that were refused before stay
-    for part, one in zip(by_engine.values(), served, strict=True):
-        for (index, job), outcome in zip(part, one.outcomes, strict=True):
-            outcomes[index] = outcome if isinstance(outcome, Answer) else _failure(job, outcome)
+    answers = {engine: iter(one.outcomes) for engine, one in zip(rows, served, strict=True)}
+    outcomes: Outcomes = []
+    for job in jobs:
+        outcome: Any = next(answers[job.engine]) if isinstance(job, Job) else job
+        outcomes.append(outcome if isinstance(outcome, Answer) else _failure(job, outcome))
     return outcomes, _merged([one.timing for one in served])
 
 
@@ -80,21 +77,7 @@ def reply(
     timing: Timing = NO_RUN,
 ) -> Reply:
     """Return the answer to `body`: the results of its items, and why others were refused before."""
-    service, field = call.service, body.items_field
-    outcomes: list[tuple[Any, Any]] = list(zip(getattr(body, field), results, strict=True))
-    for index, rejected in call.rejected.items():
-        outcomes.insert(index, (rejected, rejected.error))
-    shown: list[dict[str, Any]] = []
-    errors: list[RequestError] = []
-    for index, (item, outcome) in enumerate(outcomes):
-        head = {"index": index, "id": getattr(item, "id", None)}
-        if isinstance(outcome, dict):
-            shown.append({**head, **outcome})
-        else:
-            if not isinstance(item, Rejected):
-                outcome.field = _within(f"{field}[{index}]", outcome.field)
-            errors.append(outcome)
-            shown.append({**head, "error": outcome.body()})
+    shown, errors = _shown(call, body, results)
     total_s = time.perf_counter() - call.started
     content: dict[str, Any] = {
         "model": engine.manifest.name,
@@ -114,15 +97,34 @@ def reply(
         },
     }
     for error in errors:
-        service.metrics.item_errors.labels(error.code).inc()
+        call.service.metrics.item_errors.labels(error.code).inc()
         if isinstance(error, StateError):
-            service.metrics.tokens_rejected.labels(error.reason).inc()
+            call.service.metrics.tokens_rejected.labels(error.reason).inc()
     status = 200
     if len(errors) == len(shown):
         status = errors[0].status
         content["error"] = {**errors[0].body(), "request_id": call.request_id}
     call.log = _log_fields(len(shown), errors)
     return Reply(content, status, timing, total_s)
+
+
+def _shown(call: Call, body: BatchRequest, results: Results) -> tuple[list[dict[str, Any]], list[RequestError]]:
+    """Return what is shown of each item in its place, and the errors among them."""
+    outcomes: list[tuple[Any, Any]] = list(zip(getattr(body, body.items_field), results, strict=True))
+    for index, rejected in call.rejected.items():
+        outcomes.insert(index, (rejected, rejected.error))
+    shown: list[dict[str, Any]] = []
+    errors: list[RequestError] = []
+    for index, (item, outcome) in enumerate(outcomes):
+        head = {"index": index, "id": getattr(item, "id", None)}
+        if isinstance(outcome, dict):
+            shown.append(head | outcome)
+        else:
+            if not isinstance(item, Rejected):
+                outcome.field = _within(f"{body.items_field}[{index}]", outcome.field)
+            errors.append(outcome)
+            shown.append(head | {"error": outcome.body()})
+    return shown, errors
 
 
 def _timeout_s(body: RunRequest, max_ms: int) -> float:
@@ -134,8 +136,10 @@ def _timeout_s(body: RunRequest, max_ms: int) -> float:
     return body.timeout_ms / 1000
 
 
-def _failure(job: Job, outcome: Exception | None) -> RequestError:
-    """Return why a job has no answer."""
+def _failure(job: Job | RequestError, outcome: Exception) -> RequestError:
+    """Return why a job has no answer: it was refused, or its run failed."""
+    if isinstance(job, RequestError):
+        return job
     error = outcome if isinstance(outcome, RequestError) else InternalError("the model failed on this input")
     error.field = error.field or job.member
     return error
@@ -150,22 +154,18 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
 
     Raises: what `Batcher.submit` and its answer raise; ClientDisconnect when the client left meanwhile.
     """
-    with ExitStack() as stack:
-        answers = [
-            stack.enter_context(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
-            for engine, part in rows.items()
-        ]
-
-        def leave() -> None:
-            for answer in answers:
-                if not answer.done():
-                    answer.set_exception(ClientDisconnect())
-
-        watch = Watch(call, leave)
-        try:
-            return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
-        finally:
-            watch.cancel()
+    answers: list[asyncio.Future[Served[Answer]]] = []
+    submissions: list[Submission[Row, Answer]] = []
+    watch = Watch(call, answers)
+    try:
+        for engine, part in rows.items():
+            submissions.append(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
+            answers.append(submissions[-1].future)
+        return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
+    finally:
+        watch.cancel()
+        for submission in submissions:
+            submission.end()
 
 
 def _merged(timings: Sequence[Timing]) -> Timing:

@@ -20,6 +20,7 @@ from service.web.schema import BatchRequest, parse
 
 LATE = "the body is late"  # why a task is cancelled
 JSON = "application/json"
+WHOLE = "baton.body"  # in the scope: the whole body, where it came with its head, and the model that it names has room
 MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')  # a text cannot hold this: its quotes are escaped
 
 B = TypeVar("B", bound=BatchRequest)
@@ -38,7 +39,8 @@ def read_json(call: Call, kind: type[B], body: bytes) -> B:
     """Read a body that is JSON."""
     if not body and (upgrade := call.field(b"upgrade")):
         raise MalformedJson(f"the header 'Upgrade: {upgrade}' made the server lose the body; send plain HTTP/1.1")
-    call.service.engines.admit(kind.task, call.tenant, name=guess_model(body, kind.task))
+    if WHOLE not in call.scope:
+        call.service.engines.admit(kind.task, call.tenant, name=guess_model(body, kind.task))
     request, call.rejected = parse(kind, body, max_items=call.service.settings.max_items)
     return request
 
@@ -71,6 +73,9 @@ async def read_bytes(call: Call) -> bytes:
     Raises: BodyTooLarge; BodyTimeout; ClientDisconnect when the client leaves before the end.
     """
     settings = call.service.settings
+    whole: bytes | None = call.scope.get(WHOLE)
+    if whole is not None and len(whole) <= settings.max_body_bytes:
+        return whole
     announced = call.field(b"content-length")
     if announced.isdecimal() and int(announced) > settings.max_body_bytes:
         raise _too_large(settings)

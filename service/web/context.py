@@ -10,10 +10,12 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from service.engine.loader import Loader
@@ -38,13 +40,17 @@ def _make_request_ids() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Service:
-    """The parts that handlers work with; `create_app` puts them together."""
+    """The parts that handlers work with; `create_app` puts them together.
+
+    `log_request` takes the line of a request, None where nobody reads those.
+    """
 
     settings: Settings
     loader: Loader
     sessions: Sessions
     metrics: Metrics
     authenticator: Authenticator
+    log_request: Callable[[str], None] | None
     request_ids: Iterator[str] = field(default_factory=_make_request_ids)
 
     @property
@@ -100,15 +106,15 @@ class Call(Caller, Request):
 
 
 class Watch:
-    """Calls `left` should the client leave before `cancel` is called; the body must have been read.
+    """Fails the futures in `answers` should the client leave before `cancel` is called; the body must have been read.
 
     Watching costs more than many a run, so it begins after `WATCH_AFTER_S`.
     """
 
-    __slots__ = ("_left", "_receive", "_task", "_timer")
+    __slots__ = ("_answers", "_receive", "_task", "_timer")
 
-    def __init__(self, call: Call, left: Callable[[], None]) -> None:
-        self._receive, self._left = call.receive, left
+    def __init__(self, call: Call, answers: Sequence[asyncio.Future[Any]]) -> None:
+        self._receive, self._answers = call.receive, answers
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
 
@@ -123,7 +129,9 @@ class Watch:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._left()
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(ClientDisconnect())
 
 
 def caller_of(scope: Scope) -> Caller:

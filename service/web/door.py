@@ -17,7 +17,7 @@ from starlette.types import Scope
 from service.contract.manifest import Task
 from service.errors import Unauthorized, Unavailable
 from service.web.answers import JsonAnswer
-from service.web.bodies import guess_model
+from service.web.bodies import WHOLE, guess_model
 from service.web.context import Caller, Service
 from service.web.error_shapes import ErrorAnswers
 from service.web.middleware import add_id, record
@@ -63,4 +63,6 @@ class Door:
         if not self._ahead:
             asyncio.get_running_loop().call_soon(self._ahead.clear)
         self._ahead[task, tenant, name] += 1
+        if body is not None:
+            scope[WHOLE] = body
         return None

@@ -17,12 +17,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, RequestError
-from service.web.access_log import ACCESS
 from service.web.context import Call, Caller, Service, caller_of
 from service.web.error_shapes import ErrorAnswers
 
 log = logging.getLogger("baton.http")
-access_log = logging.getLogger(ACCESS)
 
 CLIENT_LEFT = 499  # for the log and the metrics; nobody is there to be answered
 OPENED = 101  # a WebSocket
@@ -36,10 +34,11 @@ def add_id(caller: Caller, headers: list[tuple[bytes, bytes]]) -> None:
 def record(caller: Caller, status: int) -> None:
     """Count a request that has ended, and write its line in the log."""
     seconds = time.perf_counter() - caller.started
-    caller.service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
-    if access_log.isEnabledFor(logging.INFO):
+    service = caller.service
+    service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
+    if service.log_request is not None:
         line = f"{caller.verb} {caller.printable_path} {status} {1e3 * seconds:.1f}ms id={caller.request_id}"
-        access_log.info(f"{line} {caller.log}".rstrip())
+        service.log_request(f"{line} {caller.log}".rstrip())
 
 
 class RequestScope:

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.contract.manifest import Task
 from service.web.answers import Reply
-from service.web.bodies import JSON, Reader, find_media_type, read_bytes, read_json
-from service.web.context import Call, call_of
+from service.web.bodies import JSON, WHOLE, Reader, find_media_type, read_bytes, read_json
+from service.web.context import call_of
 from service.web.error_shapes import error_responses
 from service.web.schema import BatchRequest
 
@@ -37,14 +37,14 @@ class BodyRoute(APIRoute):
 
         Raises: RequestError; ClientDisconnect when nobody is there to be answered.
         """
-        await (await self._respond(call_of(scope)))(scope, receive, send)
-
-    async def _respond(self, call: Call) -> Response:
-        call.service.engines.admit(self.task, call.tenant)  # a refusal should cost nothing that can be spared
+        call = call_of(scope)
+        if WHOLE not in scope:
+            call.service.engines.admit(self.task, call.tenant)  # a refusal should cost nothing that can be spared
         read = self.readers[find_media_type(call, self.readers)]
         body = read(call, self._body, await read_bytes(call))
         reply: Reply | Response = await self.endpoint(call, body)
-        return reply if isinstance(reply, Response) else reply.answer()
+        answer = reply if isinstance(reply, Response) else reply.answer()
+        await answer(scope, receive, send)
 
     @property
     def task(self) -> Task:

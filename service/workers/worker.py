@@ -27,6 +27,7 @@ from service.engine.versions import Tried
 from service.errors import StartupError
 from service.settings import Settings
 from service.state.token import token_chars
+from service.web.access_log import RequestLog, access_log
 from service.web.context import Service
 from service.web.heads import HttpProtocol
 from service.web.websocket import StreamProtocol
@@ -50,7 +51,7 @@ class Worker:
         if self._gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         try:
-            app = create_app(self._settings, tried=self._tried)
+            app = self._create_app()
         except StartupError as error:
             tell.send(str(error))
             sys.exit(STARTUP_FAILURE)
@@ -64,7 +65,12 @@ class Worker:
 
         Raises: StartupError when a model or a setting will not do.
         """
-        self._serve(create_app(self._settings, tried=self._tried), 0, listening=listening)
+        self._serve(self._create_app(), 0, listening=listening)
+
+    def _create_app(self) -> FastAPI:
+        """Raises: StartupError when a model or a setting will not do."""
+        log_request = RequestLog(sys.stderr).write if access_log.isEnabledFor(logging.INFO) else None
+        return create_app(self._settings, tried=self._tried, log_request=log_request)
 
     def _serve(
         self,

@@ -37,14 +37,10 @@ async def find_starts(
     """
     engines, sessions = caller.service.engines, caller.service.sessions
     name = engines.name(model, TASK)
-    carrying = [index for index, one in enumerate(asked) if one.state is not None]
     tokens = [one.state for one in asked if one.state is not None]
-    resumed = await sessions.resume(tokens, model=name, tenant=caller.tenant)
+    resumed = iter(await sessions.resume(tokens, model=name, tenant=caller.tenant))
     newest = engines.for_task(name, TASK)  # not before: models may be reloaded meanwhile
-    starts = dict(zip(carrying, resumed, strict=True))
-    return newest, [
-        starts[index] if index in starts else _without_state(one, newest, sessions) for index, one in enumerate(asked)
-    ]
+    return newest, [_without_state(one, newest, sessions) if one.state is None else next(resumed) for one in asked]
 
 
 def _without_state(one: Resumable, newest: Engine, sessions: Sessions) -> Point | RequestError:

@@ -84,12 +84,12 @@ async def _hand_out(
     call: Call, body: StepRequest, jobs: Sequence[_StepJob | RequestError], outcomes: Outcomes
 ) -> Results:
     """Return what is shown of each session: its outputs, and its new state."""
-    done = [
-        (index, job, answer)
-        for index, (job, answer) in enumerate(zip(jobs, outcomes, strict=True))
-        if isinstance(job, _StepJob) and isinstance(answer, Answer)
-    ]
-    points = [job.start.after(len(job.row.steps), answer.state) for _, job, answer in done]
+    points: list[Point] = []
+    done: list[tuple[int, _StepJob, Answer]] = []
+    for index, (job, answer) in enumerate(zip(jobs, outcomes, strict=True)):
+        if isinstance(job, _StepJob) and isinstance(answer, Answer):
+            points.append(job.start.after(len(job.row.steps), answer.state))
+            done.append((index, job, answer))
     carried = await call.service.sessions.hand_out(points, tenant=call.tenant, hold=body.hold, precision=body.precision)
     results: list[Any] = list(outcomes)
     for (index, job, answer), point, one in zip(done, points, carried, strict=True):
