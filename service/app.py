@@ -39,7 +39,7 @@ from service.web.context import Service
 from service.web.dispatch import WEBSOCKET, Dispatcher
 from service.web.door import DOOR, Door
 from service.web.error_shapes import SHAPES, ErrorAnswers
-from service.web.middleware import Authentication, RequestScope
+from service.web.middleware import RequestScope
 from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
@@ -127,8 +127,8 @@ class _Application(FastAPI):
             app = added.cls(app, *added.args, **added.kwargs)
         own = {route.path for route in health.router.routes if isinstance(route, APIRoute)}
         documents = {self.docs_url, self.openapi_url, self.swagger_ui_oauth2_redirect_url}
-        app = Authentication(app, own | {path for path in documents if path is not None})
-        return RequestScope(app, service, ErrorAnswers(SHAPES))
+        open_paths = own | {path for path in documents if path is not None}
+        return RequestScope(app, service, ErrorAnswers(SHAPES), open_paths)
 
 
 def _body_routes() -> list[BodyRoute]:

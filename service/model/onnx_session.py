@@ -142,7 +142,7 @@ def quoted(failure: BaseException) -> str:
     return f'(ONNX Runtime: "{failure}")'
 
 
+@np.errstate(over="ignore")
 def cast(values: object, dtype: npt.DTypeLike) -> Array:
     """Return finite numbers as an array of `dtype`; numbers beyond it become infinite, and the engine refuses them."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, dtype)
+    return np.asarray(values, dtype)

@@ -1,4 +1,4 @@
-"""What every request and every WebSocket passes before its handler, in this order: `RequestScope`, `Authentication`.
+"""What every request and every WebSocket passes before its handler.
 
 It knows ASGI and callers, not routes, bodies or models. Invariants: every answer carries `X-Request-Id`; a request
 leaves one line in the log and one count in the metrics when its answer has been sent to the end, or its client has
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, RequestError
-from service.web.context import Call, Caller, Service, caller_of
+from service.web.context import Call, Caller, Service
 from service.web.error_shapes import ErrorAnswers
 
 log = logging.getLogger("baton.http")
@@ -42,10 +42,13 @@ def record(caller: Caller, status: int) -> None:
 
 
 class RequestScope:
-    """The outermost layer: the request's id, its errors, its line in the log and its count."""
+    """The outermost layer: the request's id, its tenant, its errors, its line in the log and its count.
 
-    def __init__(self, app: ASGIApp, service: Service, errors: ErrorAnswers) -> None:
-        self._app, self._service, self._errors = app, service, errors
+    `open_paths` are for everybody; elsewhere a caller is named or refused.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, errors: ErrorAnswers, open_paths: Collection[str]) -> None:
+        self._app, self._service, self._errors, self._open_paths = app, service, errors, frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,6 +68,8 @@ class RequestScope:
             await send(message)
 
         try:
+            if caller.path not in self._open_paths:
+                caller.authenticate()
             await self._app(scope, receive, send_with_id)
             if status != OPENED and not ended:
                 raise ClientDisconnect
@@ -81,16 +86,3 @@ class RequestScope:
             await self._errors.answer(caller, error)(scope, receive, send_with_id)
         finally:
             record(caller, status)
-
-
-class Authentication:
-    """Names the tenant of whoever calls; `open_paths` are for everybody."""
-
-    def __init__(self, app: ASGIApp, open_paths: Collection[str]) -> None:
-        self._app, self._open_paths = app, frozenset(open_paths)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises: Unauthorized."""
-        if scope["type"] != "lifespan" and scope["path"] not in self._open_paths:
-            caller_of(scope).authenticate()
-        await self._app(scope, receive, send)

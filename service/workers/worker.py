@@ -6,6 +6,7 @@ that started it has died.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -70,7 +71,9 @@ class Worker:
     def _create_app(self) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
         log_request = RequestLog(sys.stderr).write if access_log.isEnabledFor(logging.INFO) else None
-        return create_app(self._settings, tried=self._tried, log_request=log_request)
+        app = create_app(self._settings, tried=self._tried, log_request=log_request)
+        gc.freeze()  # it stays, so nobody need look through it for garbage
+        return app
 
     def _serve(
         self,
