@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from service.contract.manifest import Task
 from service.engine.engine import Engine
@@ -132,14 +133,12 @@ class Registry:
 
         Raises: what `Batcher.check_room` raises, when none has.
         """
-        refusal = None
-        for engine in self._groups.get((task, name), ()):
-            try:
+        engines = self._groups.get((task, name), [])
+        for engine in engines[:-1]:
+            with suppress(Unavailable):
                 return engine.batcher.check_room(rows, tenant, ahead=ahead)
-            except Unavailable as error:
-                refusal = error
-        if refusal is not None:
-            raise refusal
+        for engine in engines[-1:]:
+            engine.batcher.check_room(rows, tenant, ahead=ahead)
 
     def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
         return self._by_fingerprint.get(fingerprint)

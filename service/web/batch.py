@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
+
 from service.batching.submission import Served, Submission, Timing
 from service.engine.engine import Answer, Engine, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError
 from service.web.answers import Reply
-from service.web.context import Call, Watch
+from service.web.context import Call
 from service.web.schema import BatchRequest, Rejected, RunRequest
 
 
@@ -156,14 +158,20 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
     """
     answers: list[asyncio.Future[Served[Answer]]] = []
     submissions: list[Submission[Row, Answer]] = []
-    watch = Watch(call, answers)
+
+    def leave() -> None:
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(ClientDisconnect())
+
+    call.leavers.add(leave)
     try:
         for engine, part in rows.items():
             submissions.append(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
             answers.append(submissions[-1].future)
         return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
     finally:
-        watch.cancel()
+        call.leavers.discard(leave)
         for submission in submissions:
             submission.end()
 

@@ -5,17 +5,14 @@ It knows ASGI and the parts of the service, not routes, bodies or answers.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from service.engine.loader import Loader
@@ -29,7 +26,7 @@ from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
-WATCH_AFTER_S = 0.25  # a request that waits longer than this is watched for its client leaving
+LEAVERS = "baton.leavers"  # in the scope: what the server calls when the client leaves; of other servers nobody hears
 
 
 def _make_request_ids() -> Iterator[str]:
@@ -97,41 +94,13 @@ class Caller:
 
 
 class Call(Caller, Request):
-    """A request that has a body: items refused so far, by place."""
+    """A request that has a body: items refused so far, by place; `leavers` are called when the client leaves."""
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         Request.__init__(self, scope, receive)
         Caller.__init__(self, scope, service)
         self.rejected: dict[int, Rejected] = {}
-
-
-class Watch:
-    """Fails the futures in `answers` should the client leave before `cancel` is called; the body must have been read.
-
-    Watching costs more than many a run, so it begins after `WATCH_AFTER_S`.
-    """
-
-    __slots__ = ("_answers", "_receive", "_task", "_timer")
-
-    def __init__(self, call: Call, answers: Sequence[asyncio.Future[Any]]) -> None:
-        self._receive, self._answers = call.receive, answers
-        self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    def _begin(self) -> None:
-        self._task = asyncio.create_task(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        for answer in self._answers:
-            if not answer.done():
-                answer.set_exception(ClientDisconnect())
+        self.leavers: set[Callable[[], None]] = scope.get(LEAVERS, set())
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -142,3 +111,8 @@ def caller_of(scope: Scope) -> Caller:
 def call_of(scope: Scope) -> Call:
     call: Call = scope["baton.caller"]
     return call
+
+
+def forget_caller(scope: Scope) -> None:
+    """Take the caller, who holds the scope, out of it: two that hold each other wait for the garbage collector."""
+    del scope["baton.caller"]

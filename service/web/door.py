@@ -18,7 +18,7 @@ from service.contract.manifest import Task
 from service.errors import Unauthorized, Unavailable
 from service.web.answers import JsonAnswer
 from service.web.bodies import WHOLE, guess_model
-from service.web.context import Caller, Service
+from service.web.context import Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
 from service.web.middleware import add_id, record
 
@@ -59,6 +59,7 @@ class Door:
             answer = self._errors.answer(caller, error)
             add_id(caller, answer.raw_headers)
             record(caller, answer.status_code)
+            forget_caller(scope)
             return answer
         if not self._ahead:
             asyncio.get_running_loop().call_soon(self._ahead.clear)

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, RequestError
-from service.web.context import Call, Caller, Service
+from service.web.context import Call, Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
 
 log = logging.getLogger("baton.http")
@@ -86,3 +86,4 @@ class RequestScope:
             await self._errors.answer(caller, error)(scope, receive, send_with_id)
         finally:
             record(caller, status)
+            forget_caller(scope)
