@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
+from service.web.context import LEAVERS
 
 pytestmark = pytest.mark.anyio
 
@@ -83,16 +85,20 @@ async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none
 
 async def post_until(leave: asyncio.Event, app: FastAPI, body: dict[str, Any]) -> None:
     """Send `body` as a client that closes its connection when `leave` is set."""
-    incoming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    leavers: set[Callable[[], None]] = set()
 
     async def receive() -> dict[str, Any]:
-        if incoming:
-            return incoming.pop()
-        await leave.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         raise AssertionError(f"nobody is there to take {message}")
 
+    async def close() -> None:
+        await leave.wait()
+        for tell in leavers:
+            tell()
+
     scope = {"type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": "/v1/step", "query_string": b""}
-    await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)  # type: ignore[arg-type]
+    headers = [(b"content-type", b"application/json")]
+    call = app({**scope, "headers": headers, LEAVERS: leavers}, receive, send)  # type: ignore[arg-type]
+    await asyncio.gather(call, close())

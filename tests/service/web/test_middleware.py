@@ -168,7 +168,7 @@ async def test_an_error_has_the_shape_of_the_part_of_the_api_that_was_asked(app:
     def text(caller: Caller, error: RequestError) -> dict[str, Any]:
         return {"error": str(error)}
 
-    chain = RequestScope(refuse, app.state.service, ErrorAnswers({"": error_object, "/v2/": text}))
+    chain = RequestScope(refuse, app.state.service, ErrorAnswers({"": error_object, "/v2/": text}), ())
     assert (await Exchange("GET", "/v2/models").run(chain)).body == b'{"error":"nothing here"}'
     first = await Exchange("GET", "/v1/models", x_request_id="mine").run(chain)
     assert first.body == b'{"error":{"code":"not_found","message":"nothing here","request_id":"mine"}}'
@@ -201,7 +201,7 @@ async def test_a_route_reads_bodies_by_their_media_type_and_answers_anything(app
     service: Service = app.state.service
     (route,) = [route for route in router.routes if isinstance(route, BodyRoute)]
     chain = RequestScope(
-        Dispatcher({("POST", "/v1/lines"): route.serve}, app.router), service, ErrorAnswers({"": error_object})
+        Dispatcher({("POST", "/v1/lines"): route.serve}, app.router), service, ErrorAnswers({"": error_object}), ()
     )
 
     async def post(body: bytes, media_type: str) -> Exchange:
