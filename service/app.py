@@ -18,7 +18,6 @@ from fastapi import FastAPI, Security
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
@@ -116,7 +115,10 @@ class _Application(FastAPI):
     """FastAPI whose requests and WebSockets all pass the same middleware, that which was added to it too."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await Starlette.__call__(self, scope, receive, send)  # FastAPI's looks for telemetry in the environment first
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        await self.middleware_stack(scope, receive, send)  # FastAPI's looks for telemetry in the environment first
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service

@@ -11,20 +11,24 @@ from typing import Any
 
 from fastapi import Response
 from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
 
 from service.batching.submission import Timing
+
+JSON = b"application/json"
+Headers = list[tuple[bytes, bytes]]
 
 
 class JsonAnswer(Response):
     """An answer that is JSON already; starlette's own would build these few headers for several times the cost."""
 
-    def __init__(self, body: bytes, status: int, **headers: str) -> None:
+    def __init__(self, body: bytes, status: int, headers: Headers) -> None:
         self.status_code, self.body, self.background = status, body, None
-        self.raw_headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            *((name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()),
-        ]
+        self.raw_headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), *headers]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 @dataclass(slots=True)
@@ -37,8 +41,10 @@ class Reply:
     total_s: float
 
     def answer(self) -> JsonAnswer:
-        headers = {"server_timing": self._server_timing(), **retry_after(self.content.get("error", {}))}
-        return JsonAnswer(to_json(self.content, bytes_mode="base64"), self.status, **headers)
+        headers = [(b"server-timing", self._server_timing().encode())]
+        if "error" in self.content:
+            headers += retry_after(self.content["error"])
+        return JsonAnswer(to_json(self.content, bytes_mode="base64"), self.status, headers)
 
     def _server_timing(self) -> str:
         timing = self.timing
@@ -50,6 +56,8 @@ class Reply:
         )
 
 
-def retry_after(error: dict[str, Any]) -> dict[str, str]:
+def retry_after(error: dict[str, Any]) -> Headers:
     """Return the header that tells a client when to come again, where the error says so."""
-    return {"retry_after": str(math.ceil(error["retry_after_ms"] / 1000))} if "retry_after_ms" in error else {}
+    if "retry_after_ms" not in error:
+        return []
+    return [(b"retry-after", b"%d" % math.ceil(error["retry_after_ms"] / 1000))]

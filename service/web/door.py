@@ -43,9 +43,9 @@ class Door:
         task = self._tasks.get(path)
         if task is None:
             return None
-        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
-            tenant = self._service.authenticator.tenant(authorization.decode("latin-1"))
+            fields = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
+            tenant = self._service.authenticator.tenant(fields.get(b"authorization", b"").decode("latin-1"))
             name = None if body is None else guess_model(body, task)
             self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant, name], name=name)
         except Unauthorized:

@@ -11,15 +11,15 @@ from typing import Any
 from pydantic_core import to_json
 
 from service.errors import MethodNotAllowed, RequestError, Unauthorized, UpgradeRequired
-from service.web.answers import JsonAnswer, retry_after
+from service.web.answers import Headers, JsonAnswer, retry_after
 from service.web.context import Caller
 from service.web.schema import ErrorAnswer
 
 Shape = Callable[[Caller, RequestError], dict[str, Any]]
 
-DUE_HEADERS: dict[type[RequestError], dict[str, str]] = {
-    Unauthorized: {"www_authenticate": "Bearer"},
-    UpgradeRequired: {"upgrade": "websocket", "connection": "upgrade"},
+DUE_HEADERS: dict[type[RequestError], Headers] = {
+    Unauthorized: [(b"www-authenticate", b"Bearer")],
+    UpgradeRequired: [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],
 }
 
 
@@ -47,9 +47,9 @@ class ErrorAnswers:
         caller.service.metrics.refused(error.code)
         caller.log = f"code={error.code} message={str(error)!r}"
         shape = next(shape for prefix, shape in self._shapes if caller.path.startswith(prefix))
-        headers = retry_after(error.body()) | DUE_HEADERS.get(type(error), {})
+        headers = retry_after(error.body()) + DUE_HEADERS.get(type(error), [])
         if isinstance(error, MethodNotAllowed):
-            headers["allow"] = error.allowed
-        if caller.field(b"upgrade"):
-            headers["connection"] = "close"  # the body that was lost on the way in may still come, as another request
-        return JsonAnswer(to_json(shape(caller, error)), error.status, **headers)
+            headers.append((b"allow", error.allowed.encode()))
+        if caller.field(b"upgrade"):  # the body that was lost on the way in may still come, as another request
+            headers = [header for header in headers if header[0] != b"connection"] + [(b"connection", b"close")]
+        return JsonAnswer(to_json(shape(caller, error)), error.status, headers)

@@ -123,9 +123,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _whole_body(self) -> bytes | None:
         """Return the body of the request whose head has ended, where both came at once and nothing else did."""
-        length = next((value for name, value in self.scope["headers"] if name == b"content-length"), b"")
+        if not self._came.startswith(b"POST "):
+            return None
         _, _, body = self._came.partition(b"\r\n\r\n")
-        return body if self._came.startswith(b"POST ") and length == b"%d" % len(body) else None
+        return body if (b"content-length", b"%d" % len(body)) in self.scope["headers"] else None
 
     @property
     def _answered(self) -> bool:
