@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import Response
 from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
 
 from service.batching.submission import Timing
 
@@ -25,10 +24,6 @@ class JsonAnswer(Response):
     def __init__(self, body: bytes, status: int, headers: Headers) -> None:
         self.status_code, self.body, self.background = status, body, None
         self.raw_headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), *headers]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
 
 
 @dataclass(slots=True)
