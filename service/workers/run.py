@@ -33,7 +33,6 @@ from service.workers.port import Board, Port
 from service.workers.supervisor import Supervisor
 
 SWITCH_S = 0.0005  # a run that has ended waits no longer than this for the interpreter; Python's default is 5 ms
-ALLOCATIONS = 20_000  # between two looks for cyclic garbage, of which requests make none; Python's default is 700
 
 
 def run_service(settings: Settings) -> None:
@@ -77,7 +76,6 @@ def _try_all(settings: Settings) -> list[Tried]:
 
 def _configure_process(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_S)
-    gc.set_threshold(ALLOCATIONS, *gc.get_threshold()[1:])
     configure_logging(settings.log_level)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the models that it is about are loaded
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
