@@ -164,14 +164,17 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
             if not answer.done():
                 answer.set_exception(ClientDisconnect())
 
-    call.leavers.add(leave)
+    peer = call.peer
+    if peer.left:
+        raise ClientDisconnect
+    peer.leavers.add(leave)
     try:
         for engine, part in rows.items():
             submissions.append(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
             answers.append(submissions[-1].future)
         return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
     finally:
-        call.leavers.discard(leave)
+        peer.leavers.discard(leave)
         for submission in submissions:
             submission.end()
 

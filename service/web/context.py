@@ -26,7 +26,7 @@ from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
-LEAVERS = "baton.leavers"  # in the scope: what the server calls when the client leaves; of other servers nobody hears
+PEER = "baton.peer"  # in the scope: the `Peer`, where the server tells of it
 
 
 def _make_request_ids() -> Iterator[str]:
@@ -53,6 +53,21 @@ class Service:
     @property
     def engines(self) -> Registry:
         return self.loader.engines
+
+
+class Peer:
+    """The other end of a connection; `leavers` are called when it is gone, and `left` is true from then on."""
+
+    __slots__ = ("leavers", "left")
+
+    def __init__(self) -> None:
+        self.left = False
+        self.leavers: set[Callable[[], None]] = set()
+
+    def leave(self) -> None:
+        self.left = True
+        for leaver in self.leavers:
+            leaver()
 
 
 class Caller:
@@ -94,13 +109,13 @@ class Caller:
 
 
 class Call(Caller, Request):
-    """A request that has a body: items refused so far, by place; `leavers` are called when the client leaves."""
+    """A request that has a body: items refused so far, by place, and the client that waits for the answer."""
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         Request.__init__(self, scope, receive)
         Caller.__init__(self, scope, service)
         self.rejected: dict[int, Rejected] = {}
-        self.leavers: set[Callable[[], None]] = scope.get(LEAVERS, set())
+        self.peer: Peer = scope.get(PEER) or Peer()
 
 
 def caller_of(scope: Scope) -> Caller:

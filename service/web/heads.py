@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.web.context import LEAVERS
+from service.web.context import PEER, Peer
 from service.web.door import DOOR, Door
 
 log = logging.getLogger("baton.http")
@@ -39,7 +38,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._came = b""
         self._keep_alive = True  # behind an answer without a cycle
-        self._leavers: set[Callable[[], None]] = set()
+        self._peer = Peer()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -47,8 +46,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
-        for leave in self._leavers:
-            leave()
+        self._peer.leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
-        cast(dict[str, Any], self.scope)[LEAVERS] = self._leavers
+        cast(dict[str, Any], self.scope)[PEER] = self._peer
 
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True

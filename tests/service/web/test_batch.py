@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
-from service.web.context import LEAVERS
+from service.web.context import PEER, Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none
     app, body = await app_and_body(tmp_path)
     slow, quick = app.state.service.engines.all
     run, let_go = slow.model.session.run, threading.Event()
-    answered, leave = asyncio.Event(), asyncio.Event()
+    answered, peer = asyncio.Event(), Peer()
 
     def wait_and_run(*given: Any) -> Any:
         let_go.wait()
@@ -72,9 +72,9 @@ async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none
     for engine in (slow, quick):
         engine.batcher.start()
     async with client_of(app) as client:
-        posting = asyncio.create_task(post_until(leave, app, body))
+        posting = asyncio.create_task(post(peer, app, body))
         await answered.wait()
-        leave.set()
+        peer.leave()
         await posting  # while the slow version still runs
         metrics = (await client.get("/metrics")).text
         assert 'baton_requests_total{endpoint="/v1/step",status="499"} 1.0' in metrics
@@ -83,9 +83,19 @@ async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none
             await engine.batcher.drain()
 
 
-async def post_until(leave: asyncio.Event, app: FastAPI, body: dict[str, Any]) -> None:
-    """Send `body` as a client that closes its connection when `leave` is set."""
-    leavers: set[Callable[[], None]] = set()
+async def test_the_items_of_a_client_that_left_before_they_were_read_never_run(tmp_path: Path) -> None:
+    app, body = await app_and_body(tmp_path)
+    peer = Peer()
+    async with client_of(app) as client, app.router.lifespan_context(app):
+        peer.leave()
+        await post(peer, app, body)
+        metrics = (await client.get("/metrics")).text
+    assert 'baton_requests_total{endpoint="/v1/step",status="499"} 1.0' in metrics
+    assert re.findall(r"^baton_batch_rows_count\S* (\S+)", metrics, re.MULTILINE) == ["0.0", "0.0"]
+
+
+async def post(peer: Peer, app: FastAPI, body: dict[str, Any]) -> None:
+    """Send `body` as a client that takes no answer: it is gone when there is one."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
@@ -93,12 +103,6 @@ async def post_until(leave: asyncio.Event, app: FastAPI, body: dict[str, Any]) -
     async def send(message: dict[str, Any]) -> None:
         raise AssertionError(f"nobody is there to take {message}")
 
-    async def close() -> None:
-        await leave.wait()
-        for tell in leavers:
-            tell()
-
     scope = {"type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": "/v1/step", "query_string": b""}
     headers = [(b"content-type", b"application/json")]
-    call = app({**scope, "headers": headers, LEAVERS: leavers}, receive, send)  # type: ignore[arg-type]
-    await asyncio.gather(call, close())
+    await app({**scope, "headers": headers, PEER: peer}, receive, send)  # type: ignore[arg-type]
