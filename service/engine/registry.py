@@ -133,12 +133,13 @@ class Registry:
 
         Raises: what `Batcher.check_room` raises, when none has.
         """
-        engines = self._groups.get((task, name), [])
+        engines = self._groups.get((task, name))
+        if engines is None:  # the look-up by name will say so
+            return
         for engine in engines[:-1]:
             with suppress(Unavailable):
                 return engine.batcher.check_room(rows, tenant, ahead=ahead)
-        for engine in engines[-1:]:
-            engine.batcher.check_room(rows, tenant, ahead=ahead)
+        engines[-1].batcher.check_room(rows, tenant, ahead=ahead)
 
     def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
         return self._by_fingerprint.get(fingerprint)

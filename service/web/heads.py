@@ -37,6 +37,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = self._in_body = self._upgraded = False
         self._timer: asyncio.TimerHandle | None = None
         self._came = b""
+        self._at_start = False  # of what came, with the request that is being read
         self._keep_alive = True  # behind an answer without a cycle
         self._peer = Peer()
 
@@ -50,7 +51,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._came = data
+        self._came, self._at_start = data, not (self._in_head or self._in_body)
         super().data_received(data)
         self._came = b""
         if self._upgraded or self.transport.is_closing():
@@ -81,7 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._in_body = self._at_start = False
         self._stop_clock()
         if self.cycle is not None:
             super().on_message_complete()
@@ -121,7 +122,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _whole_body(self) -> bytes | None:
         """Return the body of the request whose head has ended, where both came at once and nothing else did."""
-        if not self._came.startswith(b"POST "):
+        if not (self._at_start and self._came.startswith(b"POST ")):  # an empty line may come before
             return None
         _, _, body = self._came.partition(b"\r\n\r\n")
         return body if (b"content-length", b"%d" % len(body)) in self.scope["headers"] else None

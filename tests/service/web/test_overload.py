@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -428,33 +428,59 @@ async def test_the_flood_of_one_tenant_does_not_starve_another(tiny_models: Path
         assert {(await task).status_code for task in (running, *flood)} == {200}
 
 
+@asynccontextmanager
+async def open_door(models: Path, state: Path, *, room: int) -> AsyncIterator[Callable[[bytes | None], int | None]]:
+    """Yield what knocks with a head for /v1/sentiment, with its body where that came; it returns a refusal's status."""
+    app = create_app(
+        Settings(models_dir=models, state_dir=state, queue_rows=room, max_items=room), tried=vouched(models)
+    )
+
+    def knock(body: bytes | None) -> int | None:
+        answer = door.refuse(b"/v1/sentiment", {"type": "http", "headers": []}, body)
+        return None if answer is None else answer.status_code
+
+    async with app.router.lifespan_context(app) as parts:
+        door = parts[DOOR]
+        yield knock
+
+
 async def test_of_many_heads_read_in_one_turn_of_the_loop_as_many_are_let_in_as_fit(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=2, max_items=2)
-    app = create_app(settings, tried=vouched(tiny_models))
-    async with app.router.lifespan_context(app) as state:
-        answers = [state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, None) for _ in range(4)]
-        assert [None if answer is None else answer.status_code for answer in answers] == [None, None, 429, 429]
+    async with open_door(tiny_models, tmp_path, room=2) as knock:
+        assert [knock(None) for _ in range(4)] == [None, None, 429, 429]
         await asyncio.sleep(0)
-        assert state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, None) is None
+        assert knock(None) is None
 
 
 async def test_a_body_that_came_with_its_head_is_refused_by_the_model_that_it_names(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, queue_rows=1, max_items=1)
-    app = create_app(settings, tried=vouched(tiny_models))
-    async with app.router.lifespan_context(app) as state:
-
-        def knock(body: bytes | None) -> int | None:
-            answer = state[DOOR].refuse(b"/v1/sentiment", {"type": "http", "headers": []}, body)
-            return None if answer is None else answer.status_code
-
+    async with open_door(tiny_models, tmp_path, room=1) as knock:
         assert knock(b'{"inputs": ["good"]}') is None
         assert [knock(b'{"inputs": ["good"]}'), knock(b'{"model": "sentiment", "inputs": ["good"]}')] == [429, 429]
         assert knock(b'{"inputs": ["good"], "model": "spam"}') is None
         assert knock(None) is None, "which model it names is not known yet"
+
+
+async def test_a_body_behind_a_refused_request_in_one_packet_is_its_own(tiny_models: Path, tmp_path: Path) -> None:
+    """A length that fits all that came behind the first head must not make that the second body."""
+    async with slow_service(tiny_models, tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        refused = b'{"inputs": ["good"]}'
+        head = "POST /v1/{} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
+        size = len(refused) + len(head.format("step", "100")) + 1
+        second = b'{"model": "numbers", "items": [{"values": [0]}]}'.ljust(size)
+        packet = head.format("sentiment", len(refused)).encode() + refused + head.format("step", size).encode()
+        async with RawClient.to(client) as raw:
+            await raw.send(body=packet + second[:1])
+            assert (await raw.answer())[0] == 429
+            await raw.send(body=second[1:])
+            status, _, body = await raw.answer()
+            assert (status, json.loads(body)["model"]) == (200, "numbers")
+        slow.let_go(1)
+        assert (await running).status_code == 200
 
 
 async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
