@@ -35,10 +35,11 @@ class Registry:
         self._latest = dict(sorted(latest.items()))
         self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
         self._default_names: dict[Task, str] = {}
-        self._groups: dict[tuple[Task, str | None], list[Engine]] = {}
+        self._groups: dict[tuple[Task | None, str | None], list[Engine]] = {}
         for engine in self.all:
-            for name in (engine.manifest.name, None):
-                self._groups.setdefault((engine.manifest.task, name), []).append(engine)
+            task, name = engine.manifest.task, engine.manifest.name
+            for group in ((task, name), (task, None), (None, name)):
+                self._groups.setdefault(group, []).append(engine)
 
     def replace(self, wanted: Sequence[Engine], *, now_ms: int, ttl_ms: int) -> None:
         """Let `wanted` and no other engines answer new work; the others retire.
@@ -79,15 +80,21 @@ class Registry:
         """Return the loaded versions of a model, oldest first."""
         return [engine for engine in self.all if engine.manifest.name == name]
 
-    def get(self, name: str) -> Engine:
-        """Return the latest engine of a model.
+    def get(self, name: str, version: str | None = None) -> Engine:
+        """Return the latest engine of a model, or that of a version.
 
-        Raises: UnknownModel with the names that are served.
+        Raises: UnknownModel with the names, or the versions, that are served.
         """
         if name not in self._latest:
             served = ", ".join(self._latest) or "none"
             raise UnknownModel(f"no model is called {name!r}; this service has {served}", field="model")
-        return self._latest[name]
+        if version is None:
+            return self._latest[name]
+        versions = {engine.manifest.version: engine for engine in self.versions(name)}
+        if version not in versions:
+            served = ", ".join(versions)
+            raise UnknownModel(f"model {name!r} has no version {version!r} here; it has {served}", field="model")
+        return versions[version]
 
     def name(self, given: str | None, task: Task) -> str:
         """Return the name that a request gave, else that of the only model of `task`, or of the model called like it.
@@ -126,8 +133,10 @@ class Registry:
     def _able(self, task: Task) -> list[Engine]:
         return [engine for engine in self.latest if engine.manifest.task == task]
 
-    def admit(self, task: Task, tenant: str, *, rows: int = 1, ahead: int = 0, name: str | None = None) -> None:
+    def admit(self, task: Task | None, tenant: str, *, rows: int = 1, ahead: int = 0, name: str | None = None) -> None:
         """Check that some model of `task`, or a version of the one called `name`, works and has room for so many rows.
+
+        With `name` the task may be left open.
 
         Of the tenant's rows `ahead` are on their way and come first.
 

@@ -1,4 +1,4 @@
-"""What goes out: an endpoint's reply as JSON, with the headers that tell its timing.
+"""What goes out: an endpoint's reply as bytes, with the headers that tell its timing.
 
 It knows bytes and headers, not models. Invariant: an answer is dumped once, straight to bytes.
 """
@@ -18,12 +18,12 @@ JSON = b"application/json"
 Headers = list[tuple[bytes, bytes]]
 
 
-class JsonAnswer(Response):
-    """An answer that is JSON already; starlette's own would build these few headers for several times the cost."""
+class WholeAnswer(Response):
+    """An answer that is bytes already; starlette's own would build these few headers for several times the cost."""
 
-    def __init__(self, body: bytes, status: int, headers: Headers) -> None:
+    def __init__(self, body: bytes, status: int, headers: Headers, content_type: bytes = JSON) -> None:
         self.status_code, self.body, self.background = status, body, None
-        self.raw_headers = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), *headers]
+        self.raw_headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
 
 
 @dataclass(slots=True)
@@ -35,20 +35,22 @@ class Reply:
     timing: Timing
     total_s: float
 
-    def answer(self) -> JsonAnswer:
-        headers = [(b"server-timing", self._server_timing().encode())]
+    def answer(self) -> WholeAnswer:
+        headers = [server_timing(self.timing, self.total_s)]
         if "error" in self.content:
             headers += retry_after(self.content["error"])
-        return JsonAnswer(to_json(self.content, bytes_mode="base64"), self.status, headers)
+        return WholeAnswer(to_json(self.content, bytes_mode="base64"), self.status, headers)
 
-    def _server_timing(self) -> str:
-        timing = self.timing
-        padding = timing.padded_cells / timing.cells if timing.cells else 1.0
-        return (
-            f"queue;dur={1e3 * timing.queue_s:.3f}, run;dur={1e3 * timing.run_s:.3f}, "
-            f'total;dur={1e3 * self.total_s:.3f}, rows;desc="{timing.rows}", batch;desc="{timing.batch_rows}", '
-            f'padding;desc="{padding:.3f}"'
-        )
+
+def server_timing(timing: Timing, total_s: float) -> tuple[bytes, bytes]:
+    """Return the header that tells where the time of an answer went."""
+    padding = timing.padded_cells / timing.cells if timing.cells else 1.0
+    told = (
+        f"queue;dur={1e3 * timing.queue_s:.3f}, run;dur={1e3 * timing.run_s:.3f}, "
+        f'total;dur={1e3 * total_s:.3f}, rows;desc="{timing.rows}", batch;desc="{timing.batch_rows}", '
+        f'padding;desc="{padding:.3f}"'
+    )
+    return b"server-timing", told.encode()
 
 
 def retry_after(error: dict[str, Any]) -> Headers:

@@ -41,9 +41,16 @@ Results = Sequence[dict[str, Any] | RequestError]
 async def run_jobs(call: Call, body: RunRequest, jobs: Sequence[Job | RequestError]) -> tuple[Outcomes, Timing]:
     """Run the jobs of one request together; return each one's answer, or why there is none, in their order.
 
+    Raises: InvalidRequest for a longer wait than may be; what `run_within` raises.
+    """
+    return await run_within(call, jobs, _timeout_s(body, call.service.settings.timeout_ms))
+
+
+async def run_within(call: Call, jobs: Sequence[Job | RequestError], timeout_s: float) -> tuple[Outcomes, Timing]:
+    """Do the same for a request whose runs must begin within `timeout_s`.
+
     Raises: what the batcher raises for the request as a whole; ClientDisconnect when the client left meanwhile.
     """
-    timeout_s = _timeout_s(body, call.service.settings.timeout_ms)
     rows: dict[Engine, list[Row]] = {}
     for job in jobs:
         if isinstance(job, Job):

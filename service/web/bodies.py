@@ -58,13 +58,18 @@ def find_media_type(call: Call, readable: Collection[str]) -> str:
 
     Raises: UnsupportedMediaType.
     """
-    encoding = call.field(b"content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMediaType(f"content encoding {encoding!r}; send the body as it is")
+    refuse_encodings(call)
     media_type = call.field(b"content-type").partition(";")[0].strip().lower()
     if media_type not in readable:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'!r}; send {' or '.join(readable)}")
     return media_type
+
+
+def refuse_encodings(call: Call) -> None:
+    """Raises: UnsupportedMediaType for a body that is compressed."""
+    encoding = call.field(b"content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"content encoding {encoding!r}; send the body as it is")
 
 
 async def read_bytes(call: Call) -> bytes:

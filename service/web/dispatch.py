@@ -12,15 +12,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import MethodNotAllowed, NotFound
 from service.web.context import Caller, caller_of
+from service.web.paths import Paths
 
 WEBSOCKET = "WS"
 
 
 class Dispatcher:
-    """Hands what comes to the handler for its method (or `WEBSOCKET`) and path, and to `router` where there is none."""
+    """Hands what comes to the handler for its method (or `WEBSOCKET`) and path, and to `router` where there is none.
+
+    A path may hold parameters, as `/models/{name}`; what they are is in the scope for its handler.
+    """
 
     def __init__(self, handlers: Mapping[tuple[str, str], ASGIApp], router: ASGIApp) -> None:
-        self._handlers, self._router = handlers, router
+        self._router = router
+        self._streams = [path for method, path in handlers if method == WEBSOCKET]
+        methods = {method for method, _ in handlers}
+        self._handlers = {
+            wanted: Paths({path: handler for (method, path), handler in handlers.items() if method == wanted})
+            for wanted in methods
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: what the handler raises; NotFound; MethodNotAllowed."""
@@ -28,13 +38,13 @@ class Dispatcher:
             await self._router(scope, receive, send)
             return
         caller = caller_of(scope)
-        handler = self._handlers.get((caller.verb, caller.path))
-        if handler is not None:
-            caller.endpoint = caller.path
-            await handler(scope, receive, send)
+        paths = self._handlers.get(caller.verb)
+        found = None if paths is None else paths.find(caller.path)
+        if found is not None:
+            caller.endpoint, scope["path_params"] = found.declared, found.parameters
+            await found.value(scope, receive, send)
         elif caller.verb == WEBSOCKET:
-            streams = ", ".join(path for method, path in self._handlers if method == WEBSOCKET)
-            raise NotFound(f"there is no WebSocket here; see {streams}")
+            raise NotFound(f"there is no WebSocket here; see {', '.join(self._streams)}")
         else:
             await self._route(caller, scope, receive, send)
 

@@ -10,44 +10,48 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from starlette.types import Scope
 
 from service.contract.manifest import Task
 from service.errors import Unauthorized, Unavailable
-from service.web.answers import JsonAnswer
-from service.web.bodies import WHOLE, guess_model
+from service.web.answers import WholeAnswer
+from service.web.bodies import WHOLE
 from service.web.context import Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
 from service.web.middleware import add_id, record
+from service.web.paths import Paths
+from service.web.routes import BodyRoute
 
 DOOR = "baton.door"  # its place in the state of the application's lifespan
 
 
 class Door:
-    """Looks at the heads of requests that have a body; `tasks` are by path, as it stands in a head."""
+    """Looks at the heads of requests to `routes`."""
 
-    def __init__(self, service: Service, tasks: Mapping[bytes, Task], errors: ErrorAnswers) -> None:
-        self._service, self._tasks, self._errors = service, tasks, errors
-        # Who was let in for which model, in this turn of the event loop.
-        self._ahead: Counter[tuple[Task, str, str | None]] = Counter()
+    def __init__(self, service: Service, routes: Sequence[BodyRoute], errors: ErrorAnswers) -> None:
+        self._service, self._errors = service, errors
+        self._routes = Paths({route.path: route for route in routes})
+        # Who was let in for which model, or where none is named for which task, in this turn of the event loop.
+        self._ahead: Counter[tuple[Task | None, str | None, str]] = Counter()
 
-    def refuse(self, target: bytes, scope: Scope, body: bytes | None) -> JsonAnswer | None:
+    def refuse(self, target: bytes, scope: Scope, body: bytes | None) -> WholeAnswer | None:
         """Return the answer to a POST that is refused, with its id, or None where it must be heard out.
 
         `body` is the whole body, None where that has not come.
         `scope` lacks what follows from the request's target, and gets it where the answer is a refusal.
         """
         path, _, query = target.partition(b"?")
-        task = self._tasks.get(path)
-        if task is None:
+        found = self._routes.find(path.decode("latin-1"))
+        if found is None:
             return None
         try:
             fields = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
             tenant = self._service.authenticator.tenant(fields.get(b"authorization", b"").decode("latin-1"))
-            name = None if body is None else guess_model(body, task)
-            self._service.engines.admit(task, tenant, ahead=self._ahead[task, tenant, name], name=name)
+            task, name = found.value.wanted(found.parameters, body)
+            who = None if name else task, name, tenant
+            self._service.engines.admit(task, tenant, ahead=self._ahead[who], name=name)
         except Unauthorized:
             return None
         except Unavailable as error:
@@ -55,7 +59,7 @@ class Door:
             caller = Caller(scope, self._service)
             if caller.field(b"upgrade"):  # its body may be lost, and the connection has to close
                 return None
-            caller.endpoint = caller.path
+            caller.endpoint = found.declared
             answer = self._errors.answer(caller, error)
             add_id(caller, answer.raw_headers)
             record(caller, answer.status_code)
@@ -63,7 +67,7 @@ class Door:
             return answer
         if not self._ahead:
             asyncio.get_running_loop().call_soon(self._ahead.clear)
-        self._ahead[task, tenant, name] += 1
+        self._ahead[who] += 1
         if body is not None:
             scope[WHOLE] = body
         return None

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from service.errors import MethodNotAllowed, RequestError, Unauthorized, UpgradeRequired
-from service.web.answers import Headers, JsonAnswer, retry_after
+from service.web.answers import Headers, WholeAnswer, retry_after
 from service.web.context import Caller
 from service.web.schema import ErrorAnswer
 
-Shape = Callable[[Caller, RequestError], dict[str, Any]]
+Shape = Callable[[Caller, RequestError], tuple[int, dict[str, Any]]]
 
 DUE_HEADERS: dict[type[RequestError], Headers] = {
     Unauthorized: [(b"www-authenticate", b"Bearer")],
@@ -23,9 +23,9 @@ DUE_HEADERS: dict[type[RequestError], Headers] = {
 }
 
 
-def error_object(caller: Caller, error: RequestError) -> dict[str, Any]:
-    """Return `error` as /v1 shows it: `{"error": {...}}`."""
-    return {"error": {**error.body(), "request_id": caller.request_id}}
+def error_object(caller: Caller, error: RequestError) -> tuple[int, dict[str, Any]]:
+    """Return the status of `error`, and what /v1 shows of it: `{"error": {...}}`."""
+    return error.status, {"error": {**error.body(), "request_id": caller.request_id}}
 
 
 SHAPES: Mapping[str, Shape] = {"": error_object}  # also of what has no path, as `OPTIONS *`
@@ -42,7 +42,7 @@ class ErrorAnswers:
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self._shapes = sorted(shapes.items(), key=lambda entry: -len(entry[0]))
 
-    def answer(self, caller: Caller, error: RequestError) -> JsonAnswer:
+    def answer(self, caller: Caller, error: RequestError) -> WholeAnswer:
         """Show `error` and count it."""
         caller.service.metrics.refused(error.code)
         caller.log = f"code={error.code} message={str(error)!r}"
@@ -52,4 +52,5 @@ class ErrorAnswers:
             headers.append((b"allow", error.allowed.encode()))
         if caller.field(b"upgrade"):  # the body that was lost on the way in may still come, as another request
             headers = [header for header in headers if header[0] != b"connection"] + [(b"connection", b"close")]
-        return JsonAnswer(to_json(shape(caller, error)), error.status, headers)
+        status, content = shape(caller, error)
+        return WholeAnswer(to_json(content), status, headers)

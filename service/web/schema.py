@@ -70,15 +70,16 @@ S = TypeVar("S", bound=Strict)
 B = TypeVar("B", bound=BatchRequest)
 
 
-def read_whole(kind: type[S], text: str) -> S:
+def read_whole(kind: type[S], text: str | bytes) -> S:
     """Read one JSON object that stands or falls as a whole.
 
     Raises: MalformedJson when it is not JSON; InvalidRequest and its kin for the first of its mistakes.
     """
     try:
-        return kind.model_validate_json(text.removeprefix("\ufeff"))
+        unmarked = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(codecs.BOM_UTF8)
+        return kind.model_validate_json(unmarked)
     except ValidationError as failure:
-        raise _explain(failure.errors(include_url=False)[0]) from None
+        raise _explain(_mistakes(failure)[0]) from None
 
 
 def parse(kind: type[B], body: bytes, *, max_items: int) -> tuple[B, dict[int, Rejected]]:
@@ -102,9 +103,7 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
     try:
         return kind.model_validate_json(body), {}
     except ValidationError as failure:
-        if failure.error_count() > MAX_ERRORS:
-            raise InvalidRequest(f"more than {MAX_ERRORS} mistakes in one request", limit=MAX_ERRORS) from None
-        errors = failure.errors(include_url=False)
+        errors = _mistakes(failure)
     if errors[0]["type"] == "too_long" and errors[0]["loc"] == (kind.items_field,):
         raise BatchTooLarge(f"more than {MAX_ITEMS} items", field=kind.items_field, limit=MAX_ITEMS)
     if errors[0]["type"] == "json_invalid":
@@ -123,6 +122,13 @@ def _read(kind: type[B], body: bytes) -> tuple[B, dict[int, Rejected]]:
     raw[kind.items_field] = [item for index, item in enumerate(items) if index not in by_item]
     rejected = {index: Rejected(_explain(error), _id_of(items[index])) for index, error in sorted(by_item.items())}
     return kind.model_validate_json(to_json(raw)), rejected
+
+
+def _mistakes(failure: ValidationError) -> list[ErrorDetails]:
+    """Raises: InvalidRequest for more mistakes than can be listed in a moment."""
+    if failure.error_count() > MAX_ERRORS:
+        raise InvalidRequest(f"more than {MAX_ERRORS} mistakes in one request", limit=MAX_ERRORS) from None
+    return failure.errors(include_url=False)
 
 
 def _read_further(error: ErrorDetails, other: ErrorDetails) -> bool:

@@ -130,7 +130,10 @@ async def test_a_streamed_answer_is_logged_and_counted_when_it_ends(
     assert exchange.body == b"one two"
     (line,) = access_lines(caplog)
     assert line.startswith("GET /v1/slow 200 ")
-    assert 'baton_requests_total{endpoint="/v1/slow",status="200"} 1.0' in app.state.service.metrics.render().decode()
+    assert (
+        'baton_requests_total{endpoint="/v1/slow",status="200"} 1.0'
+        in (await app.state.service.metrics.render()).decode()
+    )
 
 
 async def test_a_client_that_leaves_in_the_middle_of_an_answer_ends_it(
@@ -165,11 +168,12 @@ async def test_an_error_has_the_shape_of_the_part_of_the_api_that_was_asked(app:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         raise NotFound("nothing here")
 
-    def text(caller: Caller, error: RequestError) -> dict[str, Any]:
-        return {"error": str(error)}
+    def text(caller: Caller, error: RequestError) -> tuple[int, dict[str, Any]]:
+        return 400, {"error": str(error)}
 
     chain = RequestScope(refuse, app.state.service, ErrorAnswers({"": error_object, "/v2/": text}), ())
-    assert (await Exchange("GET", "/v2/models").run(chain)).body == b'{"error":"nothing here"}'
+    second = await Exchange("GET", "/v2/models").run(chain)
+    assert (second.sent[0]["status"], second.body) == (400, b'{"error":"nothing here"}')
     first = await Exchange("GET", "/v1/models", x_request_id="mine").run(chain)
     assert first.body == b'{"error":{"code":"not_found","message":"nothing here","request_id":"mine"}}'
 
