@@ -99,7 +99,7 @@ def models(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An ONNX file with its states as inputs and outputs.")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file, of a step model with its states as inputs and outputs.")],
     name: Annotated[str | None, typer.Option(help="The model's name [the file's].")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Also write the draft, beside a copy of FILE, as <name>/1 in this directory.")
@@ -113,11 +113,15 @@ def inspect(
     state: Annotated[
         list[str] | None, typer.Option(help="An input and an output that are a state, as in h0=hn; may be given again.")
     ] = None,
+    task: Annotated[
+        Literal["step", "tensor"] | None,
+        typer.Option(help="A model of steps, or a plain one of tensors [step, or tensor where it cannot be one]."),
+    ] = None,
     free: Annotated[
         bool, typer.Option("--free-batch", help="Rewrite a graph of one row so that rows share runs; needs onnx.")
     ] = False,
 ) -> None:
-    """Draft the manifest of a recurrent ONNX file that was not trained here.
+    """Draft the manifest of an ONNX file that was not trained here.
 
     The draft goes to stdout; what the graph does not tell goes to stderr, and into the draft's description. The draft
     is loaded and tried as `serve` would: where that fails, or a state is a guess, the reason is shown, nothing is
@@ -131,7 +135,7 @@ def inspect(
     settings, hints = load_settings(), read_hints(axis or (), constant or (), state or ())
     name = name or _name_of(file)
     with Trial(settings) as trial, tempfile.TemporaryDirectory() as folder:
-        found, _ = trial.run(name, file, draft, file, name, settings, hints)
+        found, _ = trial.run(name, file, draft, file, name, settings, hints, task)
         if free and found.problem is None:
             freed = Path(folder) / file.name
             found, _ = trial.run(name, file, free_batch, file, found, settings, hints, freed)
@@ -153,7 +157,8 @@ def _show(found: Draft, file: Path, output: Path | None) -> None:
         typer.echo(f"  {number}. {doubt}", err=True)
     if found.problem is not None:
         raise StartupError(f"the draft cannot be served as it stands: {found.problem.field}: {found.problem.message}")
-    typer.echo("tried: loads, and answers the same alone, in a batch and in chunks with carried state", err=True)
+    ways = ", in a batch and in chunks with carried state" if found.manifest.streamable else " and in a batch"
+    typer.echo(f"tried: loads, and answers the same alone{ways}", err=True)
     if output is not None:
         typer.echo(f"wrote {found.write(file, output)}", err=True)
 

@@ -112,28 +112,21 @@ def export(
     ],
     name: Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")] = None,
     models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
-    exports_dir: Annotated[
-        Path, typer.Option(help="Where a graph goes that no task of the service fits, as <name>/.")
-    ] = Path("exports"),
 ) -> None:
     """Export a PyTorch module that was made elsewhere, compare it with PyTorch, and publish it.
 
     Each nn.RNN, nn.LSTM and nn.GRU in it becomes nodes with lengths and states. docs/bring-your-own.md has an example.
     """
-    from training.publish.foreign_module import FACTS_FILE, NO_TASK, export_module
+    from training.publish.foreign_module import export_module
     from training.publish.source import read_source
 
     directory = export_module(
         **read_source(source),
         name=name or Path(source.rpartition(":")[0]).stem,
         models_dir=models_dir,
-        exports_dir=exports_dir,
         command=f"python -m training export {Path(source).name}",
     )
-    if (directory / FACTS_FILE).exists():
-        typer.echo(f"wrote {directory}, with its parity in {FACTS_FILE}; not published: {NO_TASK}")
-    else:
-        _show(directory)
+    _show(directory)
 
 
 @app.command()

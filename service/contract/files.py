@@ -135,7 +135,7 @@ class HeldFiles:
         path, manifest = self._directory / named.name, self._directory / MANIFEST_FILE
         if not path.is_file():
             self.close()
-            raise ManifestError(manifest, named.field, f"{named.name} is missing from {self._directory}")
+            raise ManifestError(manifest, named.field, f"{named.name} is missing from its directory")
         try:
             return self._open.enter_context(path.open("rb"))
         except OSError as failure:

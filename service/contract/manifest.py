@@ -10,16 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.contract.provenance import Network, Provenance, Sha256
-from service.contract.tensors import LARGEST_FLOAT, FieldError, Part, Shape, Size, State, Tensor
+from service.contract.tensors import (
+    DTYPE_BYTES,
+    LARGEST_FLOAT,
+    FieldError,
+    Part,
+    Shape,
+    Size,
+    State,
+    Tensor,
+    TensorDtype,
+)
 
 Arithmetic = Literal["float32", "float16", "int8"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -37,10 +47,13 @@ def _number_or_numbers(value: object) -> object:
 
 def _known_task(name: str) -> str:
     if name not in TASKS:
-        *others, last = map(repr, TASKS)
-        known = {"tasks": f"{', '.join(others)} or {last}"}
-        raise PydanticCustomError("unknown_task", "Input should be {tasks}", known)
+        raise PydanticCustomError("unknown_task", "Input should be {tasks}", {"tasks": _any_of(map(repr, TASKS))})
     return name
+
+
+def _any_of(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
@@ -84,7 +97,7 @@ class Manifest(Part):
     description: str = ""
     file: FileName
     sha256: Sha256
-    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
     constants: dict[str, Constant] = Field(default_factory=dict)
@@ -98,18 +111,24 @@ class Manifest(Part):
 
     @cached_property
     def sequence(self) -> Tensor:
-        """The input that carries the rows; without a time axis the graph takes one step a run."""
-        return self.inputs[0]
+        """The input that carries the steps of the rows; without a time axis the graph takes one step a run."""
+        return next((tensor for tensor in self.inputs if tensor.has_time), self.inputs[0])
+
+    @cached_property
+    def others(self) -> tuple[Tensor, ...]:
+        """The inputs beside the sequence; their time axis, where they have one, is as long as its."""
+        return tuple(tensor for tensor in self.inputs if tensor is not self.sequence)
 
     @cached_property
     def features(self) -> int | None:
-        """Values per step of the input, in C order; None where a step is one number or one id."""
+        """Values per step of the sequence, in C order; None where a step is one number or one id."""
         return math.prod(self.sequence.sizes) if self.sequence.sizes else None
 
     @cached_property
     def by_row(self) -> dict[str, Shape]:
         """The shapes of the inputs that are fed by row: all but the constants."""
-        fed: dict[str, Shape] = {self.sequence.name: self.sequence.shape, **{s.input: s.shape for s in self.states}}
+        fed: dict[str, Shape] = {tensor.name: tensor.shape for tensor in self.inputs}
+        fed |= {state.input: state.shape for state in self.states}
         return {**fed, self.lengths: ("batch",)} if self.lengths else fed
 
     @property
@@ -119,7 +138,7 @@ class Manifest(Part):
             return self.forecast.min_history, self.forecast.max_history
         if self.text is not None and not self.streamable:
             return 1, self.text.max_length
-        return 1, None
+        return 1, None if self.streamable or self.sequence.has_time else 1
 
     @property
     def adds_special_tokens(self) -> bool:
@@ -130,6 +149,11 @@ class Manifest(Part):
     def sums_to_one(self) -> bool:
         """Whether the values on the last axis of each output are probabilities, which sum to one."""
         return TASKS[self.task].sums_to_one
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether NaN and infinity are refused, coming in and going out; else all values pass as they are."""
+        return TASKS[self.task].finite
 
     @cached_property
     def state_bytes(self) -> int:
@@ -143,6 +167,7 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_kinds()
         self._check_tensors()
         if self.streamable:
             self._check_streamable()
@@ -152,13 +177,25 @@ class Manifest(Part):
             raise FieldError("streamable", f"must be true for task {able}, and for no other: only steps carry states")
         return self
 
+    def _check_kinds(self) -> None:
+        rules = TASKS[self.task]
+        if len(self.inputs) > 1 and not rules.several_inputs:
+            able = " and ".join(repr(name) for name, others in TASKS.items() if others.several_inputs)
+            message = f"are {len(self.inputs)}; task {self.task!r} takes one, and {able} several"
+            raise FieldError("inputs", message)
+        for field, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            for index, tensor in enumerate(tensors):
+                if tensor.dtype not in rules.dtypes:
+                    message = f"is {tensor.dtype}; the tensors of task {self.task!r} are {_any_of(rules.dtypes)}"
+                    raise FieldError(f"{field}[{index}].dtype", message)
+
     def _check_tensors(self) -> None:
         shape = list(self.sequence.shape)
         if self.text is not None and self.features not in (None, 1):
             raise FieldError("inputs[0].shape", f"is {shape}; with 'text' a step is one id, so there are no features")
         if self.text is not None and self.sequence.dtype in LARGEST_FLOAT:
             raise FieldError("inputs[0].dtype", f"is {self.sequence.dtype}; with 'text' it is int32 or int64 ids")
-        given = [self.sequence.name, *self.constants, *(s.input for s in self.states)]
+        given = [*(tensor.name for tensor in self.inputs), *self.constants, *(s.input for s in self.states)]
         given += [self.lengths] if self.lengths else []
         answers, carried = [t.name for t in self.outputs], [s.output for s in self.states]  # a state may be an answer
         for field, names in (("inputs", given), ("outputs", answers), ("states", carried)):
@@ -181,13 +218,16 @@ class Manifest(Part):
 class TaskRules:
     """What a task demands of its manifests beside what every manifest must hold.
 
-    `check` raises FieldError for a manifest that breaks a rule of the task's own. `streamable` and `sums_to_one` are
-    facts of every manifest of the task.
+    `check` raises FieldError for a manifest that breaks a rule of the task's own. `dtypes` are those that inputs and
+    outputs may have. `streamable`, `sums_to_one` and `finite` are facts of every manifest of the task.
     """
 
     check: Callable[[Manifest], None]
     streamable: bool = False
     sums_to_one: bool = False
+    finite: bool = True
+    several_inputs: bool = False
+    dtypes: tuple[str, ...] = tuple(DTYPE_BYTES)
 
 
 def _check_step(manifest: Manifest) -> None:
@@ -222,6 +262,23 @@ def _check_forecast(manifest: Manifest) -> None:
         raise FieldError("outputs", f"must be {shapes}")
 
 
+def _check_tensor(manifest: Manifest) -> None:
+    for member in ("text", "forecast"):
+        if getattr(manifest, member) is not None:
+            raise FieldError(member, "must be left out; task 'tensor' takes and gives tensors as they are")
+    if manifest.states:
+        message = "must be left out; with task 'tensor' nothing is carried: name them among inputs and outputs"
+        raise FieldError("states", message)
+    if manifest.sequence.has_time:
+        return
+    if manifest.lengths is not None:
+        raise FieldError("lengths", "must be left out; no input has a 'time' axis that could be of unequal length")
+    for index, output in enumerate(manifest.outputs):
+        if output.has_time:
+            message = f"is {list(output.shape)}; no input has 'time', so it must hold none"
+            raise FieldError(f"outputs[{index}].shape", message)
+
+
 def _check_batch_first(manifest: Manifest, shapes: str, *sizes: int) -> None:
     shape = manifest.sequence.shape
     if shape != ("batch", "time", *sizes):
@@ -232,4 +289,5 @@ TASKS: Mapping[str, TaskRules] = {
     "sentiment": TaskRules(_check_sentiment, sums_to_one=True),
     "forecast": TaskRules(_check_forecast),
     "step": TaskRules(_check_step, streamable=True),
+    "tensor": TaskRules(_check_tensor, finite=False, several_inputs=True, dtypes=get_args(TensorDtype)),
 }

@@ -17,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 DTYPE_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8}
 LARGEST_FLOAT = {"float32": 2.0**128 - 2.0**104, "float64": sys.float_info.max}
 
-Dtype = Literal["float32", "float64", "int32", "int64"]
+Dtype = Literal["float32", "float64", "int32", "int64"]  # of states and constants, and of what most tasks take
+TensorDtype = Literal[
+    Dtype, "float16", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "bool", "string"
+]  # all that ONNX Runtime takes from numpy: no bfloat16, nothing of 8 bits or fewer but int8 and uint8
 Size = Annotated[int, Field(ge=1)]
 Axis = Literal["batch", "time"]
 Shape = tuple[Size | Axis, ...]
@@ -41,7 +44,7 @@ class Tensor(Part):
     """An input or output of the graph; `labels` names the entries of its last fixed axis."""
 
     name: str = Field(min_length=1)
-    dtype: Dtype
+    dtype: TensorDtype
     shape: Shape
     labels: tuple[str, ...] | None = None
 
@@ -69,6 +72,11 @@ class Tensor(Part):
     def row_order(self) -> tuple[int, ...]:
         """The places of batch, of time if there is one, and of the sizes: transposed so, rows come first."""
         return _row_order(self.shape)
+
+    @cached_property
+    def graph_order(self) -> tuple[int, ...]:
+        """The way back from `row_order`: rows transposed so are as the graph has them."""
+        return _inverse(self.row_order)
 
 
 class State(Part):
@@ -106,6 +114,11 @@ class State(Part):
         """The places of batch and of the sizes: transposed so, rows come first."""
         return _row_order(self.shape)
 
+    @cached_property
+    def graph_order(self) -> tuple[int, ...]:
+        """The way back from `row_order`: rows transposed so are as the graph has them."""
+        return _inverse(self.row_order)
+
     @property
     def row_bytes(self) -> int:
         return math.prod(self.row_shape) * DTYPE_BYTES[self.dtype]
@@ -122,6 +135,10 @@ def fits(number: float, dtype: str) -> bool:
 def _row_order(shape: Shape) -> tuple[int, ...]:
     named = [shape.index(axis) for axis in ("batch", "time") if axis in shape]
     return (*named, *(place for place in range(len(shape)) if place not in named))
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def _numbers(value: JsonValue, shape: tuple[int, ...]) -> Iterator[float]:

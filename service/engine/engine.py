@@ -43,9 +43,11 @@ class Row:
 
     `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
     take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
-    been tokenised.
+    been tokenised. `others` are what the row gives to the inputs beside the sequence, in the manifest's order; those
+    with time have as many steps.
 
-    Shapes: steps [time] or [time, features].
+    Shapes: steps [time] or [time, features], where time is 1 if no input has a time axis; others [time, *sizes], or
+    [*sizes] for an input without time.
     """
 
     steps: Array = field(default_factory=lambda: NO_STEPS)
@@ -55,13 +57,15 @@ class Row:
     max_tokens: int = 0
     cut: bool = False
     encoding: Encoding | None = None
+    others: tuple[Array, ...] = ()
 
 
 @dataclass(slots=True)
 class Answer:
     """The outputs of the model for a row, and its `state` after it: all states, little-endian, in manifest order.
 
-    Shapes: outputs without their batch axis, cut to the row's own steps.
+    Shapes: outputs [time, *sizes], cut to the row's own steps, or [*sizes] where the graph's output has no time and an
+    input has.
     """
 
     outputs: dict[str, Array]
@@ -77,6 +81,7 @@ class Engine:
     def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
+        self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
         self.layout = StateLayout(self.manifest.states)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self.batcher: Batcher[Row, Answer] = Batcher(
@@ -109,7 +114,7 @@ class Engine:
                 return [size for row in rows for size in self.prepare([row])]
             log.error("%s: a text could not be tokenised: %s", self.manifest.name, failure)
             return [ModelFailed("the tokenizer fails on this text; the log has the cause")]
-        given = [row.steps.ravel() for row in rows if row.encoding is None]
+        given = [row.steps.ravel() for row in rows if row.encoding is None] if self._must_be_finite else []
         finite = not given or bool(np.isfinite(np.concatenate(given)).all())  # a single call for all rows is cheaper
         return [self._admitted(row, self._size(row, finite)) for row in rows]
 
@@ -145,7 +150,10 @@ class Engine:
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
-            outputs, states, finite = self._forward.run([row.steps for row in rows], [row.state for row in rows])
+            others = [row.others for row in rows] if self.manifest.others else []
+            outputs, states, finite = self._forward.run(
+                [row.steps for row in rows], [row.state for row in rows], others
+            )
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.run([row])]

@@ -8,15 +8,16 @@ streamable, in any chunks, as nearly as its arithmetic can.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
 from service.contract.manifest import Arithmetic, Manifest
-from service.contract.tensors import LARGEST_FLOAT
+from service.contract.tensors import Tensor
 from service.engine.engine import Answer, Engine, Row
 from service.errors import ManifestError
-from service.model.onnx_session import quoted
+from service.model.onnx_session import Array, array_dtype, quoted
 
 MORE_STEPS = 2  # than the fewest that a row may have: enough to see padding, batching and carried state
 # Relative; far above what the arithmetic's rounding does (1e-6; 2e-4 where states are cut to float16; up to 0.025 on a
@@ -109,19 +110,28 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
     """Return rows of `lengths` that the model can run, for trying it out.
 
     Of whole numbers it tries 0, 1 and a tokenizer's last id: which others a graph without a tokenizer takes is unknown.
+    Texts are "0" and "1", which a graph that reads numbers takes as well.
     """
-    sequence, rng = engine.manifest.sequence, np.random.default_rng(0)
-    features = () if engine.manifest.features is None else (engine.manifest.features,)
-    if sequence.dtype in LARGEST_FLOAT:
-        return [Row(rng.normal(size=(length, *features)).astype(sequence.dtype)) for length in lengths]
+    manifest, rng = engine.manifest, np.random.default_rng(0)
+    features = () if manifest.features is None else (manifest.features,)
     ids = [1, 0]
     if engine.model.vocabulary is not None:
         ids = [engine.model.vocabulary.tokenizer.get_vocab_size() - 1, *ids]  # finds an embedding that is too small
-    turned = [np.roll(ids, -index) for index in range(len(lengths))]  # so that the rows differ
-    return [
-        Row(np.resize(values, (length, *features)).astype(sequence.dtype))
-        for values, length in zip(turned, lengths, strict=True)
-    ]
+    rows = []
+    for index, length in enumerate(lengths):
+        turned = np.roll(ids, -index)  # so that the rows differ
+        shapes = [(length, *each.sizes) if each.has_time else each.sizes for each in manifest.others]
+        others = [_drawn(each, shape, rng, turned) for each, shape in zip(manifest.others, shapes, strict=True)]
+        rows.append(Row(_drawn(manifest.sequence, (length, *features), rng, turned), others=tuple(others)))
+    return rows
+
+
+def _drawn(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator, ids: Array) -> Array:
+    dtype = array_dtype(tensor.dtype)
+    if dtype.kind == "f":
+        return np.asarray(rng.normal(size=shape), dtype)
+    values = np.resize(ids, shape)
+    return (values.astype(str) if dtype.hasobject else values).astype(dtype)
 
 
 def differ(engine: Engine, other: Engine) -> float:
@@ -133,7 +143,7 @@ def differ(engine: Engine, other: Engine) -> float:
 def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
     """Return the answers of new sessions, then of the same sessions a second time, when their states differ."""
     first = _answers(engine, rows)
-    return first + _answers(engine, [Row(row.steps, answer.state) for row, answer in zip(rows, first, strict=True)])
+    return first + _answers(engine, [replace(row, state=answer.state) for row, answer in zip(rows, first, strict=True)])
 
 
 def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
@@ -162,6 +172,16 @@ def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> fl
     for pair in zip(ours, theirs, strict=True):
         made, due = [{**answer.outputs, **engine.layout.unpack(answer.state)} for answer in pair]
         for name, value in made.items():
-            apart = np.abs(np.subtract(value, due[name], dtype=np.float64))
-            largest = max(largest, float(np.max(apart / (1 + np.abs(due[name])), initial=0)))
+            largest = max(largest, _apart(value, due[name]))
     return largest
+
+
+@np.errstate(invalid="ignore")
+def _apart(made: Array, due: Array) -> float:
+    """Return the largest difference, relative to the size of the values; NaN equals NaN, and all texts are 1 apart."""
+    if due.dtype.hasobject:
+        return float((made != due).any())
+    one, other = made.astype(np.float64), due.astype(np.float64)
+    apart = np.where(one == other, 0, np.abs(one - other) / (1 + np.abs(other)))
+    apart[np.isnan(one) & np.isnan(other)] = 0
+    return float(np.max(np.nan_to_num(apart, nan=np.inf, posinf=np.inf), initial=0))

@@ -6,18 +6,17 @@ roles, not interpretations. Invariant: a failed run is explained, with ONNX Runt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from service.contract.manifest import Constant
-from service.contract.tensors import DTYPE_BYTES
 from service.errors import ManifestError
 from service.inspect.hints import Hints
 from service.inspect.roles import FEATURES, Roles, Shape, listed
-from service.model.onnx_session import Array, Node, OnnxSession, quoted
+from service.model.onnx_session import Array, Node, OnnxSession, array_dtype, quoted
 
 STAND_IN = 1  # for a constant, whose value no graph tells; 0 would divide by zero where it divides
 SIZES = ({"batch": 2, "time": 3}, {"batch": 5, "time": 3}, {"batch": 2, "time": 7})
@@ -26,12 +25,12 @@ MAX_FEATURES = 2048
 Runs = Mapping[str, Sequence[Array]]
 
 
-def run_at_sizes(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> Runs:
-    """Run the graph on zeros at a few sizes; return the tensors of each output whose dtype Baton handles.
+def run_at_sizes(file: Path, session: OnnxSession, roles: Roles, hints: Hints, dtypes: Collection[str]) -> Runs:
+    """Run the graph on zeros at a few sizes; return the tensors of each output of one of the `dtypes`.
 
     Raises: ManifestError when the graph does not run, with the options that could help.
     """
-    names = [node.name for node in session.outputs if node.dtype in DTYPE_BYTES]
+    names = [node.name for node in session.outputs if node.dtype in dtypes]
     runs: list[list[Array]] = []
     for sizes in sizes_of(roles):
         try:
@@ -90,12 +89,17 @@ def constant_of(node: Node, hints: Hints) -> Constant:
 
 
 def _feeds(roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> dict[str, Array]:
-    feeds = {node.name: np.zeros(roles.size(node, sizes), node.dtype) for node in roles.by_row}
+    feeds = {node.name: _zeros(node, roles.size(node, sizes)) for node in roles.by_row}
     if roles.lengths is not None:
         feeds[roles.lengths.name] += sizes["time"]
     for node in roles.constants:
         feeds[node.name] = np.full(roles.size(node, sizes), constant_of(node, hints), node.dtype)
     return feeds
+
+
+def _zeros(node: Node, size: tuple[int, ...]) -> Array:
+    dtype = array_dtype(node.dtype)
+    return np.full(size, "0" if dtype.hasobject else 0, dtype)
 
 
 def _failure(session: OnnxSession, roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> Exception | None:
@@ -128,6 +132,7 @@ def _asked(roles: Roles, hints: Hints, found: str) -> str:
         if node.name not in hints.constants
     ]
     if sequence.name not in hints.axes:
-        axes = ",".join("SIZE" if axis == FEATURES else str(axis) for axis in roles.sequence_shape)
+        unknown = {FEATURES} if roles.states else {FEATURES, "time"}  # of a plain model, time is what was just tried
+        axes = ",".join("SIZE" if axis in unknown else str(axis) for axis in roles.sequence_shape)
         asked.insert(0, f"say what its axes are, as in --axis {sequence.name}={axes}")
     return "; ".join([f"the graph does not tell all of {sequence.name} {listed(sequence.shape)}: {found}", *asked])

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from service.inspect.axes import STAND_IN, constant_of
 from service.inspect.hints import Hints
 from service.inspect.interpretation import Interpretation, told
-from service.inspect.roles import free_axes, listed, several
-from service.model.onnx_session import OnnxSession
+from service.inspect.roles import TIME_NAME, Roles, free_axes, listed, several
+from service.model.onnx_session import Node, OnnxSession, array_dtype
 
 
 def find_doubts(
@@ -20,45 +22,52 @@ def find_doubts(
 ) -> list[str]:
     """Return what the graph does not tell about `interpretation`, and which `others` work as well."""
     return [
-        *_of_input(interpretation, hints),
+        *_of_constants(interpretation, hints),
+        *_of_inputs(interpretation, hints),
         *_of_outputs(session, interpretation),
-        *_of_states(interpretation, others),
+        *(_of_shapes(interpretation, others) if interpretation.plain else _of_states(interpretation, others)),
         "provenance: where the weights come from, and their licence",
     ]
 
 
-def _of_input(interpretation: Interpretation, hints: Hints) -> Iterator[str]:
-    roles = interpretation.roles
-    sequence, shape = roles.sequence, listed(roles.sequence_shape)
-    for node in roles.constants:
+def _of_constants(interpretation: Interpretation, hints: Hints) -> Iterator[str]:
+    for node in interpretation.roles.constants:
         if node.name not in hints.constants:
             value = constant_of(node, hints)
             absent = f"the value is not in the graph; {STAND_IN} stands in for it"
             if isinstance(value, tuple):
                 absent = f"the {len(value)} values are not in the graph; {STAND_IN} stands in for each"
             yield f"constants.{node.name}: {absent}"
-    if sequence.dtype in ("int32", "int64"):
-        yield (
-            f"inputs[0]: what the numbers of {sequence.name} stand for, and the largest; where they are ids of a "
-            "tokenizer, add its file as text"
-        )
-    else:
-        yield f"inputs[0]: what the values of {sequence.name} are, their order, units and scaling"
+
+
+def _of_inputs(interpretation: Interpretation, hints: Hints) -> Iterator[str]:
+    roles = interpretation.roles
+    for index, node in enumerate(roles.inputs):
+        if np.issubdtype(array_dtype(node.dtype), np.integer):
+            ids = "" if interpretation.plain else "; where they are ids of a tokenizer, add its file as text"
+            yield f"inputs[{index}]: what the numbers of {node.name} stand for, and the largest{ids}"
+        else:
+            yield f"inputs[{index}]: what the values of {node.name} are, their order, units and scaling"
     if roles.of_one_row:
         yield (
             f"inputs[0].shape: the graph takes one row a run, as batch is 1 or missing in {several(roles.of_one_row)}; "
-            "each session's step is a run of its own, where a free batch axis lets sessions share runs: export it with "
-            "one, or try --free-batch"
+            "each row, and each step of a session, is a run of its own, where a free batch axis lets them share runs: "
+            "export it with one, or try --free-batch"
         )
-    if sequence.name not in hints.axes and not _axes_are_told(interpretation):
-        yield f"inputs[0].shape: {shape} is a guess that works; the axes' names do not tell"
+    for index, node in enumerate(roles.inputs):
+        if node.name not in hints.axes and not _axes_are_told(roles, node):
+            shape = listed(roles.shapes[node.name])
+            yield f"inputs[{index}].shape: {shape} is a guess that works; the axes' names do not tell"
 
 
-def _axes_are_told(interpretation: Interpretation) -> bool:
-    """Return whether there is a single free axis, or a single one with the name that the states' batch axis has."""
-    free = [str(interpretation.roles.sequence.shape[axis]) for axis in free_axes(interpretation.roles.sequence)]
-    batches = {str(state.shape[axis]) for state in interpretation.roles.states for axis in free_axes(state)} - {"None"}
-    return len(free) < 2 or [name in batches for name in free].count(True) == 1
+def _axes_are_told(roles: Roles, node: Node) -> bool:
+    """Return whether an input has a single free axis, or a single one with the name of an only free axis, which is the
+    batch, or a single one that is named like time."""
+    free = [str(node.shape[axis]) for axis in free_axes(node)]
+    single = [other.shape[axes[0]] for other in roles.by_row if len(axes := free_axes(other)) == 1]
+    batches = {str(name) for name in single if name is not None}
+    by_batch, by_time = [name in batches for name in free], [bool(TIME_NAME.search(name)) for name in free]
+    return len(free) < 2 or by_batch.count(True) == 1 or by_time.count(True) == 1
 
 
 def _of_outputs(session: OnnxSession, interpretation: Interpretation) -> Iterator[str]:
@@ -75,7 +84,20 @@ def _of_outputs(session: OnnxSession, interpretation: Interpretation) -> Iterato
             yield f"outputs: {node.name} is left out: its type is {node.dtype}"
         elif node.name not in (*outputs, *carried):
             shape = listed(interpretation.made[node.name])
-            yield f"outputs: {node.name} {shape} is left out: it has not one row per step"
+            lacking = f"it has not one row per {'row of the inputs' if interpretation.plain else 'step'}"
+            yield f"outputs: {node.name} {shape} is left out: {lacking}"
+
+
+def _of_shapes(interpretation: Interpretation, others: Sequence[Interpretation]) -> Iterator[str]:
+    roles = interpretation.roles
+    timed = [node for node in roles.inputs if "time" in roles.shapes[node.name]]
+    names = {roles.graph_name(node, "time") for node in timed}
+    if len(timed) > 1 and (len(names) > 1 or "" in names):
+        yield f"inputs: whether a row is equally long in {several(timed)}, as it must be: time is one axis"
+    for other in others:
+        for node in roles.inputs:
+            if (shape := other.roles.shapes[node.name]) != roles.shapes[node.name]:
+                yield f"inputs: {node.name} {listed(shape)} works as well"
 
 
 def _of_states(interpretation: Interpretation, others: Sequence[Interpretation]) -> Iterator[str]:

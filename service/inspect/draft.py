@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.contract.files import MANIFEST_FILE, field_path, read_manifest, sha256_of
-from service.contract.manifest import Manifest
+from service.contract.manifest import Arithmetic, Manifest
 from service.engine.engine import Engine
 from service.engine.probe import probe
 from service.errors import ManifestError, StartupError
@@ -26,6 +26,7 @@ from service.inspect.axes import constant_of
 from service.inspect.doubts import find_doubts
 from service.inspect.hints import Hints
 from service.inspect.interpretation import Interpretation, find_interpretations, told
+from service.inspect.plain import find_plain
 from service.inspect.roles import Shape
 from service.metrics import Metrics, ModelMetrics
 from service.model.onnx_session import OnnxSession, Optimisation
@@ -67,8 +68,12 @@ class Draft:
         return directory
 
 
-def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisation: Optimisation) -> Draft:
+def draft(
+    file: Path, name: str, settings: Settings, hints: Hints, task: str | None = None, *, optimisation: Optimisation
+) -> Draft:
     """Return the manifest that fits the graph in `file` best, as model `name`; for a `Trial` to run.
+
+    Its task is `task`, `step` or `tensor`; with None it is `tensor` where the graph cannot be a step model.
 
     Raises: ManifestError when the graph cannot be loaded, or no manifest could make it servable.
     """
@@ -76,9 +81,11 @@ def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisati
         raise ManifestError(file, "file", "is missing; give an ONNX file")
     graph, device, threads = file.read_bytes(), settings.device, settings.intra_op_threads
     session = OnnxSession(file, graph, device=device, intra_op_threads=threads, optimisation=optimisation)
+    hints.check(file, session)
+    interpretations, doubts = _interpret(file, session, hints, task)
     passed: list[Interpretation] = []
     failed: list[tuple[Interpretation, ManifestError]] = []
-    for interpretation in find_interpretations(file, session, hints):
+    for interpretation in interpretations:
         if passed and interpretation.rank > passed[0].rank:
             break
         problem = _try(file, _manifest(file, session, name, interpretation, hints, []), settings, optimisation)
@@ -87,10 +94,34 @@ def draft(file: Path, name: str, settings: Settings, hints: Hints, *, optimisati
         else:
             failed.append((interpretation, problem))
     chosen, problem = (passed[0], _unsaid(file, passed[0])) if passed else failed[0]
-    doubts = find_doubts(session, chosen, hints, others=passed[1:])
+    doubts += find_doubts(session, chosen, hints, others=passed[1:])
     if passed and failed and failed[0][0].rank < chosen.rank:
-        doubts.append(f"states: the names suggest {told(failed[0][0].pairs)}, but only {told(chosen.pairs)} works")
+        doubts.append(f"the names suggest {failed[0][0].choice}, but only {chosen.choice} works")
     return Draft(_manifest(file, session, name, chosen, hints, doubts), doubts, problem)
+
+
+def _interpret(
+    file: Path, session: OnnxSession, hints: Hints, task: str | None
+) -> tuple[list[Interpretation], list[str]]:
+    """Return how the graph can be understood, and, where it is a plain model unasked, why: it is no step model.
+
+    Raises: ManifestError when there is no way to understand it.
+    """
+    if task == "tensor":
+        return find_plain(file, session, hints), []
+    try:
+        return find_interpretations(file, session, hints), []
+    except ManifestError as failure:
+        if task is not None or hints.states or failure.field == "--axis":
+            raise
+        refusal = failure
+    try:
+        plain = find_plain(file, session, hints)
+    except ManifestError as other:
+        raise ManifestError(
+            file, refusal.field, f"{refusal.message}; nor is it a plain model: {other.message}"
+        ) from None
+    return plain, [f"task: a plain model, for it is no step model ({refusal.field}: {refusal.message})"]
 
 
 def _unsaid(file: Path, interpretation: Interpretation) -> ManifestError | None:
@@ -103,7 +134,7 @@ def _unsaid(file: Path, interpretation: Interpretation) -> ManifestError | None:
     message = (
         f"type and shape alone speak for {told(guessed)}, not the names; is each of these the state before and after a "
         f"step? If so, say it: {options}. If not, say what it is: --axis {given}={axes} for the sequence, --constant "
-        "for what stays the same; what else is fed by row is to be joined with the sequence in the graph"
+        "for what stays the same. If nothing is carried from step to step, draft a plain model: --task tensor"
     )
     return ManifestError(file, "states", message)
 
@@ -117,11 +148,11 @@ def _manifest(
         "schema_version": 1,
         "name": name,
         "version": "1",
-        "task": "step",
+        "task": "tensor" if interpretation.plain else "step",
         "description": f"DRAFT, made from the graph alone. To settle: {described}",
         "file": "model.onnx",
         "sha256": sha256_of(file),
-        "inputs": [_tensor(roles.sequence.name, dtypes, roles.shapes)],
+        "inputs": [_tensor(node.name, dtypes, roles.shapes) for node in roles.inputs],
         "outputs": [_tensor(output, dtypes, interpretation.made) for output in interpretation.outputs],
         "lengths": roles.lengths.name if roles.lengths else None,
         "constants": {node.name: constant_of(node, hints) for node in roles.constants},
@@ -129,14 +160,20 @@ def _manifest(
             {"input": given, "output": output, "dtype": dtypes[given], "shape": roles.shapes[given]}
             for given, output in interpretation.pairs
         ],
-        "streamable": True,
-        "arithmetic": "int8" if session.dynamic_int8 else "float32",
+        "streamable": not interpretation.plain,
+        "arithmetic": _arithmetic(session, [dtypes[name] for name in (*roles.shapes, *interpretation.outputs)]),
     }
     try:
         return Manifest.model_validate(made)
     except ValidationError as failure:
         error = failure.errors(include_url=False)[0]
         raise ManifestError(file, field_path(error["loc"]) or "inputs", error["msg"]) from None
+
+
+def _arithmetic(session: OnnxSession, dtypes: Sequence[str]) -> Arithmetic:
+    if session.dynamic_int8:
+        return "int8"
+    return "float16" if "float16" in dtypes else "float32"  # values of float16 are no nearer to each other
 
 
 def _tensor(name: str, dtypes: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def free_batch(
     for axes in itertools.islice(_choices(file, original), MAX_TRIES):
         try:
             _rewrite(file, out, axes)
-            freed = draft(out, found.manifest.name, settings, hints, optimisation=optimisation)
+            freed = draft(out, found.manifest.name, settings, hints, found.manifest.task, optimisation=optimisation)
         except StartupError as refusal:
             reasons.append(refusal.message if isinstance(refusal, ManifestError) else str(refusal))
             continue

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from service.contract.tensors import DTYPE_BYTES
 from service.errors import ManifestError
 from service.inspect.axes import Runs, find_features, name_axes, run_at_sizes, sizes_of
 from service.inspect.hints import Hints
@@ -37,16 +38,22 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Interpretation:
-    """A way to understand a graph.
+    """A way to understand a graph: as a step model, or, where there are no states, as a plain one.
 
     `pairs` are states, each as the names of its input and its output; `said` are the pairs that a person named. `made`
-    has the shapes of the outputs as runs showed them, without outputs of dtypes that Baton does not handle.
+    has the shapes of the outputs as runs showed them, without outputs of dtypes that such a model cannot have.
+    `likelihood` is how well the names of the axes fit, where nothing else tells.
     """
 
     roles: Roles
     made: Mapping[str, Shape]
     pairs: Pairs
     said: Pairs
+    likelihood: int = 0
+
+    @property
+    def plain(self) -> bool:
+        return not self.roles.states
 
     @cached_property
     def guessed(self) -> Pairs:
@@ -55,8 +62,16 @@ class Interpretation:
 
     @cached_property
     def rank(self) -> tuple[int, float]:
-        """How badly the names in the pairs match; the lowest rank is the best."""
-        return len(self.guessed), -round(sum(likeness(*pair) for pair in self.pairs), 6)
+        """How badly the names match, in the pairs and of the axes; the lowest rank is the best."""
+        return len(self.guessed), -round(sum(likeness(*pair) for pair in self.pairs), 6) - self.likelihood
+
+    @property
+    def choice(self) -> str:
+        """What this interpretation takes, where others take something else."""
+        if self.plain:
+            shapes = self.roles.shapes
+            return f"inputs {', '.join(f'{node.name} {listed(shapes[node.name])}' for node in self.roles.inputs)}"
+        return f"states {told(self.pairs)}"
 
     @property
     def in_order(self) -> int:
@@ -66,13 +81,15 @@ class Interpretation:
 
     @property
     def outputs(self) -> list[str]:
-        """The outputs that hold a value for each step of each row; outputs of states only if there are no others."""
+        """The outputs to answer with: those with a row for each row, of a step model for each step of it, and outputs
+        of states only if there are no others."""
         taken = {output for _, output in self.pairs}
-        timed = "time" in self.roles.shapes[self.roles.sequence.name]
+        timed = "time" in self.roles.sequence_shape
+        times = {0, int(timed)} if self.plain else {int(timed)}
         able = [
             name
             for name, shape in self.made.items()
-            if None not in shape and shape.count("batch") == 1 and shape.count("time") == timed
+            if None not in shape and shape.count("batch") == 1 and shape.count("time") in times
         ]
         return [name for name in able if name not in taken] or able
 
@@ -82,7 +99,6 @@ def find_interpretations(file: Path, session: OnnxSession, hints: Hints) -> list
 
     Raises: ManifestError when there is none, with the reason and the options that could help.
     """
-    hints.check(file, session)
     refusals: list[ManifestError] = []
     for _, alike in itertools.groupby(find_roles(file, session, hints), key=lambda roles: roles.resort):
         found: list[Interpretation] = []
@@ -103,7 +119,7 @@ def _read(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> list[
     """
     if FEATURES in roles.sequence_shape:
         roles = find_features(file, session, roles, hints)
-    runs = run_at_sizes(file, session, roles, hints)
+    runs = run_at_sizes(file, session, roles, hints, DTYPE_BYTES)
     matches = {state.name: _matches(session, roles, runs, state, hints) for state in roles.states}
     if lonely := _lonely(roles, matches):
         raise ManifestError(file, "states", _without_output(roles, lonely[0], matches, hints))

@@ -1,5 +1,6 @@
 """The roles that the inputs of a foreign graph can have: sequence, lengths, state or constant, and what each axis is.
 
+This is how a step model is read; `service.inspect.plain` finds the roles of a plain one, which has several inputs.
 Dtypes, axes, names and hints suggest them; `service.inspect.interpretation` tries them in runs. It knows what a graph
 says of itself, not manifests. Invariant: in `Roles` every input has one role, and all that is fed by row has a batch
 axis.
@@ -30,20 +31,27 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Roles:
-    """A role for each input of a graph; `shapes` names the axes of all inputs but the constants.
+    """A role for each input of a graph; `shapes` names the axes of all but the constants.
+
+    `inputs` are those that a manifest calls so, in the order of the graph: of a step model one, the sequence.
 
     A shape has a batch axis even if the graph has none, as in manifests.
     """
 
-    sequence: Node
+    inputs: tuple[Node, ...]
     lengths: Node | None
     constants: tuple[Node, ...]
     states: tuple[Node, ...]
     shapes: Mapping[str, Shape]
 
     @cached_property
+    def sequence(self) -> Node:
+        """The input that a manifest's `sequence` will be."""
+        return next((node for node in self.inputs if "time" in self.shapes[node.name]), self.inputs[0])
+
+    @cached_property
     def by_row(self) -> tuple[Node, ...]:
-        return (self.sequence, *self.states, *([self.lengths] if self.lengths else []))
+        return (*self.inputs, *self.states, *([self.lengths] if self.lengths else []))
 
     @property
     def sequence_shape(self) -> Shape:
@@ -66,6 +74,13 @@ class Roles:
         held = [axis for axis in shape if axis != "batch"] if lacks_batch(node, shape) else shape
         return tuple(axis if isinstance(axis, int) else sizes[str(axis)] for axis in held)
 
+    def graph_name(self, node: Node, axis: str) -> str:
+        """Return what the graph itself calls an axis of `node`, "" where it has no name for it."""
+        shape = self.shapes[node.name]
+        named = dict(zip(shape, node.shape, strict=True)) if len(shape) == len(node.shape) else {}
+        name = named.get(axis)
+        return name if isinstance(name, str) else ""
+
 
 def find_roles(file: Path, session: OnnxSession, hints: Hints) -> list[Roles]:
     """Return the roles that the inputs can have: the likeliest first, those with features of unknown size last.
@@ -75,7 +90,7 @@ def find_roles(file: Path, session: OnnxSession, hints: Hints) -> list[Roles]:
     inputs = session.inputs
     for node in inputs:
         if node.dtype not in DTYPE_BYTES:
-            message = f"{node.name} is {node.dtype}; Baton feeds {', '.join(DTYPE_BYTES)}: export the model in float32"
+            message = f"{node.name} is {node.dtype}; a step model takes {', '.join(DTYPE_BYTES)}: export it in float32"
             raise ManifestError(file, "inputs", message)
     uses = {node.name: _uses(node, session.outputs, hints) for node in inputs}
     rest = [node for node in inputs if "state" in uses[node.name]]
@@ -92,8 +107,8 @@ def find_roles(file: Path, session: OnnxSession, hints: Hints) -> list[Roles]:
             file,
             "states",
             f"the graph has no state: it takes {taken} and begins anew with each run; export it with its states "
-            "(h, c and the like) as inputs and outputs. A classifier or forecaster has none: write its manifest by "
-            "hand, as docs/manifest.md says for its task",
+            "(h, c and the like) as inputs and outputs. A classifier or forecaster has none: it is a plain model "
+            "(--task tensor), or of a task of its own where a manifest written by hand says so, as in docs/manifest.md",
         )
     return sorted(found, key=lambda roles: roles.resort)
 
@@ -178,7 +193,7 @@ def _with_axes(sequence: Node, uses: Mapping[Node, str], hints: Hints) -> Iterat
     batches = {str(node.shape[free[0]]) for node in by_row if (free := free_axes(node))} - {"None"}
     said = hints.axes.get(sequence.name)
     for shape in [said] if said else _layouts(sequence, batches, fixed=fixed):
-        yield Roles(sequence, lengths, constants, states, {**shapes, sequence.name: shape})
+        yield Roles((sequence,), lengths, constants, states, {**shapes, sequence.name: shape})
 
 
 def _state_shape(node: Node) -> Shape:
@@ -186,8 +201,8 @@ def _state_shape(node: Node) -> Shape:
 
     Among several axes of size 1 it is the first, except in [1, 1, hidden]: ONNX's recurrent nodes have it second.
     """
-    ones = _ones(node)
-    places = free_axes(node) or (ones[1:] if ones == [0, 1] and len(node.shape) == 3 else ones)
+    single = ones(node)
+    places = free_axes(node) or (single[1:] if single == [0, 1] and len(node.shape) == 3 else single)
     return _named(node, {places[0]: "batch"}) if places else ("batch", *node.shape)
 
 
@@ -197,7 +212,7 @@ def _layouts(node: Node, batches: set[str], *, fixed: bool) -> list[Shape]:
     With `fixed` some input has no free axis: the graph takes one row, and a free axis of the sequence is likely time.
     """
     free, large = free_axes(node), [size for size in node.shape if isinstance(size, int) and size > 1]
-    held = _ones(node)[:1] or [LACKING]
+    held = ones(node)[:1] or [LACKING]
     found: list[tuple[tuple[bool, bool, int], Shape]] = []
     for batch, time in itertools.product([*held, *free] if fixed else free, [*free, LACKING]):
         unknown = [axis for axis in free if axis not in (batch, time)]
@@ -217,7 +232,7 @@ def _likely(node: Node, batch: int, time: int, batches: set[str]) -> int:
     return named + bool(TIME_NAME.search(of_time)) - bool(TIME_NAME.search(of_batch))
 
 
-def _ones(node: Node) -> list[int]:
+def ones(node: Node) -> list[int]:
     return [axis for axis, size in enumerate(node.shape) if size == 1]
 
 

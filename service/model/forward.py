@@ -1,14 +1,15 @@
-"""The forward pass of one model: sequences and states in, outputs and states out, whatever the form of its graph.
+"""The forward pass of one model: rows and states in, outputs and states out, whatever the form of its graph.
 
-Rows are `[time, *rest]` and states are bytes; the graph has its axes in any order, and a time axis or not. It knows
-manifests and arrays, not texts, queues or tokens. A graph whose batch axis is 1, or not there, runs a row at a time.
+Rows are `[time, *rest]`, beside them `[*sizes]` where an input has no time, and states are bytes; the graph has its
+axes in any order, and a time axis or not. It knows manifests and arrays, not how texts become ids, nor queues or
+tokens. A graph whose batch axis is 1, or not there, runs a row at a time.
 Invariants: every tensor that the graph makes has its declared shape or the run fails; states go in and come out in
 manifest order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from service.contract.tensors import Shape
 from service.errors import ManifestError, StateInvalid
 from service.model.graph_check import lacks_batch, takes_one_row
 from service.model.layout import StateLayout
-from service.model.onnx_session import Array, Node, OnnxSession
+from service.model.onnx_session import Array, Node, OnnxSession, array_dtype
 
 
 class Forward:
@@ -31,10 +32,9 @@ class Forward:
         self._sequence, self._states = manifest.sequence, manifest.states
         self._made = [(f"outputs[{i}]", t.name, t.shape) for i, t in enumerate(manifest.outputs)]
         self._made += [(f"states[{i}].output", s.output, s.shape) for i, s in enumerate(self._states)]
+        self._finite = manifest.finite
         self._names = [name for _, name, _ in self._made]
-        self._graph_order = _inverse(self._sequence.row_order)
         self._leading = 2 if self._sequence.has_time else 1  # axes before those of a step: batch, and time
-        self._state_orders = [_inverse(state.row_order) for state in self._states]
         self._by_time = [output.has_time or not self._sequence.has_time for output in manifest.outputs]
         nodes = {node.name: node for node in session.inputs}
         fed = manifest.by_row
@@ -46,45 +46,74 @@ class Forward:
         self.layout = StateLayout(self._states)
 
     def run(
-        self, sequences: Sequence[Array], states: Sequence[bytes | None]
+        self,
+        sequences: Sequence[Array],
+        states: Sequence[bytes | None],
+        others: Sequence[Sequence[Array]] = (),
     ) -> tuple[list[dict[str, Array]], list[bytes], list[bool]]:
         """Run rows together; return for each row its outputs, its state after them, and whether all of it is finite.
 
-        A new session has the state None.
+        A new session has the state None. `others` holds for each row what it gives to the inputs beside the sequence.
+        Where the manifest lets all values pass, none is looked at.
 
-        Shapes: sequences [time] or [time, features]; outputs [time, *sizes], or [*sizes] where the graph's output has
-        no time and its input has.
+        Shapes: sequences [time] or [time, features]; others [time, *sizes] or [*sizes]; outputs [time, *sizes], or
+        [*sizes] where the graph's output has no time and an input has.
 
         Raises: StateInvalid for a state that is not finite; ManifestError for a tensor of another shape than declared;
         what ONNX Runtime raises.
         """
         if self._one_row and len(sequences) > 1:
-            alone = [self.run([steps], [state]) for steps, state in zip(sequences, states, strict=True)]
+            rows = zip(sequences, states, others or [()] * len(sequences), strict=True)
+            alone = [self.run([steps], [state], [beside]) for steps, state, beside in rows]
             each_made, each_state, each_finite = zip(*alone, strict=True)
             return [*chain(*each_made)], [*chain(*each_state)], [*chain(*each_finite)]
         lengths = [len(steps) for steps in sequences]
-        if self._sequence.has_time:
-            outputs, carried = self._pass(_padded(sequences, lengths), lengths, self._begin(states))
-            final = np.empty(len(lengths), self.layout.dtype)
-            self._pack(final, carried)
+        if self._sequence.has_time or max(lengths) == 1:
+            outputs, final = self._at_once(sequences, lengths, states, others)
         else:
             outputs, final = self._step_by_step(sequences, lengths, states)
         made = [
             {
-                tensor.name: rows[index, :length] if by_time else rows[index]
+                tensor.name: rows[index, :length] if by_time else rows[index, ...]
                 for tensor, rows, by_time in zip(self._manifest.outputs, outputs, self._by_time, strict=True)
             }
             for index, length in enumerate(lengths)
         ]
         after = [final[state.input] for state in self._states]
         finite = [True] * len(lengths)
-        if not all(np.isfinite(rows).all() for rows in (*outputs, *after)):
+        if self._finite and not all(np.isfinite(rows).all() for rows in (*outputs, *after)):
             finite = [
                 all(np.isfinite(values).all() for values in (*made[index].values(), *(rows[index] for rows in after)))
                 for index in range(len(lengths))
             ]
         packed, size = final.tobytes(), self.layout.size
         return made, [packed[index * size : (index + 1) * size] for index in range(len(lengths))], finite
+
+    def _at_once(
+        self,
+        sequences: Sequence[Array],
+        lengths: list[int],
+        states: Sequence[bytes | None],
+        others: Sequence[Sequence[Array]],
+    ) -> tuple[list[Array], Array]:
+        """Run the graph once: over whole rows, or over rows of one step where it has no time axis."""
+        steps, timed = _padded(sequences, lengths), self._sequence.has_time
+        given = {**self._constants, **self._beside(others, lengths)} if others else self._constants
+        outputs, carried = self._pass(steps if timed else steps[:, 0], lengths, self._begin(states), given)
+        if not timed:
+            outputs = [rows[:, None] for rows in outputs]
+        final = np.empty(len(lengths), self.layout.dtype)
+        self._pack(final, carried)
+        return outputs, final
+
+    def _beside(self, others: Sequence[Sequence[Array]], lengths: list[int]) -> dict[str, Array]:
+        """Return what the rows give to the inputs beside the sequence, as the graph takes it."""
+        feeds: dict[str, Array] = {}
+        for tensor, rows in zip(self._manifest.others, zip(*others, strict=True), strict=True):
+            arrays = [np.asarray(row, array_dtype(tensor.dtype)) for row in rows]  # a single text is no array yet
+            together = _padded(arrays, lengths) if tensor.has_time else np.stack(arrays)
+            feeds[tensor.name] = np.ascontiguousarray(together.transpose(tensor.graph_order))
+        return feeds
 
     def _step_by_step(
         self, sequences: Sequence[Array], lengths: list[int], states: Sequence[bytes | None]
@@ -99,11 +128,11 @@ class Forward:
         for end in sorted(set(lengths)):
             running = sum(length >= end for length in lengths)
             carried = [
-                tensor.transpose(state.row_order)[:running].transpose(order)
-                for state, tensor, order in zip(self._states, carried, self._state_orders, strict=True)
+                tensor.transpose(state.row_order)[:running].transpose(state.graph_order)
+                for state, tensor in zip(self._states, carried, strict=True)
             ]
             for step in range(done, end):
-                made, carried = self._pass(steps[:running, step], [1] * running, carried)
+                made, carried = self._pass(steps[:running, step], [1] * running, carried, self._constants)
                 for rows, values in zip(outputs, made, strict=True):
                     rows[:running, step] = values
             self._pack(final[:running], carried)
@@ -111,13 +140,16 @@ class Forward:
         back = np.argsort(places)
         return [rows[back] for rows in outputs], final[back]
 
-    def _pass(self, steps: Array, lengths: list[int], carried: list[Array]) -> tuple[list[Array], list[Array]]:
-        """Run the graph once; return its outputs, rows first, and its states as the graph has them.
+    def _pass(
+        self, steps: Array, lengths: list[int], carried: list[Array], given: Mapping[str, Array]
+    ) -> tuple[list[Array], list[Array]]:
+        """Run the graph once, with what it is `given` beside; return its outputs, rows first, and its states as it has
+        them.
 
         Shapes: steps [batch, time, ...], or [batch, ...] for a graph without a time axis.
         """
         shaped = steps.reshape(*steps.shape[: self._leading], *self._sequence.sizes)
-        feeds = {self._sequence.name: np.ascontiguousarray(shaped.transpose(self._graph_order)), **self._constants}
+        feeds = {self._sequence.name: np.ascontiguousarray(shaped.transpose(self._sequence.graph_order)), **given}
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(lengths, self._lengths_dtype)
         for state, tensor in zip(self._states, carried, strict=True):
@@ -145,11 +177,11 @@ class Forward:
             return []
         by_row = np.frombuffer(b"".join([state or self.layout.new for state in states]), self.layout.dtype)
         carried = []
-        for state, order in zip(self._states, self._state_orders, strict=True):
+        for state in self._states:
             values = by_row[state.input]
             if not np.isfinite(values).all():
                 raise StateInvalid(reason="not_finite")
-            carried.append(values.transpose(order).astype(state.dtype, "C"))
+            carried.append(values.transpose(state.graph_order).astype(state.dtype, "C"))
         return carried
 
     def _pack(self, by_row: Array, carried: list[Array]) -> None:
@@ -162,6 +194,8 @@ def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
     if min(lengths) == max(lengths):
         return np.concatenate(sequences).reshape(shape)
     padded = np.zeros(shape, sequences[0].dtype)
+    if padded.dtype.hasobject:
+        padded.fill("")
     for place, steps in zip(padded, sequences, strict=True):
         place[: len(steps)] = steps
     return padded
@@ -169,10 +203,6 @@ def _padded(sequences: Sequence[Array], lengths: list[int]) -> Array:
 
 def _with_batch(tensor: Array, shape: Shape) -> Array:
     return np.expand_dims(tensor, shape.index("batch")) if tensor.ndim == len(shape) - 1 else tensor
-
-
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def _filled(node: Node, value: Constant) -> Array:

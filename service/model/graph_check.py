@@ -26,7 +26,7 @@ def check_graph(session: OnnxSession, file: Path, manifest: Manifest) -> None:
     """
     given = {node.name: node for node in session.inputs}
     made = {node.name: node for node in session.outputs}
-    inputs: list[_Declared] = [("inputs[0]", tensor.name, (tensor.dtype,), tensor.shape) for tensor in manifest.inputs]
+    inputs: list[_Declared] = [(f"inputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.inputs)]
     if manifest.lengths:
         inputs.append(("lengths", manifest.lengths, ("int32", "int64"), ("batch",)))
     outputs: list[_Declared] = [(f"outputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.outputs)]

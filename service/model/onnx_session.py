@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from service.contract.tensors import TensorDtype
 from service.errors import DeviceUnavailable, ManifestError
 
 # Since 1.29 ONNX Runtime reports its use over the network, unless this is set when it loads.
@@ -28,12 +29,8 @@ log = logging.getLogger("baton.runtime")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-GRAPH_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
+RUNTIME_NAMES = {"float32": "float", "float64": "double"}  # where they differ from numpy's
+GRAPH_TYPES = {f"tensor({RUNTIME_NAMES.get(name, name)})": name for name in get_args(TensorDtype)}
 VERSION: str = ort.__version__
 Optimisation = Literal["all", "extended"]  # how far ONNX Runtime rewrites a graph before runs, the furthest first
 OPTIMISATIONS: tuple[Optimisation, ...] = get_args(Optimisation)
@@ -68,7 +65,7 @@ class Node:
     """An input or output of a graph.
 
     Shapes: an axis is its size, its name, or None where the graph gives neither; dtype is as numpy names it, or as ONNX
-    Runtime does for what the service never feeds.
+    Runtime does for what no array can hold.
     """
 
     name: str
@@ -140,6 +137,11 @@ def quoted(failure: BaseException) -> str:
         place = f", at node {found['node']}" if found["node"] else ""
         return f'(ONNX Runtime: "{found["cause"].strip()}"{place})'
     return f'(ONNX Runtime: "{failure}")'
+
+
+def array_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the dtype of the arrays that hold a tensor of `dtype`; texts are objects of str."""
+    return np.dtype(object if dtype == "string" else dtype)
 
 
 @np.errstate(over="ignore")

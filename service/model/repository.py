@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,8 +96,8 @@ class LazyModel:
         self.source.close()
 
 
-def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Path]:
-    """Return every version directory, by name and rising version.
+def find_versions(models_dir: Path, *, loaded: Collection[Path] = (), of: str | None = None) -> list[Path]:
+    """Return every version directory, by name and rising version; with `of`, those of the model called so.
 
     A folder whose name is a number, or that holds a manifest, is a version, broken or not. Other folders, such as
     `lost+found`, and folders that cannot be read are passed over with a line in the log; files and dot-directories
@@ -108,22 +109,41 @@ def find_versions(models_dir: Path, *, loaded: Collection[Path] = ()) -> list[Pa
     if not os.path.isdir(models_dir):
         raise ManifestError(models_dir, "models_dir", "is no directory; BATON_MODELS_DIR must name one")
     found = []
-    for model in sorted(_list(models_dir)):
+    for model in sorted(model for model in _list(models_dir) if of in (None, model.name)):
         try:
-            entries = _list(model)
+            versions, others = _split(model)
         except ManifestError as failure:
             if any(version.is_relative_to(model) for version in loaded):
                 raise
             log.warning("passed over: %s", failure)
             continue
-        versions = [entry for entry in entries if entry.name.isdecimal() or os.path.isfile(entry / MANIFEST_FILE)]
-        others = [entry for entry in entries if entry not in versions] if versions else [model]
-        for other in filter(os.path.isdir, others):
+        for other in filter(os.path.isdir, others if versions else [model]):
             log.warning("passed over: %s holds no model; one is <name>/<version>/%s", other, MANIFEST_FILE)
-        found += sorted(versions, key=lambda path: (len(path.name), path.name))
+        found += versions
     if not found:
-        raise ManifestError(models_dir, "models_dir", f"holds no <name>/<version>/{MANIFEST_FILE}")
+        raise ManifestError(models_dir, "models_dir", f"holds no {of or '<name>'}/<version>/{MANIFEST_FILE}")
     return found
+
+
+def list_versions(models_dir: Path) -> list[Path]:
+    """Return the version directories that can be read, without a word of what else is there."""
+    found: list[Path] = []
+    with suppress(ManifestError):
+        for model in _list(models_dir):
+            with suppress(ManifestError):
+                found += _split(model)[0]
+    return found
+
+
+def _split(model: Path) -> tuple[list[Path], list[Path]]:
+    """Return the version directories in the folder of a model, by rising version, and what else is in it.
+
+    Raises: ManifestError when it cannot be read.
+    """
+    entries = _list(model)
+    versions = [entry for entry in entries if entry.name.isdecimal() or os.path.isfile(entry / MANIFEST_FILE)]
+    others = [entry for entry in entries if entry not in versions]
+    return sorted(versions, key=lambda path: (len(path.name), path.name)), others
 
 
 def _list(directory: Path) -> list[Path]:

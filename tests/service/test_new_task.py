@@ -87,7 +87,7 @@ def run(model: Path, series: Sequence[float]) -> list[float]:
 def test_a_new_task_is_served_by_an_endpoint_and_two_entries(tmp_path: Path, start_server: ServerFactory) -> None:
     directory = teller(tmp_path / "models")
     tiny.stepper(tmp_path / "models")
-    with pytest.raises(ManifestError, match="Input should be 'sentiment', 'forecast' or 'step'"):
+    with pytest.raises(ManifestError, match="Input should be 'sentiment', 'forecast', 'step' or 'tensor'"):
         read_manifest(directory)
 
     service = tmp_path / "service"

@@ -24,10 +24,9 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 TYPES = {
     "float32": TensorProto.FLOAT,
     "float64": TensorProto.DOUBLE,
-    "int32": TensorProto.INT32,
-    "int64": TensorProto.INT64,
-    "float16": TensorProto.FLOAT16,
-    "bool": TensorProto.BOOL,
+    **{name.lower(): TensorProto.DataType.Value(name) for name in ("FLOAT16", "BFLOAT16", "BOOL", "STRING")},
+    **{f"int{bits}": TensorProto.DataType.Value(f"INT{bits}") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": TensorProto.DataType.Value(f"UINT{bits}") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -189,7 +188,7 @@ def state(input_name: str, *shape: int | str, dtype: str = "float32", **more: An
     return {"input": input_name, "output": f"{input_name}_out", "dtype": dtype, "shape": list(shape), **more}
 
 
-def stepper(root: Path, *, direction: str = "forward", seed: int = 3, **changes: Any) -> Path:
+def stepper(root: Path, *, direction: str = "forward", seed: int = 3, output: str = "y", **changes: Any) -> Path:
     """A one-layer LSTM over two features, its h and c carried; a constant called gain, one number or one for each
     feature, multiplies the features."""
     build = GraphBuilder(seed, lengths=changes.get("lengths", "lengths") or "")
@@ -201,10 +200,10 @@ def stepper(root: Path, *, direction: str = "forward", seed: int = 3, **changes:
         "task": "step",
         "streamable": True,
         "inputs": [tensor("x", "float32", "batch", "time", 2)],
-        "outputs": [tensor("y", "float32", "batch", "time", 3)],
+        "outputs": [tensor(output, "float32", "batch", "time", 3)],
         "states": [state("h", directions, "batch", 4), state("c", directions, "batch", 4)],
     }
-    made = {"y": build.dense(y, 4 * directions, 3), "h_out": h, "c_out": c}
+    made = {output: build.dense(y, 4 * directions, 3), "h_out": h, "c_out": c}
     return write_model(root, build, made, **{**manifest, **changes})
 
 

@@ -6,11 +6,9 @@ unless parity held.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,24 +20,18 @@ from service.contract.provenance import Network
 from training.export import parity
 from training.export.explicit import cell_of
 from training.export.foreign import ModuleError
-from training.export.graph import Servable, export
+from training.export.graph import Servable
 from training.export.padding import padding_advice
 from training.export.signature import call_of, servable_of
-from training.networks.nodes import OPSET
-from training.publish.model_directory import MODEL_FILE, PublishError, publish, write_files
+from training.publish.model_directory import PublishError, publish
 from training.recipe import MODEL_NAME, Release, TextReader
 
-FACTS_FILE = "facts.json"
 LIMITS = (
     "It was made elsewhere: Baton compared its answers with PyTorch's, and knows nothing of what they are worth.",
     "Each row is answered as the module answers it alone, at its true length. Where the module was trained on batches "
     "whose padding it did not mask, it may have learned from that padding.",
 )
 FROM_ELSEWHERE = partial(Release, description="", data=(), limits=LIMITS, measure=lambda url: ())
-NO_TASK = (
-    "no task of the service fits a whole sequence without tokenizer or forecast, so this is no model directory and is "
-    "not served"
-)
 
 
 def export_module(
@@ -56,7 +48,6 @@ def export_module(
     description: str = "",
     licence: str = "not told",
     models_dir: Path = Path("models"),
-    exports_dir: Path = Path("exports"),
     command: str = "training.export_module",
 ) -> Path:
     """Export a module, compare it with PyTorch, and publish it as the next version of `name`; return its directory.
@@ -67,8 +58,8 @@ def export_module(
     `time_axis` is the sequence's: 1, 0, or None where a call is one step. `outputs` names what else is returned, in
     order, each with the labels of its last axis, if it has any.
 
-    With `states` the model is a `step`, with `text` otherwise a `sentiment`, with `forecast` a `forecast`. Without any
-    of them no task fits: then graph, facts and parity go to `exports_dir`/`name`, and nothing is published.
+    With `states` the model is a `step`, with `text` otherwise a `sentiment`, with `forecast` a `forecast`, and without
+    any of them a `tensor`.
 
     Raises: ModuleError, LayerError, ExportError, ParityError, PublishError or, where the service does not start on it,
     EvaluationError; nothing is then written.
@@ -81,18 +72,16 @@ def export_module(
     span = (forecast.min_history, forecast.max_history) if forecast else (1, text.max_length if text else None)
     servable = servable_of(module, call, outputs or {}, *span)
     with _naming_what_reads_padding(servable):
-        if task is None:
-            return _write_facts(servable, name, exports_dir, networks)
         described = description or f"{type(module).__name__}, a module of PyTorch's made elsewhere."
         made = FROM_ELSEWHERE(name=name, task=task, servable=servable, networks=networks, licence=licence)
         release = replace(made, description=described, text=text, forecast=forecast)
         return publish(release, models_dir, command=command, max_bytes=None)
 
 
-def _task_of(states: Mapping[str, Any] | None, text: TextReader | None, forecast: Forecast | None) -> Task | None:
+def _task_of(states: Mapping[str, Any] | None, text: TextReader | None, forecast: Forecast | None) -> Task:
     if forecast is not None and (states or text):
         raise PublishError("forecast goes with neither states nor text: a forecaster reads a whole history of values")
-    return "step" if states else "forecast" if forecast else "sentiment" if text else None
+    return "step" if states else "forecast" if forecast else "sentiment" if text else "tensor"
 
 
 @contextmanager
@@ -127,30 +116,3 @@ def _networks(module: nn.Module, streams: bool) -> tuple[Network, ...]:
         )
         for path, layer in layers
     )
-
-
-def _write_facts(servable: Servable, name: str, exports_dir: Path, networks: tuple[Network, ...]) -> Path:
-    """Write the graph, and beside it what a manifest would say of it and the parity report."""
-    graph = export(servable)
-    gaps = parity.measure(servable, graph)
-    gaps.require()
-    facts = {
-        "name": name,
-        "task": None,
-        "why_no_task": NO_TASK,
-        "file": MODEL_FILE,
-        "sha256": hashlib.sha256(graph).hexdigest(),
-        "inputs": [servable.sequence.model_dump(exclude_none=True)],
-        "outputs": [output.model_dump(exclude_none=True) for output in servable.outputs],
-        "lengths": servable.lengths,
-        "networks": [network.model_dump() for network in networks],
-        "opset": OPSET,
-        "parity": asdict(gaps),
-    }
-    directory = exports_dir / name
-    if directory.exists():
-        raise PublishError(
-            f"{directory} is there already, and what was exported is never overwritten: give another name"
-        )
-    write_files(directory, {MODEL_FILE: graph, FACTS_FILE: (json.dumps(facts, indent=2) + "\n").encode()})
-    return directory

@@ -16,7 +16,7 @@ from typing import Any
 from service.errors import StartupError
 from training.publish.foreign_module import export_module
 
-GIVEN_BY_OPTIONS = {"name", "models_dir", "exports_dir", "command"}
+GIVEN_BY_OPTIONS = {"name", "models_dir", "command"}
 NAME = "__export__"  # of the file while it runs, as `__main__` is: its own could be that of another module
 ARGUMENTS = inspect.signature(export_module).parameters.keys() - GIVEN_BY_OPTIONS
 

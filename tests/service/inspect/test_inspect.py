@@ -16,12 +16,16 @@ import pytest
 import tiny
 import tiny_forms
 import tiny_kinds
+import tiny_plain
 import torch
 from conftest import ROOT, ServerFactory
+from here import load_here
 from onnx import load, save_model
 
+from service.errors import ManifestError
 from service.inspect import draft as inspection
-from service.inspect.hints import Hints
+from service.inspect.free_batch import free_batch
+from service.inspect.hints import Hints, read_hints
 from service.settings import Settings
 
 CLOSE = 1e-5
@@ -116,7 +120,8 @@ def test_where_names_mislead_the_pairs_that_carry_state_are_drafted(tmp_path: Pa
     build.save(directory / "model.onnx", inputs, outputs, {"y": y, "h_out": c, "c_out": h})
     ended = inspect(directory / "model.onnx")
     assert json.loads(ended.stdout)["states"] == states
-    assert "the names suggest h -> h_out, c -> c_out, but only h -> c_out, c -> h_out works" in ended.stderr
+    said = "the names suggest states h -> h_out, c -> c_out, but only states h -> c_out, c -> h_out works"
+    assert said in ended.stderr
 
 
 def test_a_draft_says_itself_what_it_could_not_know(tmp_path: Path) -> None:
@@ -274,7 +279,7 @@ def test_outputs_that_cannot_answer_a_step_are_left_out_and_named(tmp_path: Path
     ended = inspect(tmp_path / "gru.onnx")
     assert [output["name"] for output in json.loads(ended.stdout)["outputs"]] == ["y"]
     assert "outputs: size [3] is left out: it has not one row per step" in ended.stderr
-    assert "outputs: loud is left out: its type is tensor(bool)" in ended.stderr
+    assert "outputs: loud is left out: its type is bool" in ended.stderr
 
 
 def calibrated(root: Path) -> Path:
@@ -321,11 +326,15 @@ def fixed_time(root: Path) -> Path:
 
 
 def half_precision(root: Path) -> Path:
-    build = tiny.GraphBuilder(1)
+    build = tiny.GraphBuilder(1, lengths="")
     names = {"y": "x", "h_out": "h"}
     inputs, outputs = ([tiny.tensor(n, "float16", "batch", 2) for n in part] for part in (names.values(), names))
     build.save(root / "model.onnx", inputs, outputs, names)
     return root
+
+
+def brain_floats(root: Path) -> Path:
+    return tiny_plain.echo(root, "bfloat16")
 
 
 def weights_beside(root: Path) -> Path:
@@ -351,23 +360,15 @@ def missing(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (tiny.forecast, "states: the graph has no state: it takes values"),
-        (tiny_kinds.weather, "A classifier or forecaster has none: write its manifest by hand"),
-        (calibrated, "states: the graph has no state: it takes values and begins anew"),
         (fixed_inside, "the graph runs with one row and not with two: its batch axis is free by name alone"),
         (masked, "states: type and shape alone speak for action_masks -> continuous_actions, not the names"),
-        (
-            fixed_time,
-            "batch, time, and one size above 1, which is not so of x [batch, 7, 2]",
-        ),
-        (unreturned_state, "states: no output has the type and shape of h [1, batch, 4]"),
-        (tiny_forms.thirteenth, "states: no output is left with the type and shape of s0 [batch, 4]"),
         (bidirectional, "streamable: chunks with carried state differ by"),
         (
             growing_state,
             "have several free axes each; one input is the sequence, and a state has one size for each row",
         ),
-        (half_precision, "inputs: x is tensor(float16); Baton feeds float32, float64, int32, int64"),
+        (brain_floats, "inputs: x is tensor(bfloat16); a step model takes float32, float64, int32, int64"),
+        (brain_floats, "nor is it a plain model: x is tensor(bfloat16); Baton feeds float32, float64, int32, int64,"),
         (weights_beside, "external_data=False"),
         (no_onnx, "model.onnx: file: ONNX Runtime cannot load it"),
         (missing, "model.onnx: file: is missing"),
@@ -401,3 +402,162 @@ def test_a_name_that_no_model_can_have_is_refused(name: str, tmp_path: Path) -> 
         assert not (tmp_path / "new").exists()
     else:
         assert (tmp_path / "new" / "model" / "1").is_dir()
+
+
+NO_STEPS = [
+    (tiny.forecast, "states: the graph has no state: it takes values"),
+    (
+        tiny_kinds.weather,
+        "A classifier or forecaster has none: it is a plain model (--task tensor), or of a task of",
+    ),
+    (calibrated, "states: the graph has no state: it takes values and begins anew"),
+    (fixed_time, "batch, time, and one size above 1, which is not so of x [batch, 7, 2]"),
+    (unreturned_state, "states: no output has the type and shape of h [1, batch, 4]"),
+    (tiny_forms.thirteenth, "states: no output is left with the type and shape of s0 [batch, 4]"),
+    (half_precision, "inputs: x is float16; a step model takes float32, float64, int32, int64"),
+    (tiny_plain.visits, "states: no output has the type and shape of profile [batch, 2], so it is no state"),
+    (tiny_plain.words, "inputs: words is string; a step model takes"),
+]
+
+
+@pytest.mark.parametrize(("write", "says"), NO_STEPS)
+def test_what_is_no_step_model_is_drafted_as_a_plain_one_with_the_reason(
+    write: Callable[[Path], Path], says: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path) / "model.onnx"
+    made = inspection.draft(file, "model", Settings(), Hints(), optimisation="all")
+    assert (made.problem, made.manifest.task, made.manifest.streamable) == (None, "tensor", False)
+    assert made.doubts[0].startswith("task: a plain model, for it is no step model (")
+    assert says in made.doubts[0]
+    with pytest.raises(ManifestError) as refused:
+        inspection.draft(file, "model", Settings(), Hints(), "step", optimisation="all")
+    assert says in f"{refused.value.field}: {refused.value.message}"
+
+
+@pytest.mark.parametrize(
+    ("write", "changes"),
+    [
+        (tiny_plain.classifier, {}),
+        (tiny_plain.visits, {}),
+        (tiny_plain.visits, {"lengths": None}),
+        (tiny_plain.columns, {}),
+        (tiny_plain.words, {}),
+        *((lambda root, dtype=dtype: tiny_plain.echo(root, dtype), {}) for dtype in ("float16", "uint8", "bool")),
+    ],
+)
+def test_a_plain_draft_says_what_the_manifest_written_by_hand_says(
+    write: Callable[..., Path], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    directory = write(tmp_path, **changes)
+    by_hand = {"states": [], **json.loads((directory / "manifest.json").read_text())}
+    made = inspection.draft(directory / "model.onnx", "model", Settings(), Hints(), optimisation="all")
+    assert made.problem is None
+    assert known_to_a_graph({"states": [], **json.loads(made.json())}) == known_to_a_graph(by_hand)
+    assert (made.manifest.arithmetic == "float16") == (made.manifest.sequence.dtype == "float16")
+
+
+def test_a_plain_draft_is_written_where_it_is_served(tmp_path: Path) -> None:
+    file = tiny.stepper(tmp_path / "made") / "model.onnx"
+    ended = inspect(file, "--task", "tensor", "--name", "plain", "--output", str(tmp_path / "models"))
+    assert ended.returncode == 0, ended.stderr
+    assert "tried: loads, and answers the same alone and in a batch" in ended.stderr
+    draft = json.loads(ended.stdout)
+    assert (draft["task"], [each["name"] for each in draft["inputs"]]) == ("tensor", ["x", "h", "c"])
+    assert [output["shape"] for output in draft["outputs"][1:]] == [[1, "batch", 4]] * 2
+    (engine,) = load_here(tmp_path / "models")
+    assert engine.manifest.name == "plain"
+
+
+def plain_draft(file: Path, *axes: str, **said: tuple[str, ...]) -> inspection.Draft:
+    hints = read_hints(axes, said.get("constants", ()), said.get("states", ()))
+    return inspection.draft(file, "model", Settings(), hints, "tensor", optimisation="all")
+
+
+def test_where_names_do_not_tell_the_axes_of_a_plain_model_the_ways_that_work_are_told(tmp_path: Path) -> None:
+    shapes: dict[str, list[int | None]] = {"x": [None, None, 1], "mask": [None, None], "y": [None, None, 1]}
+    made = plain_draft(tiny_plain.columns(tmp_path, graph_shapes=shapes) / "model.onnx")
+    assert [tensor.shape for tensor in made.manifest.inputs] == [("batch", "time", 1), ("batch", "time")]
+    assert "inputs[1].shape: [batch, time] is a guess that works; the axes' names do not tell" in made.doubts
+    assert "inputs: mask [time, batch] works as well" in made.doubts
+    assert any("whether a row is equally long in x [?, ?, 1] and mask [?, ?]" in doubt for doubt in made.doubts)
+
+
+def test_where_the_names_of_a_plain_model_s_axes_mislead_those_that_work_are_drafted(tmp_path: Path) -> None:
+    build = tiny.GraphBuilder(3, lengths="")
+    y, _ = build.recurrent("GRU", "x", 2, 4, [])
+    tensors = [[tiny.tensor(name, "float32", "time", "batch", size)] for name, size in (("x", 2), ("y", 4))]
+    build.save(tmp_path / "gru.onnx", *tensors, {"y": y})
+    made = plain_draft(tmp_path / "gru.onnx")
+    assert (made.problem, made.manifest.sequence.shape) == (None, ("batch", "time", 2))
+    assert made.doubts[-1] == "the names suggest inputs x [time, batch, 2], but only inputs x [batch, time, 2] works"
+
+
+def test_a_plain_model_s_free_axis_that_is_no_time_is_found_or_asked_for(tmp_path: Path) -> None:
+    build = tiny.GraphBuilder(lengths="")
+    shapes = [[tiny.tensor(name, "float32", None, None)] for name in "xy"]
+    build.save(tmp_path / "table.onnx", *shapes, {"y": build.dense("x", 5, 2)})
+    assert plain_draft(tmp_path / "table.onnx").manifest.sequence.shape == ("batch", 5)
+    file = tiny_plain.echo(tmp_path, "float32", graph_shapes={"x": [None, None]}) / "model.onnx"
+    with pytest.raises(ManifestError, match=r"runs with 1 features and with 2; .* as in --axis x=batch,SIZE"):
+        plain_draft(file)
+    assert plain_draft(file, "x=batch,2").manifest.outputs[0].shape == ("batch", 4)
+
+
+def test_an_input_that_has_no_batch_axis_is_a_row_only_where_a_person_says_so(tmp_path: Path) -> None:
+    build = tiny.GraphBuilder(lengths="")
+    tensors = [[tiny.tensor(name, "float32", 4, size)] for name, size in (("x", 3), ("y", 2))]
+    build.save(tmp_path / "image.onnx", *tensors, {"y": build.dense("x", 3, 2)})
+    with pytest.raises(ManifestError, match=r"no axis of x \[4, 3\] can be the batch: .*: --axis x=batch,4,3"):
+        plain_draft(tmp_path / "image.onnx")
+    made = plain_draft(tmp_path / "image.onnx", "x=batch,4,3")
+    assert (made.problem, made.manifest.outputs[0].shape) == (None, ("batch", 4, 2))
+    assert any("the graph takes one row a run" in doubt for doubt in made.doubts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said", "says"),
+    [
+        ([None, None, None], {}, r"more axes are free than batch and time; say them: --axis x=batch,time,SIZE"),
+        (["batch", 3], {"states": ("x=y",)}, "a plain model carries no states; leave the option out"),
+    ],
+)
+def test_what_cannot_be_a_plain_model_is_refused_with_what_would_help(
+    shape: list[int | str | None], said: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    build = tiny.GraphBuilder(lengths="")
+    tensors = [[tiny.tensor(name, "float32", *shape)] for name in "xy"]
+    build.save(tmp_path / "odd.onnx", *tensors, {"y": build.add("Tanh", ["x"])[0]})
+    with pytest.raises(ManifestError, match=says):
+        plain_draft(tmp_path / "odd.onnx", **said)
+
+
+@pytest.mark.parametrize(
+    ("shape", "example"), [([3], "x=batch,3"), ([1], "x=batch"), ([], "x=batch"), ([4, 3], "x=batch,4,3")]
+)
+def test_what_is_to_be_said_of_an_input_that_is_no_row_unasked_can_be_said(
+    shape: list[int], example: str, tmp_path: Path
+) -> None:
+    build = tiny.GraphBuilder(lengths="")
+    tensors = [[tiny.tensor(name, "float32", *shape)] for name in "xy"]
+    build.save(tmp_path / "fixed.onnx", *tensors, {"y": build.add("Tanh", ["x"])[0]})
+    with pytest.raises(ManifestError, match=f"say it: --axis {example}$"):
+        plain_draft(tmp_path / "fixed.onnx")
+    made = plain_draft(tmp_path / "fixed.onnx", example)
+    assert (made.problem, made.manifest.inputs[0].shape[0]) == (None, "batch")
+
+
+def test_a_graph_that_takes_nothing_is_no_model(tmp_path: Path) -> None:
+    build = tiny.GraphBuilder(lengths="")
+    made = build.add("Tanh", [build.constant(np.ones((1, 2), np.float32))])[0]
+    build.save(tmp_path / "closed.onnx", [], [tiny.tensor("y", "float32", 1, 2)], {"y": made})
+    with pytest.raises(ManifestError, match="the graph takes nothing"):
+        plain_draft(tmp_path / "closed.onnx")
+
+
+def test_the_batch_axis_of_a_plain_model_can_be_freed(tmp_path: Path) -> None:
+    shapes: dict[str, list[int | str]] = {"readings": [1, "time", 3], "profile": [1, 2], "ward": [1]}
+    file, out = tiny_plain.visits(tmp_path, lengths=None, graph_shapes=shapes) / "model.onnx", tmp_path / "free.onnx"
+    found = plain_draft(file, "ward=batch")
+    freed = free_batch(file, found, Settings(), read_hints(["ward=batch"], [], []), out, optimisation="all")
+    assert (freed.problem, freed.manifest.task) == (None, "tensor")
+    assert not any("one row a run" in doubt for doubt in freed.doubts)

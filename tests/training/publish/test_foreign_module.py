@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ class Case:
 
 
 def whole() -> dict[str, Case]:
-    """Those that read whole sequences, which no task of the service fits."""
+    """Those that read whole sequences, and are plain models."""
     x, lengths = values(ROWS, TIME, users.FEATURES), {"lengths": "lengths"}
     return {
         "packed": Case(users.Tagger(), (ids(), LENGTHS), lengths, {"LSTM": 2}),
@@ -87,7 +86,7 @@ def stepping() -> dict[str, Case]:
 
 
 def answering() -> dict[str, Case]:
-    """Those that a task for whole sequences fits."""
+    """Those that read whole sequences as a task has them."""
     reader = TextReader(TOKENIZER.to_str(), 16, UNKNOWN, (-1, 1))
     words = {"lengths": "lengths", "text": reader, "outputs": {"scores": LABELS}}
     numbers = {"forecast": FORECAST, "outputs": {"mean": (), "quantiles": ()}}
@@ -99,12 +98,12 @@ def answering() -> dict[str, Case]:
     }
 
 
-WHOLE, PUBLISHED = tuple(whole()), (*stepping(), *answering())
+WHOLE, OTHERS = tuple(whole()), (*stepping(), *answering())
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What became of the cases, and where those that were published are served."""
+    """What became of the cases, and where they are served."""
 
     url: str
     cases: dict[str, Case]
@@ -120,8 +119,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_directory, "serving", no_server)
         for name, case in cases.items():
-            places = {"models_dir": folder / "models", "exports_dir": folder / "exports"}
-            folders[name] = export_module(case.module, case.example, name=name, **case.told, **places)
+            folders[name] = export_module(
+                case.module, case.example, name=name, **case.told, models_dir=folder / "models"
+            )
     with serving(folder / "models") as url:
         for case in cases.values():
             assert case.module.training, "the module that was given is left as it was"
@@ -129,7 +129,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
         yield Exported(url, cases, folders)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *PUBLISHED])
+@pytest.mark.parametrize("name", [*WHOLE, *OTHERS])
 def test_each_layer_of_a_user_s_module_is_a_node_with_lengths_within_parity(exported: Exported, name: str) -> None:
     """Nodes by the number of layers and calls, each with sequence_lens; the measured parity is written down."""
     directory = exported.folders[name]
@@ -138,19 +138,13 @@ def test_each_layer_of_a_user_s_module_is_a_node_with_lengths_within_parity(expo
         exported.cases[name].nodes
     )
     assert all(node.input[4] for node in nodes)
-    if name in PUBLISHED:
-        manifest = read_manifest(directory)
-        verify_files(directory, manifest)
-        assert manifest.provenance is not None
-        assert 0 < manifest.provenance.parity_max_abs <= BOUND
-        assert manifest.provenance.seed is None
-        assert "from weights made elsewhere" in (directory / "card.md").read_text()
-    else:
-        facts = json.loads((directory / "facts.json").read_text())
-        gaps = [gap for gap in facts["parity"].values() if gap is not None]
-        assert 0 < max(gaps) <= BOUND
-        assert facts["task"] is None
-        assert not (directory / "manifest.json").exists()
+    manifest = read_manifest(directory)
+    verify_files(directory, manifest)
+    assert (manifest.task == "tensor") == (name in WHOLE)
+    assert manifest.provenance is not None
+    assert 0 < manifest.provenance.parity_max_abs <= BOUND
+    assert manifest.provenance.seed is None
+    assert "from weights made elsewhere" in (directory / "card.md").read_text()
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -158,8 +152,8 @@ def test_the_graph_of_a_whole_ragged_batch_gives_each_row_s_own_answer(exported:
     """Rows in any order of length, junk behind them, against the module itself on each row alone."""
     case, lengths = exported.cases[name], [2, 9, 1, 6]
     session = onnxruntime.InferenceSession(exported.folders[name] / "model.onnx", providers=["CPUExecutionProvider"])
-    facts = json.loads((exported.folders[name] / "facts.json").read_text())
-    sequence = facts["inputs"][0]["name"]
+    manifest = read_manifest(exported.folders[name])
+    sequence = manifest.sequence.name
     of_ids = sequence == "ids"
     rows = torch.randint(1, users.WORDS, (4, 9)) if of_ids else torch.randn(4, 9, users.FEATURES)
     made = session.run(None, {sequence: rows.numpy(), "lengths": np.array(lengths, np.int32)})
@@ -170,9 +164,9 @@ def test_the_graph_of_a_whole_ragged_batch_gives_each_row_s_own_answer(exported:
         with torch.no_grad():
             due = case.module(given, *told)
         for output, expected, declared in zip(
-            made, due if isinstance(due, tuple) else (due,), facts["outputs"], strict=True
+            made, due if isinstance(due, tuple) else (due,), manifest.outputs, strict=True
         ):
-            timed = "time" in declared["shape"]
+            timed = declared.has_time
             first = expected.transpose(0, 1) if timed and case.told.get("time_axis") == 0 else expected
             np.testing.assert_allclose(output[row, :length] if timed else output[row], first[0], atol=BOUND, rtol=0)
 

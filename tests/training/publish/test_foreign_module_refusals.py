@@ -305,17 +305,9 @@ TRACED: dict[str, tuple[nn.Module, Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", [*CALLED, *TRACED])
 def test_a_module_that_cannot_be_served_is_refused_with_what_would_be_right(tmp_path: Path, case: str) -> None:
     module, example, told, message = {**CALLED, **TRACED}[case]
-    places = {"models_dir": tmp_path / "models", "exports_dir": tmp_path / "exports"}
     with pytest.raises(StartupError, match=message):
-        export_module(module, example, **{"name": "refused", **told}, **places)
+        export_module(module, example, **{"name": "refused", **told}, models_dir=tmp_path / "models")
     assert [found for found in echo.files_below(tmp_path) if found != "models"] == []
-
-
-def test_what_was_exported_is_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "exports/reader").mkdir(parents=True)
-    with pytest.raises(StartupError, match="reader is there already"):
-        export_module(Reader(), (X, LENGTHS), name="reader", lengths="lengths", exports_dir=tmp_path / "exports")
-    assert echo.files_below(tmp_path) == ["exports", "exports/reader"]
 
 
 FILE = """
