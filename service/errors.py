@@ -7,11 +7,11 @@
     │   └── DeviceUnavailable           the device that was asked for is not there
     └── RequestError                    answered to the client as {"error": {...}}
         ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
-        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired
+        ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired · SequenceUnknown
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
         │                               HorizonTooLong · QuantileUnavailable · NotFinite · PrecisionTooLow ·
-        │                               SessionTooLong · ModelFailed
+        │                               SessionTooLong · ModelFailed · LoadFailed
         ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone ·
         │                               StateFromFuture
         └── Unavailable                 Overloaded · NotReady · Draining · StoreUnavailable · DeadlineExceeded ·
@@ -148,6 +148,10 @@ class UpgradeRequired(RequestError):
     code, status = "upgrade_required", 426
 
 
+class SequenceUnknown(RequestError):
+    code, status = "sequence_unknown", 400
+
+
 class TooLarge(RequestError):
     status = 413
 
@@ -208,6 +212,12 @@ class ModelFailed(InputError):
     """The model, or its tokenizer, fails on this input even when it runs alone; the log has the cause."""
 
     code = "model_failed"
+
+
+class LoadFailed(InputError):
+    """A model that a client asks to be loaded, and that cannot be served."""
+
+    code = "load_failed"
 
 
 class StateError(RequestError):
@@ -302,6 +312,13 @@ class InternalError(Unavailable):
 def model_ended() -> StateExpired:
     """Return why a session cannot go on once the version of its model has retired for good."""
     return StateExpired("the model version of this session has come to its end; begin a new session", reason="ended")
+
+
+def reason_of(error: StartupError | OSError) -> str:
+    """Return why a model cannot be served, without the server's paths: all who may see the index read it."""
+    if isinstance(error, ManifestError):
+        return f"{error.field}: {error.message}"
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:

@@ -8,10 +8,10 @@ same tenant and model and has not expired, or from nothing because a new session
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from service.engine.engine import Engine
 from service.engine.registry import Registry
@@ -31,6 +31,9 @@ from service.errors import (
 from service.settings import Settings
 from service.state.stores.store import NAME_BYTES, Store
 from service.state.token import Form, Sealer, new_session_id
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Hold = Literal["client", "server"]
 Precision = Literal["float32", "float16"]
@@ -108,10 +111,7 @@ class Sessions:
         points: list[Any] = []
         named: dict[int, _Named] = {}
         for index, token in enumerate(tokens):
-            opened = attempt(self._open, token, model, tenant)
-            if isinstance(opened, StateModelGone) and not self._engines.settled.is_set():
-                await self._reloaded()
-                opened = attempt(self._open, token, model, tenant)
+            opened = await self._after_reload(self._open, token, model, tenant)
             if isinstance(opened, _Named):
                 named[index] = opened
             points.append(opened)
@@ -120,11 +120,27 @@ class Sessions:
                 points[index] = point
         return points
 
-    async def _reloaded(self) -> None:
-        try:
-            await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
-        except TimeoutError:
-            raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
+    async def maker(self, fingerprint: bytes) -> Engine:
+        """Return the engine of the version that made a state; one that is not loaded waits for a reload that is under
+        way, for another worker may be ahead.
+
+        Raises: StateModelGone; NotReady when the reload takes longer than a request may wait.
+        """
+        engine = await self._after_reload(self._maker, fingerprint)
+        if isinstance(engine, RequestError):
+            raise engine
+        return engine
+
+    async def _after_reload(self, look_up: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
+        """Return what `look_up` returns, or why it is refused, which may be otherwise after a reload."""
+        found = attempt(look_up, *args, **kwargs)
+        if isinstance(found, StateModelGone) and not self._engines.settled.is_set():
+            try:
+                await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
+            except TimeoutError:
+                raise NotReady("the models are being reloaded; try again", retry_after_ms=1000) from None
+            found = attempt(look_up, *args, **kwargs)
+        return found
 
     async def hand_out(
         self, points: Sequence[Point], *, tenant: str, hold: Hold | None = None, precision: Precision = "float32"
@@ -161,19 +177,13 @@ class Sessions:
             message = f'the state has {size} bytes; a token carries at most {most}: leave out "hold": "client"'
             raise ItemTooLarge(message, limit=most)
         if hold == "server" and engine.layout.size > self._settings.largest_held_state:
-            raise InvalidRequest(
-                "this service cannot hold the state: it has several workers and a store in memory, which they do not "
-                'share (BATON_STORE), or the state is too large for the store (BATON_STORE_BYTES); leave "hold" out'
-            )
+            raise unholdable('leave "hold" out')
         return hold == "server" or size > most or (hold is None and point.held)
 
     def _open(self, token: bytes, model: str, tenant: str) -> Point | _Named:
         fingerprint = self._sealer.maker(token, longest_payload_bytes=self._longest_payload_bytes)
         session = self._sealer.open(token, tenant=tenant)
-        engine = self._engines.by_fingerprint(fingerprint)
-        if engine is None:
-            message = "the model version that made this state is not served here any more; begin a new session"
-            raise StateModelGone(message, reason="model_gone")
+        engine = self._maker(fingerprint)
         if engine.manifest.name != model:
             message = f"this state was made by model {engine.manifest.name!r}, the request names {model!r}"
             raise StateWrongModel(message, reason="wrong_model")
@@ -186,13 +196,20 @@ class Sessions:
         state = payload if form is Form.EXACT else engine.layout.from_float16(payload)
         return Point(engine, state, session.id, session.step)
 
+    def _maker(self, fingerprint: bytes) -> Engine:
+        engine = self._engines.by_fingerprint(fingerprint)
+        if engine is None:
+            message = "the model version that made this state is not served here any more; begin a new session"
+            raise StateModelGone(message, reason="model_gone")
+        return engine
+
     async def _fetch(self, named: Sequence[_Named]) -> Sequence[Point | RequestError]:
         states: Sequence[bytes | None] = [None] * len(named)
         if self._store is not None:
             try:
                 states = await self._store.load([one.snapshot for one in named])
             except StoreUnavailable as error:
-                return [copy(error) for _ in named]
+                return _refusals(error, len(named))
         return [
             _gone() if state is None else replace(one.point, state=state)
             for one, state in zip(named, states, strict=True)
@@ -212,7 +229,7 @@ class Sessions:
         try:
             return [(Form.HELD, name) for name in await self._store.save(states)]
         except RequestError as error:
-            return [copy(error) for _ in states]
+            return _refusals(error, len(states))
 
     def _seal(self, point: Point, packed: Packed, tenant: str) -> Carried:
         form, payload = packed
@@ -229,9 +246,29 @@ class Sessions:
         return Carried(token, expires_ms, held=form is Form.HELD)
 
 
+def steps_left(start: Point, settings: Settings) -> int:
+    """Return how many steps the session may yet take."""
+    return max(0, settings.max_session_steps - start.step)
+
+
+def unholdable(instead: str) -> InvalidRequest:
+    """Return the refusal of a state that the server cannot hold, which says what to do instead."""
+    return InvalidRequest(
+        "this service cannot hold the state: it has several workers and a store in memory, which they do not share "
+        f"(BATON_STORE), or the state is too large for the store (BATON_STORE_BYTES); {instead}"
+    )
+
+
 def null_state() -> StateInvalid:
     """Return the refusal of a state that is null: the client may have lost its token."""
     return StateInvalid("state is null; leave the member out to begin a new session", reason="null")
+
+
+def _refusals(error: RequestError, count: int) -> list[RequestError]:
+    """Return the store's refusal once for each item; the store does not know that its state is a member of one."""
+    if isinstance(error, StoreUnavailable):
+        error.field = "state"
+    return [copy(error) for _ in range(count)]
 
 
 def _payload_bytes(engine: Engine, form: Form) -> int:

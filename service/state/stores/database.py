@@ -1,7 +1,7 @@
-"""The embedded store's file: an LMDB of snapshots by name, and of names by the time of their last use.
+"""The embedded store's file: an LMDB of values by name, and of names by the time of their last use.
 
-    names   name of a snapshot, 16 bytes -> stamp uint64
-    pieces  stamp uint64 | place uint32 -> a piece of the name and the state, one after the other
+    names   name of a snapshot or key of a record, 16 bytes -> stamp uint64
+    pieces  stamp uint64 | place uint32 -> a piece of the name and the value, one after the other
 
 A stamp is the time of the last use in microseconds since 1970, and larger than every stamp before it: should the clock
 be put back, the order of uses stays. So what was unused for longest is in the first pieces, and new ones go to the end.
@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 
-from service.state.stores.store import NAME_BYTES, verified
+from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, verified
 
 DATA = "data.mdb"  # so LMDB calls it
 FORMAT = b"baton states 1"
@@ -45,14 +46,24 @@ class Shortened(Exception):
     """The file ends before what it says it holds; whoever reads there dies."""
 
 
+class Change(NamedTuple):
+    """A value to be kept under a name, None for nothing; with `before`, only if what is there has that mark."""
+
+    name: bytes
+    value: bytes | None
+    before: bytes | None = None
+
+
 @dataclass(slots=True)
 class Done:
-    """How many snapshots went, for their age or for space, and how many there are, in how many bytes of the file."""
+    """How many values went, for their age or for space, and how many there are, in how many bytes of the file; and of
+    the changes that were asked for, which were `made`."""
 
     aged: int = 0
     crowded_out: int = 0
     snapshots: int = 0
     bytes: int = 0
+    made: list[bool] = field(default_factory=list)
 
     @property
     def evicted(self) -> int:
@@ -60,11 +71,12 @@ class Done:
 
     def after(self, before: Done) -> Done:
         """Return both as one."""
-        return Done(before.aged + self.aged, before.crowded_out + self.crowded_out, self.snapshots, self.bytes)
+        aged, crowded_out = before.aged + self.aged, before.crowded_out + self.crowded_out
+        return Done(aged, crowded_out, self.snapshots, self.bytes, self.made)
 
 
 class Database:
-    """Snapshots in the LMDB of `folder`, for at most `ttl_s` after their last use and in at most `max_bytes`.
+    """Values in the LMDB of `folder`, for at most `ttl_s` after their last use and in at most `max_bytes`.
 
     A process has one of a folder at a time. Who writes has the turn: LMDB would let others wait without an end.
 
@@ -114,27 +126,31 @@ class Database:
         with self._begin() as txn:
             pieces = txn.cursor(self._pieces)
             for name in names:
-                stamp, state = txn.get(name, db=self._names), None
-                if stamp is not None:
-                    unused_us = now_us - STAMP.unpack(stamp)[0]
-                    state = _joined(pieces, stamp, name) if unused_us < self._ttl_us else None
-                    if unused_us > self._noted_us:
-                        unnoted.append(name)
-                found.append(state)
+                stamp = self._stamp(txn, name, now_us)
+                found.append(None if stamp is None else _joined(pieces, stamp, name))
+                if stamp is not None and STAMP.unpack(stamp)[0] + self._noted_us < now_us:
+                    unnoted.append(name)
         return [verified(name, state) for name, state in zip(names, found, strict=True)], unnoted
 
-    def write(self, snapshots: Sequence[tuple[bytes, bytes]], used: Sequence[bytes], now_us: int) -> Done:
-        """Keep the named states and note the uses of other names, all or none; evict what is old, or in the way."""
+    def read(self, key: bytes, now_us: int) -> bytes | None:
+        """Return the value of a record, None where it is gone."""
+        with self._begin() as txn:
+            stamp = self._stamp(txn, key, now_us)
+            return None if stamp is None else _joined(txn.cursor(self._pieces), stamp, key)
+
+    def write(self, changes: Sequence[Change], used: Sequence[bytes], now_us: int) -> Done:
+        """Make the changes, in their order, and note the uses of other names, all or none; evict what is old, or in the
+        way."""
         done = Done()
         for _ in range(RESERVE):
             try:
-                return self._write(snapshots, used, now_us).after(done)
+                return self._write(changes, used, now_us).after(done)
             except lmdb.MapFullError:  # what was freed may be used two transactions later, and when no reader is left
                 self._env.reader_check()
                 done = self.trim(now_us).after(done)
                 with self._begin(write=True) as txn:
                     txn.put(b"format", FORMAT)  # a change, and so a transaction
-        return self._write(snapshots, used, now_us).after(done)
+        return self._write(changes, used, now_us).after(done)
 
     def trim(self, now_us: int) -> Done:
         """Evict all that is old, or beyond what a lowered limit allows."""
@@ -157,21 +173,44 @@ class Database:
         finally:
             self._env.close()
 
-    def _write(self, snapshots: Sequence[tuple[bytes, bytes]], used: Sequence[bytes], now_us: int) -> Done:
+    def _write(self, changes: Sequence[Change], used: Sequence[bytes], now_us: int) -> Done:
         with self._begin(write=True) as txn:
             pieces = txn.cursor(self._pieces)
             newest = STAMP.unpack_from(pieces.key())[0] if pieces.last() else 0
             stamp = max(now_us, newest + 1)
             for name in used:
-                before = txn.get(name, db=self._names)
-                if before is not None and STAMP.unpack(before)[0] + self._ttl_us > now_us:
-                    state = _joined(pieces, before, name)
-                    self._put(txn, pieces, name, state, stamp)
+                before = self._stamp(txn, name, now_us)
+                if before is not None:
+                    self._put(txn, pieces, name, _joined(pieces, before, name), stamp)
                     stamp += 1
-            for name, state in snapshots:
-                self._put(txn, pieces, name, state, stamp)
-                stamp += 1
-            return self._evict(txn, now_us)
+            made = []
+            for name, value, mark in changes:
+                made.append(mark is None or mark == self._mark(txn, name, now_us))
+                if made[-1] and value is not None:
+                    self._put(txn, pieces, name, value, stamp)
+                    stamp += 1
+                elif made[-1]:
+                    self._remove(txn, pieces, name)
+            done = self._evict(txn, now_us)
+            done.made = made
+            return done
+
+    def _stamp(self, txn: lmdb.Transaction[bytes], name: bytes, now_us: int) -> bytes | None:
+        """Return the stamp of what is there and not too old."""
+        stamp = txn.get(name, db=self._names)
+        return stamp if stamp is not None and STAMP.unpack(stamp)[0] + self._ttl_us > now_us else None
+
+    def _mark(self, txn: lmdb.Transaction[bytes], key: bytes, now_us: int) -> bytes:
+        stamp = self._stamp(txn, key, now_us)
+        if stamp is None:
+            return NO_MARK
+        first = txn.get(stamp + PLACE.pack(0), b"", db=self._pieces)
+        return first.removeprefix(key)[:MARK_BYTES]
+
+    def _remove(self, txn: lmdb.Transaction[bytes], pieces: lmdb.Cursor[bytes], name: bytes) -> None:
+        stamp = txn.pop(name, db=self._names)
+        if stamp is not None:
+            _delete(pieces, stamp)
 
     def _put(
         self, txn: lmdb.Transaction[bytes], pieces: lmdb.Cursor[bytes], name: bytes, state: bytes, stamp: int

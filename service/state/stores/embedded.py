@@ -1,8 +1,8 @@
-"""Snapshots in a file that all processes of a machine share: the default.
+"""Snapshots and records in a file that all processes of a machine share: the default.
 
-All that is to be saved in one turn of the event loop is one transaction, made on the loop: it takes less than the way
-to a thread and back, and writes to the kernel's memory, not to a disk. It knows the event loop and the metrics, not the
-file. Invariant: the loop waits neither for another process' transaction nor without an end.
+All that is to be saved or swapped in one turn of the event loop is one transaction, made on the loop: it takes less
+than the way to a thread and back, and writes to the kernel's memory, not to a disk. It knows the event loop and the
+metrics, not the file. Invariant: the loop waits neither for another process' transaction nor without an end.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
 
-from service.errors import BatchTooLarge, StoreUnavailable
+from service.errors import StoreUnavailable
 from service.metrics import Metrics
-from service.settings import EMBEDDED_SHARE, ENTRY_BYTES
-from service.state.stores.database import Done
+from service.settings import EMBEDDED_SHARE
+from service.state.stores.database import Change, Done
 from service.state.stores.folder import Folder
-from service.state.stores.store import RETRY_MS, name_of
+from service.state.stores.store import RETRY_MS, Record, name_of, record_of, taken_bytes, value_of
 
 log = logging.getLogger("baton.store")
 
@@ -31,17 +32,18 @@ US = 1_000_000
 
 
 class _Waiting(NamedTuple):
-    """A request's snapshots, and what tells it that they are kept."""
+    """The changes that a request waits for, and what tells it which of them were made."""
 
-    snapshots: list[tuple[bytes, bytes]]
+    changes: list[Change]
     size: int
-    kept: asyncio.Future[None]
+    made: asyncio.Future[list[bool]]
 
 
 class EmbeddedStore:
-    """Snapshots in `state_dir`, whose file takes at most `max_bytes`; the least recently used give way, and the old.
+    """Snapshots and records in `state_dir`, whose file takes at most `max_bytes`; the least recently used give way, and
+    the old.
 
-    One is old `ttl_s` after it was last saved or loaded; a use within a minute of the last may go unnoted.
+    One is old `ttl_s` after it was last saved, loaded or swapped; a load within a minute of the last may go unnoted.
     """
 
     def __init__(
@@ -58,19 +60,13 @@ class EmbeddedStore:
         self._idle.set()
         self._snapshots_gauge, self._bytes_gauge = metrics.held_states, metrics.held_bytes
         self._evictions = {reason: metrics.evictions.labels(reason) for reason in ("age", "space")}
-        self._failures = {operation: metrics.store_failures.labels(operation) for operation in ("load", "save")}
+        self._failures = {name: metrics.store_failures.labels(name) for name in ("load", "save")}
         self._show(self._folder.trimmed)
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
-        size = sum(len(state) + ENTRY_BYTES for state in states)
-        if size > self._most_at_once:
-            message = f"the states of the request take {size} bytes in the store; send fewer items"
-            raise BatchTooLarge(message, limit=self._most_at_once)
+        size = taken_bytes(states, self._most_at_once)
         names = [name_of(state) for state in states]
-        kept = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(list(zip(names, states, strict=True)), size, kept))
-        self._wake_writer()
-        await kept
+        await self._made([Change(name, state) for name, state in zip(names, states, strict=True)], size)
         return names
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
@@ -83,9 +79,27 @@ class EmbeddedStore:
             self._wake_writer()
         return found
 
+    async def read(self, key: bytes) -> Record:
+        try:
+            return record_of(key, self._database.read(key, self._now_us()))
+        except (lmdb.Error, OSError) as failure:
+            raise self._unavailable("load", failure) from failure
+
+    async def swap(self, key: bytes, before: bytes, content: bytes | None) -> bool:
+        value = value_of(key, content)
+        (made,) = await self._made([Change(key, value, before)], taken_bytes([value], self._most_at_once))
+        return made
+
     async def close(self) -> None:
         await self._idle.wait()
         self._folder.close()
+
+    def _made(self, changes: list[Change], size: int) -> asyncio.Future[list[bool]]:
+        """Return which of the changes were made, once they are written."""
+        made = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(changes, size, made))
+        self._wake_writer()
+        return made
 
     def _wake_writer(self) -> None:
         """Have all that waits written in the loop's next turn, when all of this one has come."""
@@ -103,18 +117,20 @@ class EmbeddedStore:
             loop.call_later(POLL_S, self._write)
             return
         requests, used = self._next()
-        failure = (
+        done = (
             self._write_these(requests, used)
             if ours
             else self._unavailable("save", f"no turn to write came in {TURN_S} s")
         )
+        made = iter(done.made if isinstance(done, Done) else ())
         for request in requests:
-            if request.kept.done():  # who waited is gone
+            its = list(islice(made, len(request.changes)))
+            if request.made.done():  # who waited is gone
                 continue
-            if failure is None:
-                request.kept.set_result(None)
+            if isinstance(done, Done):
+                request.made.set_result(its)
             else:
-                request.kept.set_exception(copy(failure))
+                request.made.set_exception(copy(done))
         self._idle.set()
         if self._waiting:
             self._wake_writer()
@@ -131,18 +147,19 @@ class EmbeddedStore:
         used, self._unnoted = list(self._unnoted), {}
         return requests, used
 
-    def _write_these(self, requests: Sequence[_Waiting], used: Sequence[bytes]) -> Exception | None:
-        """Write in this process' turn, and end it; return why that could not be done."""
-        snapshots = [snapshot for request in requests for snapshot in request.snapshots]
+    def _write_these(self, requests: Sequence[_Waiting], used: Sequence[bytes]) -> Done | Exception:
+        """Write in this process' turn, and end it; return what was done, or why that could not be."""
+        changes = [change for request in requests for change in request.changes]
         try:
-            self._show(self._database.write(snapshots, used, self._now_us()))
+            done = self._database.write(changes, used, self._now_us())
+            self._show(done)
         except (lmdb.Error, OSError) as failure:
             return self._unavailable("save", failure)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is the answer of all who wait
             return failure
         finally:
             self._folder.give_turn()
-        return None
+        return done
 
     def _show(self, done: Done) -> None:
         for reason, gone in (("age", done.aged), ("space", done.crowded_out)):
@@ -154,8 +171,8 @@ class EmbeddedStore:
     def _unavailable(self, operation: str, failure: object) -> StoreUnavailable:
         self._failures[operation].inc()
         log.warning("the embedded store failed to %s: %s: %s", operation, type(failure).__name__, failure)
-        message = "the store of held states cannot be used now; the state that you have stays good, send it again"
-        return StoreUnavailable(message, field="state", retry_after_ms=RETRY_MS)
+        message = "the store of held states cannot be used now; nothing has changed, send the same again"
+        return StoreUnavailable(message, retry_after_ms=RETRY_MS)
 
     def _now_us(self) -> int:
         return int(US * self._clock())

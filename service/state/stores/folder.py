@@ -5,7 +5,7 @@
     turn.lock           locked by the process that writes
     boot                which start of the machine data.mdb was last opened in
 
-It knows files, locks and processes, not what a snapshot is. The kernel lets go of a dead process' locks. Invariant:
+It knows files, locks and processes, not what it holds. The kernel lets go of a dead process' locks. Invariant:
 a file is replaced only when no process uses it, and never one that is not of this store.
 """
 
@@ -26,7 +26,7 @@ import lmdb
 
 from service.errors import SettingsError
 from service.state.stores.database import DATA, Database, Done, ForeignFormat, Shortened
-from service.state.stores.rebuild import FOREIGN, FULL
+from service.state.stores.rebuild import ALL, FOREIGN, FULL, SNAPSHOTS
 
 log = logging.getLogger("baton.store")
 
@@ -120,15 +120,16 @@ class Folder:
         return database, trimmed
 
     def _rebuild(self, *, in_part: bool) -> bool:
-        """Replace the file by one with all that it holds, or `in_part` by what can be read of it; return whether that
-        was all.
+        """Replace the file by one with all that it holds, or `in_part` by the snapshots that can be read of it; return
+        whether that was all.
 
         Raises: OSError where there is no room.
         """
         file, made = self._path / DATA, self._path / "rebuilt"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
-        command = [sys.executable, "-P", "-m", "service.state.stores.rebuild", str(self._path), str(made)]
+        kept = SNAPSHOTS if in_part else ALL
+        command = [sys.executable, "-P", "-m", "service.state.stores.rebuild", str(self._path), str(made), kept]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         whole, progress = done.returncode == 0, (done.stdout.splitlines() or ["none kept"])[-1]

@@ -1,7 +1,7 @@
-"""Snapshots in Redis, or what speaks its protocol.
+"""Snapshots and records in Redis, or what speaks its protocol.
 
-It knows names and bytes; how much is kept, and for how long beyond the time to live, is Redis' business. Invariant: a
-value that is not what was saved is refused, and nothing waits longer than `REDIS_TIMEOUT_S`.
+It knows names and bytes; how much is kept, and for how long beyond the time to live, is Redis' business. Invariants: a
+value that is not what was saved is refused, nothing waits longer than `REDIS_TIMEOUT_S`, and no swap is sent twice.
 """
 
 from __future__ import annotations
@@ -13,19 +13,36 @@ from typing import Any, TypeVar
 
 from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
-from service.state.stores.store import RETRY_MS, name_of, verified
+from service.state.stores.store import (
+    MARK_BYTES,
+    RETRY_MS,
+    Record,
+    name_of,
+    record_of,
+    value_of,
+    verified,
+)
 
 log = logging.getLogger("baton.store")
 
 T = TypeVar("T")
 
-REDIS_PREFIX = "baton:state:"
+SNAPSHOT_PREFIX = "baton:state:"
+RECORD_PREFIX = "baton:record:"
+SWAP = f"""
+if redis.call("GETRANGE", KEYS[1], 0, {MARK_BYTES - 1}) ~= ARGV[1] then return 0 end
+if ARGV[2] == "" then redis.call("DEL", KEYS[1]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
+return 1
+"""
+UNCHANGED = "nothing has changed, send the same again"
+UNKNOWN = "whether it has kept the step cannot be known, begin the sequence anew"
 REDIS_CONNECTIONS = 32
 REDIS_TIMEOUT_S = 2.0  # of one bulk load or save, connecting included
 
 
 class RedisStore:
-    """Snapshots in Redis, or what speaks its protocol: shared by replicas, expired and evicted as Redis is told to.
+    """Snapshots and records in Redis, or what speaks its protocol: shared by replicas, expired and evicted as Redis is
+    told to.
 
     Nothing connects before the first use, and nothing waits longer than `REDIS_TIMEOUT_S`.
     """
@@ -36,25 +53,27 @@ class RedisStore:
             from redis.asyncio import BlockingConnectionPool, Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
-            from redis.exceptions import ConnectionError, RedisError
+            from redis.exceptions import ConnectionError, RedisError, ResponseError
         except ImportError as failure:
             message = "BATON_STORE names a Redis, which needs the package redis: pip install 'baton-serving[redis]'"
             raise SettingsError(message) from failure
+
         try:
-            pool = BlockingConnectionPool.from_url(
+            self._pool: Any = BlockingConnectionPool.from_url(
                 url,
                 max_connections=REDIS_CONNECTIONS,
                 timeout=REDIS_TIMEOUT_S,
                 socket_timeout=REDIS_TIMEOUT_S,
                 socket_connect_timeout=REDIS_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+                retry=Retry(NoBackoff(), retries=1, supported_errors=(ConnectionError,)),
             )
-            pool.make_connection()  # type: ignore[no-untyped-call]  # so that an unknown option is refused now
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # so that an unknown option is refused now
         except (ValueError, TypeError) as failure:  # its message may quote the URL, and with it a password
             raise SettingsError("BATON_STORE is no URL such as redis://host:6379/0") from failure
-        self._redis = Redis.from_pool(pool)
+        self._redis = Redis.from_pool(self._pool)
         # The last two: what answers may be no Redis, and then the parser raises whatever it stumbles on.
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError, ValueError, TypeError)
+        self._refusal = ResponseError  # by a Redis that is full, say
         self._ttl_ms, self._metrics = 1000 * ttl_s, metrics
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
@@ -66,25 +85,48 @@ class RedisStore:
         return names
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
-        values = await self._bounded(_loaded(self._redis, names), "load")
+        values = await self._bounded(_loaded(self._redis, [_key(name) for name in names]), "load")
         return [verified(name, value) for name, value in zip(names, values, strict=True)]
+
+    async def read(self, key: bytes) -> Record:
+        (value,) = await self._bounded(_loaded(self._redis, [_record_key(key)]), "load")
+        return record_of(key, value)
+
+    async def swap(self, key: bytes, before: bytes, content: bytes | None) -> bool:
+        """As `Store.swap`; what is not sent, for want of a connection, has changed nothing."""
+        by_s = asyncio.get_running_loop().time() + REDIS_TIMEOUT_S
+        connection = await self._bounded(self._pool.get_connection(), "save", by_s=by_s)
+        try:
+            swap = _swapped(connection, _record_key(key), before, value_of(key, content) or b"", self._ttl_ms)
+            return await self._bounded(swap, "save", by_s=by_s, repeatable=False)
+        finally:
+            await self._pool.release(connection)
 
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _bounded(self, work: Awaitable[T], operation: str) -> T:
+    async def _bounded(
+        self, work: Awaitable[T], operation: str, *, by_s: float | None = None, repeatable: bool = True
+    ) -> T:
+        """Return what `work` returns before the loop's clock is `by_s`, or within `REDIS_TIMEOUT_S`."""
         try:
-            async with asyncio.timeout(REDIS_TIMEOUT_S):
+            async with asyncio.timeout(REDIS_TIMEOUT_S) if by_s is None else asyncio.timeout_at(by_s):
                 return await work
         except self._failures as failure:
             self._metrics.store_failures.labels(operation).inc()
             log.warning("the state store failed to %s: %s: %s", operation, type(failure).__name__, failure)
-            message = "the store of held states does not answer; the state that you have stays good, send it again"
-            raise StoreUnavailable(message, field="state", retry_after_ms=RETRY_MS) from failure
+            known = repeatable or isinstance(failure, self._refusal)
+            outcome, retry_after_ms = (UNCHANGED, RETRY_MS) if known else (UNKNOWN, None)
+            message = f"the store of held states does not answer; {outcome}"
+            raise StoreUnavailable(message, retry_after_ms=retry_after_ms) from failure
 
 
 def _key(name: bytes) -> str:
-    return f"{REDIS_PREFIX}{name.hex()}"
+    return f"{SNAPSHOT_PREFIX}{name.hex()}"
+
+
+def _record_key(key: bytes) -> str:
+    return f"{RECORD_PREFIX}{key.hex()}"
 
 
 async def _saved(pipeline: Any) -> None:
@@ -94,9 +136,23 @@ async def _saved(pipeline: Any) -> None:
         raise ValueError(f"SET was answered by {answers!r:.80}")
 
 
-async def _loaded(redis: Any, names: Sequence[bytes]) -> list[Any]:
+async def _loaded(redis: Any, keys: Sequence[str]) -> list[Any]:
     """Raises: ValueError when what answers does not do so as Redis would."""
-    values = await redis.mget([_key(name) for name in names])
-    if not isinstance(values, list) or len(values) != len(names):
-        raise ValueError(f"MGET of {len(names)} keys was answered by {values!r:.80}")
+    values = await redis.mget(keys)
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise ValueError(f"MGET of {len(keys)} keys was answered by {values!r:.80}")
+    if not all(value is None or isinstance(value, bytes) for value in values):
+        raise ValueError(f"MGET was answered by what is not bytes: {values!r:.80}")
     return values
+
+
+async def _swapped(connection: Any, key: str, before: bytes, value: bytes, ttl_ms: int) -> bool:
+    """Send the swap once: a client of the library would send it again on a connection that broke.
+
+    Raises: ValueError when what answers does not do so as Redis would.
+    """
+    await connection.send_command("EVAL", SWAP, 1, key, before, value, ttl_ms)
+    answer = await connection.read_response()
+    if answer not in (0, 1):
+        raise ValueError(f"the script that swaps was answered by {answer!r:.80}")
+    return bool(answer)

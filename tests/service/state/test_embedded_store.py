@@ -23,6 +23,7 @@ from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.state.stores import embedded, folder
 from service.state.stores.embedded import EmbeddedStore
+from service.state.stores.store import NAME_BYTES, NO_MARK
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +31,7 @@ MAX_BYTES = 2**20
 TTL_S = 3600
 STATE_BYTES = 4000
 PAGE_BYTES = 4096
+KEY = bytes(NAME_BYTES)
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -57,6 +59,14 @@ async def held(state_dir: Path, max_bytes: int = MAX_BYTES, **known: Any) -> dic
     found = await store.load(names)
     await store.close()
     return dict(zip(names, found, strict=True))
+
+
+async def recorded(state_dir: Path) -> bytes | None:
+    """Return what a store that is opened now has under `KEY`."""
+    store = opened(state_dir)
+    found = await store.read(KEY)
+    await store.close()
+    return found.content
 
 
 def save_until_killed(state_dir: Path, told: Connection) -> None:
@@ -129,10 +139,12 @@ async def test_a_lowered_limit_keeps_the_newest_and_gives_the_room_back(tmp_path
     metrics = Metrics()
     store = opened(tmp_path, max_bytes=8 * MAX_BYTES)
     kept = await saved(store, 1000)
+    assert await store.swap(KEY, NO_MARK, b"a record")
     await store.close()
     assert data(tmp_path).stat().st_size > 4 * MAX_BYTES
     await opened(tmp_path, metrics=metrics).close()
     assert data(tmp_path).stat().st_size <= MAX_BYTES
+    assert await recorded(tmp_path) == b"a record"
     found = await held(tmp_path, names=kept)
     there = [state is not None for state in found.values()]
     assert there == sorted(there)
@@ -195,6 +207,7 @@ async def test_who_waits_for_another_process_to_write_does_not_hold_the_loop(
         with pytest.raises(StoreUnavailable) as refused:
             await saved(store, 1)
         assert refused.value.retry_after_ms
+        assert refused.value.field is None
     kept |= await saved(store, 1)
     assert await store.load(list(kept)) == list(kept.values())
     await store.close()
@@ -321,13 +334,17 @@ def test_a_file_system_of_several_machines_is_refused_by_its_kind(
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 1])
-async def test_after_a_power_failure_what_can_be_read_is_kept_and_nothing_else(share: float, tmp_path: Path) -> None:
-    """Some pages that were written in the last seconds are on the disk, this share of them is not."""
+async def test_after_a_power_failure_what_can_be_read_is_kept_and_nothing_else(
+    share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some pages that were written in the last seconds are on the disk, this share of them is not. A record may not be
+    the last, and who has had the answer to a later step would not learn of it."""
     rng = random.Random(share)
     store = opened(tmp_path, max_bytes=4 * MAX_BYTES)
     kept = await saved(store, 200)
     early = data(tmp_path).read_bytes()
     kept |= await saved(store, 800)
+    assert await store.swap(KEY, NO_MARK, b"a record")
     await store.close()
     late = data(tmp_path).read_bytes()
     early += bytes(len(late) - len(early))
@@ -338,7 +355,9 @@ async def test_after_a_power_failure_what_can_be_read_is_kept_and_nothing_else(s
     store = opened(tmp_path, max_bytes=4 * MAX_BYTES)
     found = dict(zip(kept, await store.load(list(kept)), strict=True))
     assert all(state in (None, kept[name]) for name, state in found.items())
+    assert await store.read(KEY) == (NO_MARK, None)
     if share == 0:
+        assert "damaged" not in caplog.text
         assert sum(state is not None for state in found.values()) > 600
     new = await saved(store, 300)
     assert await store.load(list(new)) == list(new.values())

@@ -21,8 +21,8 @@ from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings, load_settings
 from service.state.stores.choice import open_store
 from service.state.stores.memory import MemoryStore
-from service.state.stores.redis import RedisStore
-from service.state.stores.store import Store
+from service.state.stores.redis import REDIS_CONNECTIONS, RedisStore
+from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, Record, Store, name_of, value_of
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +92,73 @@ async def test_what_was_saved_loads_and_other_names_are_gone(
     assert await store.save(saved) == names
     assert await store.load(names) == saved
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
+async def test_a_record_changes_only_from_what_it_was(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
+    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
+    assert store is not None
+    key, other = os.urandom(NAME_BYTES), os.urandom(NAME_BYTES)
+    assert await store.read(key) == (NO_MARK, None)
+    marks = [NO_MARK]
+    for content in (b"", b"ab", *states(1, 4096), *states(1, 100_000), b"ab"):
+        for before in {*marks, os.urandom(MARK_BYTES)} - {marks[-1]}:
+            assert not await store.swap(key, before, b"else")
+            assert not await store.swap(key, before, None)
+        assert await store.swap(key, marks[-1], content)
+        found = await store.read(key)
+        assert found.content == content
+        marks.append(found.mark)
+    assert marks[2] == marks[-1]
+    assert len(set(marks)) == len(marks) - 1
+    assert await store.swap(other, NO_MARK, b"ab")
+    assert (await store.read(other)).mark not in marks
+    assert await store.swap(key, marks[-1], None)
+    assert await store.read(key) == (NO_MARK, None)
+    assert await store.swap(key, NO_MARK, None)
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
+async def test_of_swaps_at_once_one_succeeds_and_those_of_one_process_are_in_order(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
+    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
+    assert store is not None
+    key = os.urandom(NAME_BYTES)
+    contents = states(10)
+    swapped = await asyncio.gather(*(store.swap(key, NO_MARK, content) for content in contents))
+    assert sum(swapped) == 1
+    mark, content = await store.read(key)
+    assert content == contents[swapped.index(True)]
+    if kind == "embedded":  # whose swaps of one turn of the loop share a transaction
+        steps = [mark, *(value_of(key, content)[:MARK_BYTES] for content in contents)]
+        chain = zip(steps[:-1], contents, strict=True)
+        swapped = await asyncio.gather(*(store.swap(key, before, content) for before, content in chain))
+        assert all(swapped)
+        assert (await store.read(key)).content == contents[-1]
+    await store.close()
+
+
+@bounded_stores
+async def test_a_record_has_the_bounds_of_a_snapshot(bounded: Opened) -> None:
+    key = bytes(NAME_BYTES)
+    with pytest.raises(BatchTooLarge) as refused:
+        await bounded.store.swap(key, NO_MARK, bytes(MAX_BYTES))
+    assert refused.value.limit
+    assert await bounded.store.swap(key, NO_MARK, b"1")
+    while (await bounded.store.read(key)).content is not None:
+        await bounded.saved(1)
+    assert value(bounded.metrics, "evictions_total", reason="space") > 0
+    assert await bounded.store.swap(key, NO_MARK, b"2")
+    bounded.clock.now += TTL_S + 1
+    assert await bounded.store.read(key) == (NO_MARK, None)
+    assert await bounded.store.swap(key, NO_MARK, b"3")
+    assert (await bounded.store.read(key)).content == b"3"
 
 
 @bounded_stores
@@ -180,7 +247,7 @@ async def test_what_is_no_redis_is_unavailable(answer: bytes) -> None:
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
-            stores = b"MGET" in data or b"\nSET\r" in data
+            stores = b"MGET" in data or b"\nSET\r" in data or b"EVAL" in data
             writer.write((answer if stores else b"+OK") + b"\r\n")
         writer.close()
 
@@ -189,9 +256,37 @@ async def test_what_is_no_redis_is_unavailable(answer: bytes) -> None:
     store = RedisStore(f"redis://127.0.0.1:{port}/0?protocol=2", ttl_s=60, metrics=Metrics())
     with pytest.raises(StoreUnavailable):
         await store.load([bytes(16), bytes(16)])
+    with pytest.raises(StoreUnavailable):
+        await store.read(bytes(16))
     if answer != b"+OK":
         with pytest.raises(StoreUnavailable):
             await store.save(states(2))
+    if answer != b":1":
+        with pytest.raises(StoreUnavailable):
+            await store.swap(bytes(16), NO_MARK, b"")
+    await store.close()
+    server.close()
+
+
+async def test_a_swap_that_is_not_answered_is_not_sent_again() -> None:
+    """It may have been made, and then a second one would find that another had been quicker."""
+    asked = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if b"MGET" in data or b"EVAL" in data:
+                asked.append("read" if b"MGET" in data else "swap")
+                break
+            writer.write(b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = RedisStore(f"redis://127.0.0.1:{port}/0?protocol=2", ttl_s=60, metrics=Metrics())
+    for use in (store.read(bytes(16)), store.swap(bytes(16), NO_MARK, b"")):
+        with pytest.raises(StoreUnavailable):
+            await use
+    assert asked == ["read", "read", "swap"]
     await store.close()
     server.close()
 
@@ -230,6 +325,35 @@ async def assert_unavailable(store: RedisStore, saved: Sequence[bytes], names: S
         with pytest.raises(StoreUnavailable) as refused:
             await attempt
         assert refused.value.retry_after_ms
+        assert refused.value.field is None
+
+
+async def test_a_swap_that_got_no_connection_has_changed_nothing(redis_server: RedisServer) -> None:
+    """Of a Redis that hangs, those on a connection may have come true, and one that waited for a connection not."""
+    store, fresh = open_redis(redis_server), open_redis(redis_server)
+    keys = [name_of(bytes([number])) for number in range(REDIS_CONNECTIONS + 1)]
+    await asyncio.gather(*(store.read(key) for key in keys[1:]))  # each on a connection of its own
+    redis_server.pause()
+    swaps = [*(store.swap(key, NO_MARK, b"x") for key in keys), fresh.swap(bytes(16), NO_MARK, b"x")]
+    *outcomes, unconnected = await asyncio.gather(*swaps, return_exceptions=True)
+    redis_server.go_on()
+    assert_repeatable(unconnected)
+    certain = [(key, one) for key, one in zip(keys, outcomes, strict=True) if "cannot be known" not in str(one)]
+    assert 0 < len(certain) < len(keys)
+    for key, one in certain:
+        assert_repeatable(one)
+        assert await store.read(key) == Record(NO_MARK, None)
+        assert await store.swap(key, NO_MARK, b"x")
+    redis_server.stop()
+    assert_repeatable(*await asyncio.gather(fresh.swap(bytes(16), NO_MARK, b"x"), return_exceptions=True))
+    for each in (store, fresh):
+        await each.close()
+
+
+def assert_repeatable(outcome: object) -> None:
+    assert isinstance(outcome, StoreUnavailable)
+    assert "nothing has changed, send the same again" in outcome.message
+    assert outcome.retry_after_ms
 
 
 def open_redis(server: RedisServer) -> RedisStore:
