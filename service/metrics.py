@@ -7,11 +7,14 @@ are in seconds; a cell is one time step of one row in a run, padding included.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
+from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 LATENCY_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -19,7 +22,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CELLS = (1, 8, 64, 256, 1024, 4096, 16_384, 65_536)
 PADDING = (1.0, 1.05, 1.1, 1.15, 1.25, 1.5, 2, 4, 8)
 STEPS = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
+SUCCESS, FAIL = "success", "fail"
 RATIO = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+T = TypeVar("T")
 
 
 def share_metrics(directory: str) -> None:
@@ -33,13 +39,27 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._collecting = asyncio.Lock()
         self.requests = self._counter("requests", "Requests answered.", "endpoint", "status")
         self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
         self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
         self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
         self.queue_rows = self._gauge("queue_rows", "Rows that wait or run.", "livesum", "model", "version")
         self.queue_s = self._histogram(
-            "queue_seconds", "Wait of a request before its first run.", LATENCY_S, "model", "version"
+            "queue_seconds",
+            "Wait of a request before its first run, or until its deadline passed.",
+            LATENCY_S,
+            "model",
+            "version",
+        )
+        self.inference_s = Summary(
+            "baton_inference_seconds",
+            "Time from a request's queueing to its answer: success, or fail where a row failed or the deadline passed.",
+            ("model", "version", "outcome"),
+            registry=self.registry,
+        )
+        self.last_run_s = self._gauge(
+            "last_run_timestamp_seconds", "When the last run ended, since 1970.", "max", "model", "version"
         )
         self.run_s = self._histogram(
             "run_seconds", "Time of one run, collation included.", LATENCY_S, "model", "version"
@@ -91,19 +111,40 @@ class Metrics:
         """Count a request that was refused as a whole."""
         self._refusals(code).inc()
 
-    def render(self) -> bytes:
+    async def render(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format."""
+        return await self._collect(generate_latest)
+
+    async def read(self, *names: str) -> dict[tuple[str, ...], float]:
+        """Return the values of these samples in all workers, by name and label values, labels in alphabetical order."""
+
+        def values(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
+            samples = (sample for metric in registry.collect() for sample in metric.samples)
+            return {
+                (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+                for sample in samples
+                if sample.name in names
+            }
+
+        return await self._collect(values)
+
+    async def _collect(self, work: Callable[[CollectorRegistry], T]) -> T:
+        """Do work on the metrics of all workers, on a thread, for it takes many milliseconds; one at a time."""
+        async with self._collecting:
+            return await asyncio.to_thread(lambda: work(self._of_all_workers()))
+
+    def _of_all_workers(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         shared = CollectorRegistry()
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-        return generate_latest(shared)
+        return shared
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"baton_{name}", text, labels, registry=self.registry)
 
     def _gauge(
-        self, name: str, text: str, of_workers: Literal["livesum", "livemax", "livemostrecent"], *labels: str
+        self, name: str, text: str, of_workers: Literal["livesum", "livemax", "livemostrecent", "max"], *labels: str
     ) -> Gauge:
         return Gauge(f"baton_{name}", text, labels, registry=self.registry, multiprocess_mode=of_workers)
 
@@ -117,6 +158,9 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         self._queue_rows = metrics.queue_rows.labels(model, version)
         self._queue_s = metrics.queue_s.labels(model, version)
+        self._succeeded_s = metrics.inference_s.labels(model, version, SUCCESS)
+        self._failed_s = metrics.inference_s.labels(model, version, FAIL)
+        self._last_run_s = metrics.last_run_s.labels(model, version)
         self._run_s = metrics.run_s.labels(model, version)
         self._batch_rows = metrics.batch_rows.labels(model, version)
         self._batch_cells = metrics.batch_cells.labels(model, version)
@@ -140,10 +184,12 @@ class ModelMetrics:
     def queued(self, rows: int) -> None:
         self._queue_rows.set(rows)
 
-    def waited(self, queue_s: float) -> None:
+    def answered(self, queue_s: float, run_s: float, *, failed: bool) -> None:
         self._queue_s.observe(queue_s)
+        (self._failed_s if failed else self._succeeded_s).observe(queue_s + run_s)
 
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None:
+        self._last_run_s.set(time.time())
         self._run_s.observe(run_s)
         self._batch_rows.observe(rows)
         self._batch_cells.observe(padded_cells)

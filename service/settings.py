@@ -92,7 +92,11 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
-    max_steps: int = Field(4096, ge=1, description="Most time steps in one item of /v1/step.")
+    max_steps: int = Field(
+        4096,
+        ge=1,
+        description="Most time steps in one item of /v1/step, or in a row over /v2, where the model sets no limit.",
+    )
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
     max_streams: int = Field(1024, ge=1, description="Most streams open at a time; past it, 429.")
     max_frame_bytes: int = Field(
@@ -142,8 +146,13 @@ class Settings(BaseSettings):
     )
     api_keys: dict[Annotated[str, Field(min_length=1)], Annotated[SecretStr, Field(min_length=8)]] = Field(
         {},
-        description='JSON object {"tenant": "key"}, keys of 8 or more ASCII characters; when set, /v1 asks for '
-        '"Authorization: Bearer key".',
+        description='JSON object {"tenant": "key"}, keys of 8 or more ASCII characters; when set, every call but '
+        'those of health, metrics and documents asks for "Authorization: Bearer key".',
+    )
+    admin_key: Annotated[SecretStr, Field(min_length=8)] | None = Field(
+        None,
+        description='Key of 8 or more ASCII characters, for "Authorization: Bearer key", with which models are loaded '
+        "and unloaded over /v2; without it nobody can.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
@@ -171,8 +180,16 @@ class Settings(BaseSettings):
         keys = [key.get_secret_value() for key in self.api_keys.values()]
         if len(set(keys)) < len(keys):
             raise ValueError("api_keys gives two tenants the same key")
-        if not all(key.isascii() for key in keys):
-            raise ValueError("api_keys holds a key that is not ASCII, which no header can carry")
+        for tenant, key in self.api_keys.items():
+            _check_key(f"api_keys: the key of {tenant!r}", key)
+        return self
+
+    @model_validator(mode="after")
+    def _admin_key_is_its_own(self) -> Self:
+        if self.admin_key is not None:
+            _check_key("admin_key", self.admin_key)
+            if self.admin_key in self.api_keys.values():
+                raise ValueError("admin_key is one of api_keys, whose holders would load and unload models")
         return self
 
     @property
@@ -221,6 +238,15 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("; ".join(problems)) from None
     except UnreadableSource as failure:
         raise SettingsError(f"{failure}: {failure.__cause__}") from None
+
+
+def _check_key(name: str, secret: SecretStr) -> None:
+    """Raises: ValueError when a header cannot carry the key."""
+    key = secret.get_secret_value()
+    if key != key.strip():
+        raise ValueError(f"{name} has white space at an end, which a header loses; does its file end with a new line?")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{name} is not ASCII, or holds a control character: no header can carry it")
 
 
 def _named(place: tuple[int | str, ...]) -> str:

@@ -27,7 +27,7 @@ from service.batching.admission import Admission
 from service.batching.backlog import Stay
 from service.batching.deadlines import Deadlines
 from service.batching.queue import RowQueue
-from service.batching.submission import QueuedRow, Submission, note_start
+from service.batching.submission import QueuedRow, Served, Submission, Timing, note_start
 from service.errors import DeadlineExceeded, Draining, InternalError, RequestError
 
 log = logging.getLogger("baton.batching")
@@ -41,7 +41,7 @@ class Observer(Protocol):
     """What the batcher tells of its work, as it happens."""
 
     def queued(self, rows: int) -> None: ...
-    def waited(self, queue_s: float) -> None: ...
+    def answered(self, queue_s: float, run_s: float, *, failed: bool) -> None: ...
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
 
 
@@ -174,6 +174,7 @@ class Batcher(Generic[R, A]):
         message = f"not run within the deadline of {timeout_ms} ms"
         retry_after_ms = self._admission.wait_ms(submission.stay.tenant)
         submission.future.set_exception(DeadlineExceeded(message, retry_after_ms=retry_after_ms))
+        self._tell(submission.timing(submission.deadline), failed=True)
         self._close(submission)
 
     def _close(self, submission: Submission[R, A]) -> None:
@@ -272,11 +273,15 @@ class Batcher(Generic[R, A]):
         for row, outcome in outcomes:
             submission = row.submission
             submission.outcomes[row.index] = outcome
+            submission.failed |= isinstance(outcome, Exception)
             submission.left -= 1
             if not submission.left and not submission.future.done():
-                served = submission.served(ended)
-                submission.future.set_result(served)
-                self._observer.waited(served.timing.queue_s)
+                timing = submission.timing(ended)
+                submission.future.set_result(Served(submission.outcomes, timing))
+                self._tell(timing, failed=submission.failed)
+
+    def _tell(self, timing: Timing, *, failed: bool) -> None:
+        self._observer.answered(timing.queue_s, timing.run_s, failed=failed)
 
     def _ended(self, death: BaseException | None) -> None:
         self._ended_threads += 1
@@ -292,3 +297,4 @@ class Batcher(Generic[R, A]):
             for submission in self._deadlines.open:
                 if not submission.future.done():
                     submission.future.set_exception(InternalError("the worker of this model stopped"))
+                    self._tell(submission.timing(self._clock()), failed=True)

@@ -42,6 +42,7 @@ class Submission(Generic[R, A]):
     """Rows under way for one caller, who waits for `future` in a `with` block; the rest is the batcher's own.
 
     `left` rows have no outcome yet, and `unstarted` of them may still be dropped. Once `closed`, no more rows start.
+    `failed` says that a row did.
     """
 
     rows: Sequence[R]
@@ -54,6 +55,7 @@ class Submission(Generic[R, A]):
     unstarted: int
     close: Callable[[Submission[R, A]], None]
     closed: bool = False
+    failed: bool = False
     started: float = math.inf
     cells: int = 0
     padded_cells: int = 0
@@ -75,9 +77,10 @@ class Submission(Generic[R, A]):
         """Whether the caller waits for rows of which some have not started."""
         return self.unstarted > 0 and not self.future.done()
 
-    def served(self, ended: float) -> Served[A]:
+    def timing(self, ended: float) -> Timing:
+        """Return where the time went until `ended`, when it was answered."""
         started = min(self.started, ended)  # no row may have been fit to run
-        timing = Timing(
+        return Timing(
             queue_s=started - self.submitted,
             run_s=ended - started,
             rows=len(self.outcomes),
@@ -85,7 +88,6 @@ class Submission(Generic[R, A]):
             padded_cells=self.padded_cells,
             batch_rows=self.batch_rows,
         )
-        return Served(self.outcomes, timing)
 
 
 @dataclass(slots=True, eq=False)

@@ -39,4 +39,4 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    return Response(caller_of(request.scope).service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await caller_of(request.scope).service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -118,7 +118,7 @@ class Trial:
         deadline = time.monotonic() + self._max_s
         while not self._connection.poll(WATCH_S):
             if self._stopped.is_set():
-                raise StartupError(f"{file}: {what} is no longer tried, for the service is ending")
+                raise StartupError(f"{what} is no longer tried, for the service is ending")
             if time.monotonic() > deadline:
                 message = f"{what} is not loaded and tried within {self._max_s} s; does every loop in it end? "
                 raise ManifestError(file, "file", message + "If it needs longer, raise BATON_TRIAL_S")
@@ -198,7 +198,8 @@ def do_tasks(connection: Connection) -> NoReturn:
         except Exception as failure:  # noqa: BLE001 - it is printed, and comes to the parent
             traceback.print_exc()
             answer = StartupError(f"the trial failed, as the traceback in the log shows: {failure!r}")
-        connection.send(answer)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the parent has ended, as `_receive` sees
+            connection.send(answer)
 
 
 def _receive(connection: Connection[Any, Any], tasks: SimpleQueue[bytes]) -> None:

@@ -16,10 +16,12 @@ from fastapi import Request
 from starlette.types import Receive, Scope
 
 from service.engine.loader import Loader
+from service.engine.orders import Orders
 from service.engine.registry import Registry
 from service.errors import MAX_MESSAGE_CHARS
 from service.metrics import Metrics
 from service.settings import Settings
+from service.state.sequences import Sequences
 from service.state.sessions import Sessions
 from service.web.auth import Authenticator
 from service.web.schema import Rejected
@@ -39,14 +41,16 @@ def _make_request_ids() -> Iterator[str]:
 class Service:
     """The parts that handlers work with; `create_app` puts them together.
 
-    `log_request` takes the line of a request, None where nobody reads those.
+    `orders` are None where none are taken; `log_request` takes the line of a request, None where nobody reads those.
     """
 
     settings: Settings
     loader: Loader
     sessions: Sessions
+    sequences: Sequences
     metrics: Metrics
     authenticator: Authenticator
+    orders: Orders | None
     log_request: Callable[[str], None] | None
     request_ids: Iterator[str] = field(default_factory=_make_request_ids)
 
@@ -101,20 +105,28 @@ class Caller:
         return NO_CHARS_OF_A_PATH.sub("?", self._raw_path.decode("latin-1"))[:MAX_MESSAGE_CHARS]
 
     def authenticate(self) -> None:
-        """Name the caller's tenant in `tenant`.
+        """Name the caller's tenant in `tenant`, or see that it holds the admin key where that is asked for.
 
         Raises: Unauthorized.
         """
-        self.tenant = self.service.authenticator.tenant(self.field(b"authorization"))
+        authenticator, given = self.service.authenticator, self.field(b"authorization")
+        if authenticator.asks_for_admin(self.path):
+            authenticator.check_admin(given)
+        else:
+            self.tenant = authenticator.tenant(given)
 
 
 class Call(Caller, Request):
-    """A request that has a body: items refused so far, by place, and the client that waits for the answer."""
+    """A request that has a body, and a client that waits for the answer.
+
+    Its reader leaves here the items that it refused, by place, and as `tail` the bytes that it did not read.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         Request.__init__(self, scope, receive)
         Caller.__init__(self, scope, service)
         self.rejected: dict[int, Rejected] = {}
+        self.tail = b""
         self.peer: Peer = scope.get(PEER) or Peer()
 
 

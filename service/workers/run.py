@@ -20,6 +20,7 @@ from functools import partial
 
 # Numpy's linear algebra would start a thread for each core, and a process is to have no other threads when it forks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+from service.engine.orders import Orders
 from service.engine.trial import Trial
 from service.engine.versions import Tried, try_at_once
 from service.errors import SettingsError
@@ -51,11 +52,13 @@ def run_service(settings: Settings) -> None:
         gc.collect()
         gc.freeze()  # what was imported need not be looked through again: that took 40 ms at a time
         board, listening = Board(settings.worker_count), partial(port.announce, settings.host)
-        worker = Worker(settings, tried, port, board, gpus)
-        if settings.worker_count == 1:
-            worker.serve_alone(listening)
-            return
-        with _shared_metrics():
+        with ExitStack() as shared:
+            orders = None if settings.admin_key is None else shared.enter_context(Orders.shared(settings.worker_count))
+            worker = Worker(settings, tried, orders, port, board, gpus)
+            if settings.worker_count == 1:
+                worker.serve_alone(listening)
+                return
+            shared.enter_context(_shared_metrics())
             Supervisor(worker.run, settings.worker_count, board, listening=listening, ending=port.close).run()
 
 

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
+from service.engine.orders import Orders
 from service.engine.versions import Tried
 from service.errors import StartupError
 from service.settings import Settings
@@ -39,20 +40,30 @@ log = logging.getLogger("baton.workers")
 DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 
 
+def _do_nothing() -> None: ...
+
+
 class Worker:
     """Whatever a process needs to serve; made once, before the processes."""
 
     def __init__(
-        self, settings: Settings, tried: Collection[Tried], port: Port, board: Board, gpus: Sequence[str]
+        self,
+        settings: Settings,
+        tried: Collection[Tried],
+        orders: Orders | None,
+        port: Port,
+        board: Board,
+        gpus: Sequence[str],
     ) -> None:
-        self._settings, self._tried, self._port, self._board, self._gpus = settings, tried, port, board, gpus
+        self._settings, self._tried, self._orders = settings, tried, orders
+        self._port, self._board, self._gpus = port, board, gpus
 
     def run(self, number: int, tell: Connection) -> None:
         """Serve as one of several, or end this process after telling why it cannot."""
         if self._gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         try:
-            app = self._create_app()
+            app = self._create_app(number)
         except StartupError as error:
             tell.send(str(error))
             sys.exit(STARTUP_FAILURE)
@@ -66,12 +77,13 @@ class Worker:
 
         Raises: StartupError when a model or a setting will not do.
         """
-        self._serve(self._create_app(), 0, listening=listening)
+        self._serve(self._create_app(0), 0, listening=listening)
 
-    def _create_app(self) -> FastAPI:
+    def _create_app(self, number: int) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
         log_request = RequestLog(sys.stderr).write if access_log.isEnabledFor(logging.INFO) else None
-        app = create_app(self._settings, tried=self._tried, log_request=log_request)
+        orders = None if self._orders is None else self._orders.of(number)
+        app = create_app(self._settings, tried=self._tried, orders=orders, log_request=log_request)
         gc.freeze()  # it stays, so nobody need look through it for garbage
         return app
 
@@ -80,11 +92,13 @@ class Worker:
         app: FastAPI,
         number: int,
         *,
-        watch: Callable[[], None] = lambda: None,
-        listening: Callable[[], None] = lambda: None,
+        watch: Callable[[], None] = _do_nothing,
+        listening: Callable[[], None] = _do_nothing,
     ) -> None:
         listener = Listener(self._port, self._board, number, watch)
-        server = _Server(uvicorn.Config(app, **self._options), listener, listening)
+        orders: Orders | None = app.state.service.orders
+        ending = _do_nothing if orders is None else orders.end
+        server = _Server(uvicorn.Config(app, **self._options), listener, listening, ending)
         with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
             server.run(sockets=[])
         if not server.started:
@@ -108,11 +122,17 @@ class Worker:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which takes its connections from a `Listener`."""
+    """uvicorn's, which takes its connections from a `Listener`; `ending` is called before it waits for requests."""
 
-    def __init__(self, config: uvicorn.Config, listener: Listener, listening: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: Listener,
+        listening: Callable[[], None],
+        ending: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._listener, self._listening = listener, listening
+        self._listener, self._listening, self._ending = listener, listening, ending
         self.server_state.connections = cast(Any, listener.connections)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -123,6 +143,10 @@ class _Server(uvicorn.Server):
         )
         self.servers.append(cast(Any, self._listener))
         self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
 
 
 def end_if_useless(service: Service, supervisor: int) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 class Silent:
     def queued(self, rows: int) -> None: ...
-    def waited(self, queue_s: float) -> None: ...
+    def answered(self, queue_s: float, run_s: float, *, failed: bool) -> None: ...
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
 
 
@@ -372,6 +372,48 @@ async def test_the_worker_s_death_is_visible_and_answers_everyone(caplog: pytest
     assert "the worker died" in caplog.text
     with pytest.raises(NotReady):
         await submit(batcher, [1])
+    await batcher.drain()
+
+
+async def test_the_observer_hears_of_every_answer_once_and_whether_it_failed() -> None:
+    told: list[bool] = []
+
+    class Listening(Silent):
+        def answered(self, queue_s: float, run_s: float, *, failed: bool) -> None:
+            assert min(queue_s, run_s) >= 0
+            told.append(failed)
+
+    def run(rows: list[int]) -> list[int | Exception]:
+        return [row if row < 13 else InternalError("unlucky") for row in rows]
+
+    batcher = make(run, observer=Listening())  # type: ignore[arg-type]
+    await submit(batcher, [1, 2, 3])
+    assert told == [False]
+    await submit(batcher, [1, 13, 13])
+    assert told == [False, True]
+    with batcher.submit([1], tenant="anna", timeout_s=10):
+        pass  # the caller leaves
+    await batcher.drain()
+    assert told == [False, True]
+
+
+async def test_the_observer_hears_of_a_deadline_that_passed_as_a_failure() -> None:
+    told: list[tuple[float, float, bool]] = []
+
+    class Listening(Silent):
+        def answered(self, queue_s: float, run_s: float, *, failed: bool) -> None:
+            told.append((queue_s, run_s, failed))
+
+    gate = Gate()
+    batcher = make(gate.run, observer=Listening())
+    first = asyncio.create_task(submit(batcher, [1]))
+    await gate.wait_entered()
+    with pytest.raises(DeadlineExceeded):
+        await submit(batcher, [2], timeout_s=0.01)
+    assert told == [(pytest.approx(0.01), 0.0, True)]
+    gate.let_go(1)
+    await first
+    assert [failed for _, _, failed in told] == [True, False]
     await batcher.drain()
 
 

@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +17,7 @@ import httpx
 import pytest
 import tiny
 from conftest import LOG_LIMIT_S, ROOT, Server, ServerFactory
+from each_worker import each_worker, pid_behind
 from prometheus_client.parser import text_string_to_metric_families
 from streams import Stream
 
@@ -28,31 +27,11 @@ WORKERS = 2
 SLOW_BODY = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
-def pid_behind(server: Server, client: httpx.Client) -> int:
-    """Return the process that answers on this client's connection, as the log has it."""
-    start, request_id = len(server.lines), uuid.uuid4().hex
-    client.get("/healthz", headers={"x-request-id": request_id})
-    line = server.lines_since(start, until=request_id)[-1]
-    return int(line.split()[3])
-
-
 @pytest.fixture
 def clients_by_pid() -> Iterator[ByPid]:
     """Connect one client to each worker of a server; returned by the worker's process id."""
     with ExitStack() as kept:
-
-        def connect(server: Server) -> dict[int, httpx.Client]:
-            assert server.url is not None
-            found: dict[int, httpx.Client] = {}
-            until = time.monotonic() + LOG_LIMIT_S
-            while len(found) < WORKERS and time.monotonic() < until:  # a busy worker, or a new one, may miss its turn
-                client = kept.enter_context(httpx.Client(base_url=server.url, timeout=30))
-                if found.setdefault(pid_behind(server, client), client) is not client:
-                    client.close()
-            assert len(found) == WORKERS
-            return found
-
-        yield connect
+        yield lambda server: kept.enter_context(each_worker(server, WORKERS))
 
 
 def serve(*, state_dir: object, **options: object) -> subprocess.CompletedProcess[str]:
