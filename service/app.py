@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 
 from fastapi import FastAPI, Security
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -24,11 +24,15 @@ from service import __version__
 from service.endpoints import health, models, sentiment, upgrade
 from service.endpoints.forecast import endpoint as forecast
 from service.endpoints.stateful import state, step, stream
+from service.endpoints.v2 import infer, metadata, repository, statistics
+from service.endpoints.v2.errors import PREFIX, error_text
 from service.engine.loader import Loader
+from service.engine.orders import Orders
 from service.engine.versions import Tried
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.keys import KeyRing, load_or_create_key
+from service.state.sequences import Sequences
 from service.state.sessions import Sessions
 from service.state.stores.choice import open_store
 from service.state.token import Sealer
@@ -43,7 +47,8 @@ from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
 
-BODY_ENDPOINTS = (sentiment, forecast, step, state)
+BODY_ENDPOINTS = (sentiment, forecast, step, state, infer)
+ERRORS = ErrorAnswers({**SHAPES, PREFIX: error_text})
 DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
 
@@ -52,24 +57,26 @@ def create_app(
     settings: Settings,
     *,
     tried: Collection[Tried] = (),
+    orders: Orders | None = None,
     clock: Callable[[], float] = time.time,
     log_request: Callable[[str], None] | None = access_log.info,
 ) -> FastAPI:
     """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
 
-    Versions in `tried` have had their trial; the others get it here. `log_request` takes the line of each request.
+    Versions in `tried` have had their trial; the others get it here. With `orders` models can be loaded and unloaded by
+    those who have the admin key. `log_request` takes the line of each request.
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service = _build_service(settings, tried, clock, log_request)
+    service = _build_service(settings, tried, orders, clock, log_request)
     loader = service.loader
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Door]]:
-        door = Door(service, {route.path.encode(): route.task for route in _body_routes()}, ErrorAnswers(SHAPES))
+        door = Door(service, _body_routes(), ERRORS)
         loader.start()
         following = asyncio.create_task(loader.follow())
-        with _on_hangup(loader.ask):
+        with _on_hangup(loader.ask), nullcontext() if orders is None else orders.followed(loader.carry_out):
             yield {DOOR: door} if not app.user_middleware else {}  # which every request must pass
         following.cancel()
         with suppress(asyncio.CancelledError):
@@ -88,9 +95,14 @@ def create_app(
     )
     app.state.service = service
     bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
-    for endpoint in (*BODY_ENDPOINTS, models):
+    # Statistics before metadata: /v2/models/stats names no model.
+    for endpoint in (*BODY_ENDPOINTS, models, repository, statistics, metadata):
         app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
+    if orders is not None:
+        admin = HTTPBearer(auto_error=False, scheme_name="Admin", description="The key of BATON_ADMIN_KEY.")
+        app.include_router(repository.admin_router, dependencies=[Security(admin)])
     app.include_router(health.router)
+    app.include_router(metadata.health)
     app.include_router(upgrade.router)
     return app
 
@@ -127,10 +139,11 @@ class _Application(FastAPI):
         app: ASGIApp = Dispatcher(handlers, AsyncExitStackMiddleware(self.router))
         for added in reversed(self.user_middleware):
             app = added.cls(app, *added.args, **added.kwargs)
-        own = {route.path for route in health.router.routes if isinstance(route, APIRoute)}
+        routes = [*health.router.routes, *metadata.health.routes]
+        own = {route.path for route in routes if isinstance(route, APIRoute)}
         documents = {self.docs_url, self.openapi_url, self.swagger_ui_oauth2_redirect_url}
         open_paths = own | {path for path in documents if path is not None}
-        return RequestScope(app, service, ErrorAnswers(SHAPES), open_paths)
+        return RequestScope(app, service, ERRORS, open_paths)
 
 
 def _body_routes() -> list[BodyRoute]:
@@ -141,16 +154,19 @@ def _body_routes() -> list[BodyRoute]:
 def _build_service(
     settings: Settings,
     tried: Collection[Tried],
+    orders: Orders | None,
     clock: Callable[[], float],
     log_request: Callable[[str], None] | None,
 ) -> Service:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
-    loader = Loader(settings, metrics, clock, tried)
+    loader = Loader(settings, metrics, clock, tried, frozenset if orders is None else orders.unloaded)
     sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, sealer, store)
-    return Service(settings, loader, sessions, metrics, Authenticator(settings.api_keys), log_request)
+    sequences = Sequences(settings, loader.engines, sessions, store)
+    authenticator = Authenticator(settings.api_keys, settings.admin_key)
+    return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request)
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

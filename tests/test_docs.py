@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from here import vouched
 
 from service import errors
+from service.app import create_app
+from service.engine.orders import Orders
 from service.errors import RequestError
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
@@ -30,7 +33,7 @@ def settings_rows() -> list[str]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = str(field.default).replace(str(Path.home()), "~")
-        if isinstance(field.default, tuple | dict):
+        if isinstance(field.default, tuple | dict | None):
             default = json.dumps(field.default) if field.default else "none"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return rows
@@ -62,6 +65,15 @@ def table(document: str, header: str) -> list[str]:
 )
 def test_a_table_is_in_step_with_the_code(document: str, header: str, rows: list[str]) -> None:
     assert table(document, header) == rows
+
+
+def test_the_protocol_s_page_lists_its_calls(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, admin_key="key-of-admin")
+    with Orders.shared(1) as orders:
+        app = create_app(settings, tried=vouched(settings.models_dir), orders=orders)
+    calls = {path for path in app.openapi()["paths"] if path.startswith("/v2")}
+    page = (ROOT / "docs" / "open-inference.md").read_text().split("## Tensors")[0]
+    assert set(re.findall(r"(?<=[` ])/v2[^` ,]*|(?<=GET )/v2[^` ]*", page)) == calls
 
 
 def test_the_error_tree_s_drawing_names_every_leaf() -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from service.contract.tensors import LARGEST_FLOAT
-from service.endpoints.stateful.step_json import StepInput, show_carried, steps_left
+from service.endpoints.stateful.step_json import StepInput, show_carried
 from service.engine.engine import Answer, Engine, Row
 from service.errors import InvalidRequest, ItemTooLarge, RequestError
 from service.model.onnx_session import Array
 from service.settings import Settings
-from service.state.sessions import Carried, Hold, Point, Precision
+from service.state.sessions import Carried, Hold, Point, Precision, steps_left
 from service.web.schema import Strict
 
 

@@ -17,7 +17,7 @@ from service.engine.engine import Answer, Row
 from service.errors import EmptyInput, InvalidRequest, ItemTooLarge, RaggedInputs
 from service.model.onnx_session import Array, cast
 from service.settings import Settings
-from service.state.sessions import Carried, Point
+from service.state.sessions import Carried, Point, steps_left
 from service.web.schema import Result, Strict
 
 EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
@@ -43,11 +43,6 @@ class CarriedResult(Result):
     step: int = Field(description="steps that the session has taken")
     expires_at: str = Field(description="until when the state can be used, ISO 8601 UTC")
     held: bool = Field(False, description="true where the server holds the state, and `state` only names it")
-
-
-def steps_left(start: Point, settings: Settings) -> int:
-    """Return how many steps the session may yet take."""
-    return max(0, settings.max_session_steps - start.step)
 
 
 def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, str]:

@@ -68,7 +68,7 @@ async def test_a_client_that_leaves_when_one_version_has_answered_waits_for_none
         return run(*given)
 
     monkeypatch.setattr(slow.model.session, "run", wait_and_run)
-    monkeypatch.setattr(quick.metrics, "waited", lambda queue_s: answered.set())
+    monkeypatch.setattr(quick.metrics, "answered", lambda *times, failed: answered.set())
     for engine in (slow, quick):
         engine.batcher.start()
     async with client_of(app) as client:

