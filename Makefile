@@ -22,7 +22,7 @@ install: $(VENV)/.serving  ## make .venv with what serving needs, and nothing el
 serve: $(VENV)/.serving  ## serve models/ on port 8000 (BATON_PORT, and the other settings of docs/settings.md)
 	exec $(BIN)/baton serve
 
-test: $(VENV)/.development  ## run the tests
+test: $(VENV)/.development $(VENV)/kserve/.installed  ## run the tests
 	@command -v curl >/dev/null || { echo "installing curl, which runs the README's calls"; $(APT_INSTALL) curl; }
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
@@ -60,8 +60,9 @@ bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks
 profile: $(VENV)/.development  ## measure what a request costs the event loop (needs wrk; PROFILE_ARGS=--functions)
 	$(BIN)/python -m loadtests.profile $(PROFILE_ARGS)
 
-bench-peers: $(VENV)/.development  ## measure beside other servers, each in an environment of its own (wrk; about 10 minutes)
+bench-peers: $(VENV)/.development  ## measure beside other servers, and with perf_analyzer (wrk; about 15 minutes)
 	$(BIN)/python -m loadtests.peers
+	$(BIN)/python -m loadtests.peers.analysis
 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
 	$(BIN)/python -m loadtests.soak
@@ -91,3 +92,8 @@ $(VENV)/.development: pyproject.toml client/pyproject.toml constraints.txt | $(V
 	@# Its graphs are what tests need, without the torchaudio that it asks for.
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps silero-vad
 	touch $@ $(VENV)/.serving
+
+$(VENV)/kserve/.installed: tests/support/kserve.txt | $(VENV)/.development
+	rm -rf $(@D)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-compile --target $(@D) -r $<
+	touch $@

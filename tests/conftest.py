@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import datatypes
 import httpx
 import pytest
 import tiny
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 LOG_LIMIT_S = 10
 START_LIMIT_S = 1800  # an emulated processor takes long
 ANSWER_LIMIT_S = 120
+ADMIN_KEY = "the-key-of-the-tests"
 TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 
@@ -203,6 +205,20 @@ def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models, and one for each datatype."""
+    return datatypes.all_echoes(tiny.all_models(tmp_path_factory.mktemp("oip-models")))
+
+
+@pytest.fixture(scope="session")
+def oip_server(oip_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them with an admin key, shared by tests that leave it as it was."""
+    running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_ADMIN_KEY=ADMIN_KEY)
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def start_server() -> Iterator[ServerFactory]:
     """Start servers of a test's own; those that still run at its end are killed."""
@@ -272,10 +288,20 @@ def replicas(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> 
 def data_dir() -> Path:
     """The folder of real data; CI always has it."""
     named = os.environ.get("BATON_DATA_DIR")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    return _present(Path(named) if named else ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def schemas_dir() -> Path:
+    """The folder of other projects' schemas, beside that of the data; CI always has it."""
+    named = os.environ.get("BATON_DATA_DIR")
+    return _present((Path(named).parent if named else ROOT.parent / "shared") / "schemas")
+
+
+def _present(folder: Path) -> Path:
     if not folder.is_dir():
-        assert "CI" not in os.environ, f"no data in {folder}, and under CI that may not be skipped"
-        pytest.skip(f"no data in {folder}; set BATON_DATA_DIR")
+        assert "CI" not in os.environ, f"there is no {folder}, and under CI that may not be skipped"
+        pytest.skip(f"there is no {folder}; BATON_DATA_DIR names the folder of data")
     return folder
 
 
