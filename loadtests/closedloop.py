@@ -49,6 +49,8 @@ def run_wrk(server: Running, pool: Pool, *, connections: int, seconds: float) ->
     """Load `server` with the bodies of `pool`. Raises: BenchError when wrk fails."""
     command = ["wrk", "-t", str(THREADS), "-c", str(connections), "-d", f"{seconds:g}s", "--timeout", "30s"]
     command += ["-s", str(SCRIPT), f"{server.url}{pool.path}", "--", str(pool.file)]
+    if pool.head_bytes:
+        command += [str(len(pool.bodies[0])), str(pool.head_bytes)]
     watch = CoresWatch(server)
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     cores = watch.used()

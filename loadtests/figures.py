@@ -21,6 +21,7 @@ UNITS = {
     "tokens-mixed": "texts/s",
     "sentiment-32": "texts/s",
     "int8": "texts/s",
+    "ids-32": "rows/s",
     "step-1": "steps/s",
     "step-held": "steps/s",
     "step-16": "steps/s",
@@ -228,6 +229,9 @@ WANTED: dict[str, Callable[[Raw], list[Figure]]] = {
         _closed("sentiment-32", raw, "in_process", "32 texts a request, of the limit on every core", 0.85)
     ],
     "int8": lambda raw: [_int8(raw)],
+    "ids-32": lambda raw: [
+        _closed("ids-32", raw, "in_process", "`/v2` infer, 32 rows of 25 ids as bytes, of the limit on every core", 0.8)
+    ],
     "step-1": lambda raw: [
         _closed("step-1", raw, "echo", "`/v1/step`, 1 session, over a FastAPI echo with as many workers", 0.65),
         _cpu(raw, "a step with its token of 4 KiB", 240),

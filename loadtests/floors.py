@@ -103,6 +103,11 @@ def sentiment_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:
     return RaggedLimit(directory, texts, lambda window: [e.ids for e in tokenizer.encode_batch(window)])
 
 
+def ids_limit(directory: Path, rows: Iterable[Array]) -> RaggedLimit:
+    """Rows of ids a second: run, split."""
+    return RaggedLimit(directory, rows, lambda window: window)
+
+
 def forecast_limit(directory: Path, series: Iterable[list[float]]) -> RaggedLimit:
     """Series a second: cut to what the model reads, run, split."""
     manifest = json.loads((directory / "manifest.json").read_text())

@@ -20,13 +20,15 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "models"
-STEP_MODEL, TEXT_MODEL = "lstm-2x256", "bilstm-2x128"
+STEP_MODEL, TEXT_MODEL, PLAIN_MODEL = "lstm-2x256", "bilstm-2x128", "bilstm-2x128-plain"
 LAYERS, HIDDEN, FEATURES, OUTPUTS = 2, 256, 16, 8
 WORDS, EMBEDDING, READER_HIDDEN = 8000, 128, 128
 UNKNOWN = "[UNK]"
 GRAPH_FILE = "model.onnx"
 LENGTHS = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"])
 Declared = dict[str, Any]
+IDS: Declared = {"name": "ids", "dtype": "int32", "shape": ["batch", "time"]}
+SCORES: Declared = {"name": "scores", "dtype": "float32", "shape": ["batch", 2]}
 
 
 def newest(name: str, models: Path = COMMITTED) -> Path:
@@ -81,19 +83,11 @@ def write_reader(directory: Path, quantize: Callable[[bytes], bytes] | None = No
     words = Tokenizer(WordLevel({UNKNOWN: 0, **{f"w{number}": number for number in range(1, WORDS)}}, UNKNOWN))
     words.pre_tokenizer = WhitespaceSplit()
     words.save(str(directory / "tokenizer.json"))
-    sequence: Declared = {"name": "ids", "dtype": "int32", "shape": ["batch", "time"]}
-    output: Declared = {
-        "name": "scores",
-        "dtype": "float32",
-        "shape": ["batch", 2],
-        "labels": ["negative", "positive"],
-    }
-    ids = helper.make_tensor_value_info("ids", TensorProto.INT32, sequence["shape"])
     declared = {
         "task": "sentiment",
         "description": "A BiLSTM of 2 layers of 128 with random weights: what a text costs.",
-        "inputs": [sequence],
-        "outputs": [output],
+        "inputs": [IDS],
+        "outputs": [{**SCORES, "labels": ["negative", "positive"]}],
         "text": {
             "tokenizer": "tokenizer.json",
             "sha256": _sha256(directory / "tokenizer.json"),
@@ -103,7 +97,20 @@ def write_reader(directory: Path, quantize: Callable[[bytes], bytes] | None = No
         },
         "arithmetic": "int8" if quantize else "float32",
     }
-    _write(directory, *_reader_nodes(), [ids, LENGTHS], [_float("scores", output["shape"])], declared, quantize)
+    _write_reading(directory, declared, quantize)
+
+
+def write_plain_reader(directory: Path) -> None:
+    """Write the same graph as a model without a task: ids in, scores out."""
+    directory.mkdir(parents=True)
+    about = "A BiLSTM of 2 layers of 128 with random weights: what a row of ids costs."
+    _write_reading(directory, {"task": "tensor", "description": about, "inputs": [IDS], "outputs": [SCORES]})
+
+
+def _write_reading(directory: Path, declared: Declared, quantize: Callable[[bytes], bytes] | None = None) -> None:
+    ids = helper.make_tensor_value_info(IDS["name"], TensorProto.INT32, IDS["shape"])
+    outputs = [_float(SCORES["name"], SCORES["shape"])]
+    _write(directory, *_reader_nodes(), [ids, LENGTHS], outputs, declared, quantize)
 
 
 def _write(

@@ -28,13 +28,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pool:
-    """Bodies for one path; `items` in each, and all of them in order as `content`; `file` holds the bodies."""
+    """Bodies for one path; `items` in each, and all of them in order as `content`; `file` holds the bodies.
+
+    With `head_bytes` the bodies are of one size, so many bytes of JSON and then tensors, and stand in `file` one after
+    the other; else each is a line of JSON.
+    """
 
     path: str
     items: int
     bodies: list[bytes]
     content: list[Any]
     file: Path
+    head_bytes: int = 0
 
 
 def write_pool(file: Path, path: str, batches: Sequence[list[Any]], field: str, **more: Any) -> Pool:
@@ -74,6 +79,20 @@ def drawn_texts(folder: Path, words: tuple[int, int], model: str = TEXT_MODEL) -
     lengths = rng.integers(words[0], words[1], size=BODIES, endpoint=True)
     batches = [[text_of(rng.integers(1, WORDS, size).tolist())] for size in lengths]
     return write_pool(folder / f"{model}-{words[1]}.jsonl", "/v1/sentiment", batches, "inputs", model=model)
+
+
+def drawn_ids(folder: Path, model: str = TEXT_MODEL) -> Pool:
+    """Tensors of rows of ids that the BiLSTM knows, as bytes behind the JSON of an inference request."""
+    rng, words, rows = np.random.default_rng(SEED), EVEN[0], TEXTS_PER_REQUEST
+    content = rng.integers(1, WORDS, (BODIES * rows, words), np.int32)
+    tensor = {"name": "ids", "shape": [rows, words], "datatype": "INT32"}
+    size = {"binary_data_size": rows * words * content.itemsize}
+    scores = {"name": "scores", "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [{**tensor, "parameters": size}], "outputs": [scores]}).encode()
+    bodies = [head + batch.tobytes() for batch in np.split(content, BODIES)]
+    file = folder / f"{model}-ids.bin"
+    file.write_bytes(b"".join(bodies))
+    return Pool(f"/v2/models/{model}/infer", rows, bodies, [*content], file, len(head))
 
 
 def many_series(folder: Path, data: Path) -> Pool:

@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import payloads
-from loadtests.floors import CipherLimit, RunLimit, StepLimit, TokenLimit, forecast_limit, rate, sentiment_limit
+from loadtests.floors import (
+    CipherLimit,
+    RunLimit,
+    StepLimit,
+    TokenLimit,
+    forecast_limit,
+    ids_limit,
+    rate,
+    sentiment_limit,
+)
 from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, TEXT_MODEL, newest, write_reader
 from loadtests.payloads import Pool
 from loadtests.requirements import BenchError
@@ -32,6 +41,7 @@ from loadtests.workbench import (
     Bench,
     Raw,
     ask,
+    check_scores,
     closed_floor,
     compare_answers,
     described,
@@ -115,6 +125,14 @@ def _texts(bench: Bench, pool: Pool, model: Path) -> Raw:
 def sentiment_32(bench: Bench) -> Raw:
     pool = payloads.many_texts(bench.folder, bench.data)
     with on_every_core(partial(sentiment_limit, newest("sentiment"), pool.content)) as limit:
+        return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
+
+
+def ids_32(bench: Bench) -> Raw:
+    """Rows of ids as bytes over the Open Inference Protocol, beside the limit."""
+    pool, model = payloads.drawn_ids(bench.folder), newest(TEXT_MODEL, bench.models)
+    check_scores(bench.service, pool, model)
+    with on_every_core(partial(ids_limit, model, pool.content)) as limit:
         return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
 
 
@@ -227,6 +245,7 @@ SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "tokens-mixed": tokens_mixed,
     "sentiment-32": sentiment_32,
     "int8": int8,
+    "ids-32": ids_32,
     "step-1": step_1,
     "step-held": step_held,
     "step-16": step_16,

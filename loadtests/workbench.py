@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from loadtests import payloads
 from loadtests.closedloop import batching, load_service, run_wrk
+from loadtests.models import GRAPH_FILE
 from loadtests.payloads import Pool
+from loadtests.peers.apps.reader import Reader
 from loadtests.requirements import BenchError
 from loadtests.serving import CoresWatch, Running, metrics, pss_mb
 from loadtests.streams import FrameLoad
@@ -132,3 +135,14 @@ def compare_answers(service: Running, other: Running, pool: Pool) -> None:
         (ours,), (theirs,) = (ask(server, pool.path, body)["results"] for server in (service, other))
         if ours["label"] != theirs["label"] or abs(ours["score"] - theirs["score"]) > SAME_SCORE:
             raise BenchError(f"the plain handler answers {theirs} where the service answers {ours}")
+
+
+def check_scores(service: Running, pool: Pool, model: Path) -> None:
+    """Raises: BenchError where the scores behind the first answer are not those that the graph gives for its rows."""
+    headers = {"Inference-Header-Content-Length": str(pool.head_bytes)}
+    answer = httpx.post(f"{service.url}{pool.path}", content=pool.bodies[0], headers=headers, timeout=30)
+    head = int(answer.raise_for_status().headers["Inference-Header-Content-Length"])
+    got = np.frombuffer(answer.content[head:], "<f4")
+    right = Reader(model / GRAPH_FILE, threads=1).read(pool.content[: pool.items]).ravel()
+    if got.shape != right.shape or not np.abs(got - right).max() < SAME_SCORE:
+        raise BenchError(f"{pool.path} does not answer what the graph gives")

@@ -1,5 +1,7 @@
 -- Sends the bodies of a file in rotation and reports as one line of JSON.
--- wrk ... -s wrk.lua URL -- FILE   FILE holds one JSON body a line; each thread begins at another place in it.
+-- wrk ... -s wrk.lua URL -- FILE                FILE holds one JSON body a line
+-- wrk ... -s wrk.lua URL -- FILE BYTES HEAD     FILE holds bodies of so many bytes, the first HEAD of which are JSON
+-- Each thread begins at another place in it.
 
 local threads = 0
 
@@ -11,7 +13,12 @@ end
 function init(args)
   requests = {}
   local headers = {["Content-Type"] = "application/json"}
-  for body in io.lines(args[1]) do
+  local parts = "*l"
+  if args[2] then
+    parts = tonumber(args[2])
+    headers = {["Content-Type"] = "application/octet-stream", ["Inference-Header-Content-Length"] = args[3]}
+  end
+  for body in io.lines(args[1], parts) do
     requests[#requests + 1] = wrk.format("POST", nil, headers, body)
   end
   place = math.floor(#requests * number * 0.381966) % #requests

@@ -15,7 +15,7 @@ import typer
 
 from loadtests import bench, report, requirements
 from loadtests.peers import table
-from loadtests.peers.catalogue import BATON, SERVERS, Baton
+from loadtests.peers.catalogue import OURS, SERVERS
 from loadtests.peers.environments import CACHE
 from loadtests.peers.measure import measure
 from loadtests.requirements import BenchError
@@ -50,7 +50,7 @@ def main(
         requirements.require_wrk()
         chosen = {name: server for name, server in SERVERS.items() if not names or name in names}
         result = facts(rounds, seconds)
-        result["servers"] = measure({BATON: Baton(), **chosen}, rounds=rounds, seconds=seconds, cache=cache)
+        result["servers"] = measure({**OURS, **chosen}, rounds=rounds, seconds=seconds, cache=cache)
         if not names:
             write(result)
         print(table.page(result))

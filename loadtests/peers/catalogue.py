@@ -31,7 +31,6 @@ from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0))
 APPS = "loadtests.peers.apps"
-BATON = "baton"
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,16 @@ class Server:
             yield server
 
 
+@dataclass(frozen=True)
 class Baton:
-    """The service with default settings; a text's words are its ids, so it tokenises besides."""
+    """The service with default settings, asked in one of its ways."""
 
-    title, options, version = "Baton", "default settings", __version__
+    title: str
+    form: Form
+    sessions: tuple[type[Session], ...]
+    options, version = "default settings", __version__
     workers = None  # as many as the service says once it runs
     threads = Settings.model_fields["intra_op_threads"].default
-
-    def __init__(self) -> None:
-        self.form = Form("/v1/sentiment", _sentiment, _scores)
-        self.sessions = (sessions.BatonToken, sessions.BatonHeld, sessions.BatonStream)
 
     def start(self, place: Place) -> AbstractContextManager[Running]:
         return baton(place.models, place.folder)
@@ -161,6 +160,18 @@ def _plain(workers: int) -> Server:
 
 
 INFER = "/v2/models/texts/infer"
+OURS = {
+    "baton": Baton(  # a text's words are its ids, so it tokenises besides
+        "Baton, `/v1`",
+        Form("/v1/sentiment", _sentiment, _scores),
+        (sessions.BatonToken, sessions.BatonHeld, sessions.BatonStream),
+    ),
+    "baton-v2": Baton(
+        "Baton, `/v2`",
+        Form(f"/v2/models/{TEXT_MODEL}/infer", _tensors, _first_output),
+        (sessions.BatonJson, sessions.BatonBinary),
+    ),
+}
 TRITON = Environment("triton", "nvidia-pytriton", SYSTEM_PYTHON)
 PYTRITON = Server(
     "Triton's core, Python backend",

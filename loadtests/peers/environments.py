@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -32,20 +33,31 @@ def pinned(name: str, package: str) -> str:
 
 def prepare(name: str, cache: Path, python: Path) -> Path:
     """Return the environment of the requirements called `name`, installed. Raises: PeerError with what pip said."""
-    folder, wanted = cache / name, requirements(name).read_text()
-    installed = folder / "installed.txt"
-    if not installed.is_file() or installed.read_text() != wanted:
-        print(f"installing {name} in {folder}", file=sys.stderr)
-        _run(str(python), "-m", "venv", "--clear", str(folder))
-        _run(str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--requirement", str(requirements(name)))
-        installed.write_text(wanted)
+    folder = cache / name
+
+    def install() -> None:
+        call(str(python), "-m", "venv", "--clear", str(folder))
+        call(str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--requirement", str(requirements(name)))
+
+    keep(folder, requirements(name).read_text(), install)
     return folder
 
 
-def _run(*command: str) -> None:
+def keep(folder: Path, wanted: str, install: Callable[[], None]) -> None:
+    """Fill `folder` by `install`, unless it was filled for the same text of requirements before."""
+    installed = folder / "installed.txt"
+    if not installed.is_file() or installed.read_text() != wanted:
+        print(f"installing {folder.name} in {folder}", file=sys.stderr)
+        install()
+        installed.write_text(wanted)
+
+
+def call(*command: str, cwd: Path | None = None) -> str:
+    """Run a command and return what it prints. Raises: PeerError with the end of what it said as it failed."""
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     except OSError as failure:
         raise PeerError(f"{command[0]}: {failure.strerror}") from None
     if ended.returncode:
         raise PeerError(f"{' '.join(command)}: {(ended.stderr or ended.stdout).strip()[-MAX_OUTPUT_CHARS:]}")
+    return ended.stdout

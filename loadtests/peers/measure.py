@@ -20,7 +20,7 @@ import psutil
 
 from loadtests.models import GRAPH_FILE, STEP_MODEL, TEXT_MODEL, newest, write_references
 from loadtests.peers.apps.reader import Reader
-from loadtests.peers.catalogue import BATON, Baton, Place, Server
+from loadtests.peers.catalogue import Baton, Place, Server
 from loadtests.peers.environments import PeerError
 from loadtests.peers.sessions import Session
 from loadtests.peers.steps import load_steps
@@ -41,7 +41,7 @@ class Measurement:
         self._servers, self._folder, self._cache, self._seconds = servers, folder, cache, seconds
         self._models = write_references(folder / "models")
         self._reader = Reader(newest(TEXT_MODEL, self._models) / GRAPH_FILE, threads=1)
-        steps = any(server.sessions for name, server in servers.items() if name != BATON)
+        steps = any(server.sessions for server in servers.values() if isinstance(server, Server))
         self._loads = {name: self._loads_of(server, steps=steps) for name, server in servers.items()}
         self.found: dict[str, Raw] = {
             name: {
@@ -80,7 +80,7 @@ class Measurement:
 
     def _load(self, name: str, running: Running, folder: Path) -> None:
         found = self.found[name]
-        if name == BATON:
+        if isinstance(self._servers[name], Baton):
             found["workers"] = json.loads(read(f"{running.url}/v1/info"))["workers"]
         for load, take in self._loads[name].items():
             if load not in found["failed"]:

@@ -113,6 +113,7 @@ class TritonJson(HttpSession):
     """Triton's sequence batcher, tensors as JSON."""
 
     title, path = "Triton's sequence batcher, JSON", "/v2/models/lstm/infer"
+    shape = b"[1,%d]"
 
     def _request(self, place: int, last: bool) -> bytes:
         flags: dict[str, object] = {
@@ -123,7 +124,8 @@ class TritonJson(HttpSession):
         return self._encode(json.dumps(flags).encode(), place)
 
     def _encode(self, flags: bytes, place: int) -> bytes:
-        tensor = b'{"name":"x","shape":[1,%d],"datatype":"FP32","data":%b}' % (FEATURES, TEXTS[place])
+        shape = self.shape % FEATURES
+        tensor = b'{"name":"x","shape":%b,"datatype":"FP32","data":%b}' % (shape, TEXTS[place])
         return self._post(b'{"parameters":%b,"inputs":[%b]}' % (flags, tensor))
 
     def outputs(self) -> Array:
@@ -136,17 +138,30 @@ class TritonBinary(TritonJson):
     title = "Triton's sequence batcher, binary"
 
     def _encode(self, flags: bytes, place: int) -> bytes:
-        tensor = b'{"name":"x","shape":[1,%d],"datatype":"FP32","parameters":{"binary_data_size":%d}}'
+        tensor = b'{"name":"x","shape":%b,"datatype":"FP32","parameters":{"binary_data_size":%d}}'
         wanted = b'{"name":"y","parameters":{"binary_data":true}}'
         head = b'{"parameters":%b,"inputs":[%b],"outputs":[%b]}' % (
             flags,
-            tensor % (FEATURES, 4 * FEATURES),
+            tensor % (self.shape % FEATURES, 4 * FEATURES),
             wanted,
         )
         return self._post(head + INPUTS[place].tobytes(), f"Inference-Header-Content-Length: {len(head)}\r\n")
 
     def outputs(self) -> Array:
         return np.frombuffer(self._answer[-4 * OUTPUTS :], "<f4")
+
+
+class BatonJson(TritonJson):
+    """Triton's sequences, tensors as JSON; the graph has a time axis, so that a step is [1, 1, features]."""
+
+    title, path = "Baton, `/v2`, sequences, JSON", f"/v2/models/{STEP_MODEL}/infer"
+    shape = b"[1,1,%d]"
+
+
+class BatonBinary(TritonBinary):
+    """The same, tensors as bytes behind the JSON."""
+
+    title, path, shape = "Baton, `/v2`, sequences, binary", BatonJson.path, BatonJson.shape
 
 
 class BatonToken(HttpSession):
