@@ -19,6 +19,7 @@ MODELS = ROOT / "models"
 VOLATILE = {"timing_ms", "state", "expires_at", "padded_steps", "batch_rows"}
 README = (ROOT / "README.md").read_text()
 CALLS = re.findall(r"```bash\n(curl .*?)```\n```json\n(.*?)```", README, flags=re.DOTALL)
+SCRIPTS = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", README, flags=re.DOTALL)
 CLOSE = 1e-4  # processors round differently; the README shows this many digits
 
 
@@ -65,11 +66,12 @@ def test_the_stream_of_the_first_screen_goes_on_after_the_server_was_killed(
     server.stop()
 
 
-def test_the_stream_from_python_prints_what_the_page_shows(tmp_path: Path, start_server: ServerFactory) -> None:
-    ((script, shown),) = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", README, flags=re.DOTALL)
+@pytest.mark.parametrize(("script", "shown"), SCRIPTS, ids=["stream", "sequence"])
+def test_what_runs_in_python_prints_what_the_page_shows(
+    script: str, shown: str, tmp_path: Path, start_server: ServerFactory
+) -> None:
     server = start_server(MODELS, tmp_path / "state")
-    assert server.url is not None
-    command = [sys.executable, "-c", script.replace("http://localhost:8000", server.url)]
+    command = [sys.executable, "-c", script.replace("localhost:8000", server.url.removeprefix("http://"))]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
     server.stop()
 
