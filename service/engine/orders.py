@@ -116,7 +116,8 @@ class Orders:
 
         This process tries it before the others hear of it.
 
-        Raises: LoadFailed with the reason, or Draining; what was served is served on.
+        Raises: LoadFailed with the reason; what was served is served on, unless a process died between the stages and
+        its successor is who cannot. Draining when this process ends first.
         """
         order, others = Order(name, wanted=True), (process for process in self._processes if process != self.process)
         async with self._turn() as lines:
