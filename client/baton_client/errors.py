@@ -17,7 +17,7 @@ PASSING_STATUSES = {429, 502, 503, 504}  # 502 is a proxy's word for a replica t
 INTERNAL = 500
 ITEM_TOO_LARGE = "item_too_large"
 CODES = {  # of errors that come without their HTTP status: those of items, and of streams
-    400: ["malformed_json"],
+    400: ["malformed_json", "sequence_unknown"],
     401: ["unauthorized"],
     404: ["not_found", "unknown_model"],
     405: ["method_not_allowed"],
@@ -27,8 +27,15 @@ CODES = {  # of errors that come without their HTTP status: those of items, and 
     413: ["batch_too_large", "body_too_large", ITEM_TOO_LARGE],
     415: ["unsupported_media_type"],
     422: [
-        *("empty_input", "history_too_short", "horizon_too_long", "invalid_request", "missing_values", "model_failed"),
-        *("not_finite", "precision_too_low", "quantile_unavailable", "ragged_inputs", "session_too_long"),
+        *("empty_input", "history_too_short", "horizon_too_long", "invalid_request", "load_failed", "missing_values"),
+        *(
+            "model_failed",
+            "not_finite",
+            "precision_too_low",
+            "quantile_unavailable",
+            "ragged_inputs",
+            "session_too_long",
+        ),
         *("state_invalid", "wrong_task"),
     ],
     426: ["upgrade_required"],
