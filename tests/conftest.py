@@ -135,10 +135,14 @@ class Server:
 def open_by(file: Path) -> set[int]:
     """Return the processes that hold `file` open."""
     holders = set()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it has been closed meanwhile
-            if descriptor.readlink() == file:
-                holders.add(int(descriptor.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        descriptors: list[Path] = []
+        with suppress(OSError):  # it has ended meanwhile
+            descriptors = [*(process / "fd").iterdir()]
+        for descriptor in descriptors:
+            with suppress(OSError):  # it has been closed meanwhile
+                if descriptor.readlink() == file:
+                    holders.add(int(process.name))
     return holders
 
 
