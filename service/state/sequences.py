@@ -26,7 +26,6 @@ from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, Store
 
 Take = Callable[[Point, float], Awaitable[Point]]  # within how many seconds
 
-FIELD = "parameters.sequence_id"  # where a request names its sequence
 HEADER = struct.Struct("<16s16sQ")  # of a record: model fingerprint, session id, steps so far; then comes the state
 
 
@@ -119,7 +118,7 @@ class Sequences:
         """Take the step; return None, with nothing changed, where another process was quicker."""
         model = newest.manifest.name
         if not newest.manifest.streamable:
-            raise InvalidRequest(f"model {model!r} has no state; leave sequence_id out", field=FIELD)
+            raise InvalidRequest(f"model {model!r} has no state; leave sequence_id out")
         if self._store is None:
             raise _unholdable()
         mark, content = await self._store.read(key)
@@ -158,7 +157,7 @@ def _unknown(model: str, id: int | str) -> SequenceUnknown:
         f"model {model!r} has no sequence {id!r:.80}: the first request of one needs sequence_start, and one that was "
         "idle for BATON_STATE_TTL_S, or gave way to others in a full store, is gone"
     )
-    return SequenceUnknown(message, field=FIELD)
+    return SequenceUnknown(message)
 
 
 def _unholdable() -> InvalidRequest:

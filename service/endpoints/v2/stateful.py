@@ -24,6 +24,7 @@ from service.web.batch import Job, run_within
 from service.web.context import Call
 
 T = TypeVar("T")
+SEQUENCE_ID = "parameters.sequence_id"  # where a request names its sequence
 FROM_URL = str.maketrans("-_+/", "+/--")  # base64url to base64, whose own characters are none of the other's
 
 
@@ -79,7 +80,7 @@ def refuse_null(parameters: Parameters) -> None:
     if parameters.state_token is None and STATE_TOKEN in parameters.model_fields_set:
         raise StateInvalid(anew, reason="null", field=f"parameters.{STATE_TOKEN}")
     if parameters.sequence_id is None and "sequence_id" in parameters.model_fields_set:
-        raise InvalidRequest(anew, field="parameters.sequence_id")
+        raise InvalidRequest(anew, field=SEQUENCE_ID)
 
 
 def check_outputs(body: InferRequest, signature: Signature) -> None:
@@ -160,10 +161,10 @@ async def run_in_sequence(asked: Asked) -> Inferred:
     """
     call, parameters = asked.call, asked.body.parameters
     if parameters.sequence_id is None:
-        raise InvalidRequest("is missing; sequence_start and sequence_end need it", field="parameters.sequence_id")
+        raise InvalidRequest("is missing; sequence_start and sequence_end need it", field=SEQUENCE_ID)
     if not parameters.sequence_id:
         message = f"{parameters.sequence_id!r} stands for no sequence; leave it out, or give another"
-        raise InvalidRequest(message, field="parameters.sequence_id")
+        raise InvalidRequest(message, field=SEQUENCE_ID)
     if parameters.state_token is not None or STATE_TOKEN in asked.tensors:
         raise InvalidRequest("the server keeps the state of a sequence; leave it out", field=STATE_TOKEN)
     sequences = call.service.sequences
@@ -174,7 +175,7 @@ async def run_in_sequence(asked: Asked) -> Inferred:
     async def take(point: Point, left_s: float) -> Point:
         rows = asked.read_rows(point.engine)
         if len(rows) > 1:
-            raise InvalidRequest(f"{len(rows)} rows; a request of a sequence has one", field="parameters.sequence_id")
+            raise InvalidRequest(f"{len(rows)} rows; a request of a sequence has one", field=SEQUENCE_ID)
         rows[0].state, rows[0].steps_left = point.state, steps_left(point, call.service.settings)
         done[:] = [await asked.run(point.engine, rows, left_s)]
         return point.after(len(rows[0].steps), done[0].answers[0].state)
