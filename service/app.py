@@ -94,17 +94,21 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    _include_routers(app, settings, takes_orders=orders is not None)
+    return app
+
+
+def _include_routers(app: FastAPI, settings: Settings, *, takes_orders: bool) -> None:
     bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
     # Statistics before metadata: /v2/models/stats names no model.
     for endpoint in (*BODY_ENDPOINTS, models, repository, statistics, metadata):
         app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
-    if orders is not None:
+    if takes_orders:
         admin = HTTPBearer(auto_error=False, scheme_name="Admin", description="The key of BATON_ADMIN_KEY.")
         app.include_router(repository.admin_router, dependencies=[Security(admin)])
     app.include_router(health.router)
     app.include_router(metadata.health)
     app.include_router(upgrade.router)
-    return app
 
 
 @contextmanager
