@@ -258,7 +258,7 @@ def test_only_numbers_of_a_row_have_classes(server: Server) -> None:
 
 
 def test_what_is_too_much_is_refused_before_it_is_read(server: Server) -> None:
-    """Each body is of megabytes, and none of its elements fits."""
+    """None of the elements is what its tensor declares, and the refusal is not about that."""
     empty = pack("BYTES", [""] * 1025)
     tokens = {"name": "state_token", "datatype": "BYTES", "shape": [1025], "parameters": {"binary_data_size": 4100}}
     assert refusal(server, "stepper", {"inputs": [*STEP["inputs"], tokens]}, empty) == (

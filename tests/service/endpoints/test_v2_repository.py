@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +207,22 @@ def test_what_one_worker_cannot_load_no_worker_serves(models: Path, crew: Server
             shutil.rmtree(second)
 
 
+def unload_while_stopped(
+    crew: Server, client: httpx.Client, asked: int, other: int, pool: ThreadPoolExecutor
+) -> tuple[int, Future[httpx.Response]]:
+    """Have one worker asked to unload a model while the other stands still; return where the log stood, and the answer
+    to come, once the first has done it."""
+    os.kill(other, signal.SIGSTOP)
+    start = len(crew.lines)
+    answer = pool.submit(order, client, "sentiment", "unload")
+    crew.lines_since(start, until=f"{asked} baton.loading sentiment unloaded")
+    return start, answer
+
+
 def test_an_order_that_waits_for_another_worker_ends_with_the_one_that_was_asked(crew: Server) -> None:
     with each_worker(crew, WORKERS) as found, ThreadPoolExecutor(1) as pool:
         other, asked = found
-        os.kill(other, signal.SIGSTOP)
-        start = len(crew.lines)
-        answer = pool.submit(order, found[asked], "sentiment", "unload")
-        crew.lines_since(start, until=f"{asked} baton.loading sentiment unloaded")
+        start, answer = unload_while_stopped(crew, found[asked], asked, other, pool)
         os.kill(asked, signal.SIGTERM)
         assert answer.result().status_code == 503
         assert "shutting down" in answer.result().json()["error"]
@@ -305,10 +314,7 @@ def test_orders_at_once_are_followed_one_by_one_and_the_workers_agree(clients: l
 def test_an_order_waits_for_the_worker_that_takes_the_place_of_one_that_died(crew: Server) -> None:
     with each_worker(crew, WORKERS) as found, ThreadPoolExecutor(1) as pool:
         victim, asked = found
-        os.kill(victim, signal.SIGSTOP)
-        start = len(crew.lines)
-        answer = pool.submit(order, found[asked], "sentiment", "unload")
-        crew.lines_since(start, until=f"{asked} baton.loading sentiment unloaded")
+        _, answer = unload_while_stopped(crew, found[asked], asked, victim, pool)
         assert not answer.done()
         os.kill(victim, signal.SIGKILL)
         assert answer.result().status_code == 200
@@ -320,10 +326,7 @@ def test_an_order_waits_for_the_worker_that_takes_the_place_of_one_that_died(cre
 def test_a_worker_that_dies_over_an_order_leaves_the_next_one_free(crew: Server) -> None:
     with each_worker(crew, WORKERS) as found, ThreadPoolExecutor(1) as pool:
         other, asked = found
-        os.kill(other, signal.SIGSTOP)
-        start = len(crew.lines)
-        answer = pool.submit(order, found[asked], "sentiment", "unload")
-        crew.lines_since(start, until=f"{asked} baton.loading sentiment unloaded")
+        start, answer = unload_while_stopped(crew, found[asked], asked, other, pool)
         os.kill(asked, signal.SIGKILL)
         assert isinstance(answer.exception(), httpx.TransportError)
         os.kill(other, signal.SIGCONT)
