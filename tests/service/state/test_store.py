@@ -20,6 +20,7 @@ from service.errors import BatchTooLarge, SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings, load_settings
 from service.state.stores.choice import open_store
+from service.state.stores.embedded import EmbeddedStore
 from service.state.stores.memory import MemoryStore
 from service.state.stores.redis import REDIS_CONNECTIONS, RedisStore
 from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, Record, Store, name_of, value_of
@@ -61,6 +62,17 @@ async def bounded(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend:
     await store.close()
 
 
+@pytest.fixture(params=["memory", "embedded", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store of each kind."""
+    kind = request.param
+    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
+    opened = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
+    assert opened is not None
+    yield opened
+    await opened.close()
+
+
 bounded_stores = pytest.mark.parametrize("bounded", ["memory", "embedded"], indirect=True)
 
 
@@ -79,28 +91,15 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(f"baton_{name}", labels) or 0.0
 
 
-@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
-async def test_what_was_saved_loads_and_other_names_are_gone(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
-    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
-    assert store is not None
+async def test_what_was_saved_loads_and_other_names_are_gone(store: Store) -> None:
     saved = [b"", *states(5), *states(1, 4096), *states(1, 100_000)]
     names = await store.save(saved)
     assert await store.load([*reversed(names), bytes(16)]) == [*reversed(saved), None]
     assert await store.save(saved) == names
     assert await store.load(names) == saved
-    await store.close()
 
 
-@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
-async def test_a_record_changes_only_from_what_it_was(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
-    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
-    assert store is not None
+async def test_a_record_changes_only_from_what_it_was(store: Store) -> None:
     key, other = os.urandom(NAME_BYTES), os.urandom(NAME_BYTES)
     assert await store.read(key) == (NO_MARK, None)
     marks = [NO_MARK]
@@ -119,29 +118,21 @@ async def test_a_record_changes_only_from_what_it_was(
     assert await store.swap(key, marks[-1], None)
     assert await store.read(key) == (NO_MARK, None)
     assert await store.swap(key, NO_MARK, None)
-    await store.close()
 
 
-@pytest.mark.parametrize("kind", ["memory", "embedded", "redis"])
-async def test_of_swaps_at_once_one_succeeds_and_those_of_one_process_are_in_order(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
-    store = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
-    assert store is not None
+async def test_of_swaps_at_once_one_succeeds_and_those_of_one_process_are_in_order(store: Store) -> None:
     key = os.urandom(NAME_BYTES)
     contents = states(10)
     swapped = await asyncio.gather(*(store.swap(key, NO_MARK, content) for content in contents))
     assert sum(swapped) == 1
     mark, content = await store.read(key)
     assert content == contents[swapped.index(True)]
-    if kind == "embedded":  # whose swaps of one turn of the loop share a transaction
+    if isinstance(store, EmbeddedStore):  # whose swaps of one turn of the loop share a transaction
         steps = [mark, *(value_of(key, content)[:MARK_BYTES] for content in contents)]
         chain = zip(steps[:-1], contents, strict=True)
         swapped = await asyncio.gather(*(store.swap(key, before, content) for before, content in chain))
         assert all(swapped)
         assert (await store.read(key)).content == contents[-1]
-    await store.close()
 
 
 @bounded_stores
