@@ -19,7 +19,8 @@ RUN python3 -c 'import ensurepip' 2>/dev/null || { \
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/baton
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-      print(*project["dependencies"], *project["optional-dependencies"]["redis"], sep="\n")' > requirements.txt \
+      extras = project["optional-dependencies"]; \
+      print(*project["dependencies"], *extras["redis"], *extras["otel"], sep="\n")' > requirements.txt \
     && pip/bin/pip --python /opt/baton/bin/python install -c constraints.txt -r requirements.txt
 # Both builds of ONNX Runtime install the package `onnxruntime`, so one has to go before the other comes.
 RUN case "${DEVICE}" in \
@@ -28,10 +29,24 @@ RUN case "${DEVICE}" in \
             && pip/bin/pip --python /opt/baton/bin/python install --no-deps -c constraints.txt onnxruntime-gpu ;; \
       *) echo "DEVICE is cpu or cuda, not ${DEVICE}" >&2; exit 1 ;; \
     esac
+# What serving never reads: a client of the Hugging Face hub, that of the tokenizers' `from_pretrained`, and what it alone
+# needs; what makes models for ONNX Runtime; of plotly all but its bundle for browsers; tests, types and headers of packages.
+RUN pip/bin/pip --python /opt/baton/bin/python uninstall -y \
+      huggingface_hub hf-xet filelock fsspec httpcore2 httpx2 narwhals tqdm truststore \
+    && rm -r /opt/baton/share/jupyter \
+    && cd /opt/baton/lib/python3*/site-packages \
+    && rm -r onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers numpy/f2py \
+    && find plotly -type f ! -path plotly/__init__.py ! -name plotly.min.js -delete \
+    && find . \( -type d \( -name tests -o -name include \) -o -name '*.pyi' -o -name '*.a' \) -prune -exec rm -r {} +
 
 FROM dependencies AS code
 COPY service/ service/
 RUN pip/bin/pip --python /opt/baton/bin/python install --no-deps --prefix /code .
+
+# A checkout under umask 077 is readable by its owner alone, and so would be what is copied of it.
+FROM python AS models
+COPY models/ /srv/baton/models/
+RUN chmod -R a+rX /srv/baton
 
 FROM python
 RUN groupadd --gid 10001 baton \
@@ -40,7 +55,7 @@ RUN groupadd --gid 10001 baton \
 # What changes least comes first: a change of code leaves the large layer as it is.
 COPY --from=dependencies /opt/baton /opt/baton
 COPY --from=code /code /opt/baton
-COPY models/ /srv/baton/models/
+COPY --from=models /srv/baton /srv/baton
 ENV PATH=/opt/baton/bin:${PATH} \
     BATON_HOST=0.0.0.0 \
     BATON_MODELS_DIR=/srv/baton/models \
@@ -49,6 +64,6 @@ USER 10001:10001
 VOLUME /var/lib/baton
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('BATON_PORT', 8000)), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('BATON_PORT', 8000)), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["baton"]
 CMD ["serve"]

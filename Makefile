@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu check fix bench bench-peers profile soak report loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate sizing profile soak report loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -27,6 +27,12 @@ test: $(VENV)/.development $(VENV)/kserve/.installed  ## run the tests
 	@command -v redis-server >/dev/null || { echo "installing redis-server, a store of states"; $(APT_INSTALL) redis-server; }
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { \
 	  echo "installing nginx, behind which replicas are tested"; $(APT_INSTALL) nginx; }
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { \
+	  echo "installing prometheus, which scrapes a service and tests the alerts"; \
+	  $(APT_INSTALL) --no-install-recommends prometheus; }
+	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || { \
+	  echo "installing haproxy, with the configuration of deploy/"; $(APT_INSTALL) haproxy; }
+	@command -v chromium >/dev/null || { echo "installing chromium, in which the page is tested"; $(APT_INSTALL) chromium; }
 	@# One process more than cores: many tests wait for a server to start or for a deadline.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
@@ -37,6 +43,19 @@ test-old-cpu: $(VENV)/.development  ## run the tests that depend on the processo
 	@command -v qemu-x86_64 >/dev/null || { echo "installing qemu-user, which emulates it"; $(APT_INSTALL) qemu-user; }
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(BIN)/pytest $(OF_PYTORCH)
 	OMP_NUM_THREADS=1 $(BIN)/python -m training.old_cpu -m pytest -m old_cpu $$(grep -rl --include='*.py' mark.old_cpu tests)
+
+image:  ## build the container image `baton` (IMAGE_BUILD_ARGS: more options of docker build)
+	docker build $(IMAGE_BUILD_ARGS) -t baton .
+
+image-test: $(VENV)/.development  ## build every image from nothing, and test them on this machine's Docker engine
+	@command -v debootstrap >/dev/null || { echo "installing debootstrap, which makes bases"; $(APT_INSTALL) debootstrap; }
+	@command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || { \
+	  echo "installing docker-compose"; $(APT_INSTALL) docker-compose; }
+	$(SUDO) tests/deploy/engine/images.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/deploy/test_image.py tests/deploy/test_compose.py
+
+rollout:  ## replace the running replicas of docker-compose.yml one by one, by the image BATON_IMAGE (default: baton)
+	deploy/rollout.sh
 
 check: $(VENV)/.development  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -57,12 +76,24 @@ report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.m
 bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 9 minutes)
 	$(BIN)/python -m loadtests.bench
 
+sizing: $(VENV)/.development  ## measure what each model bears and takes, and write docs/operations.md (needs wrk; minutes)
+	$(BIN)/python -m loadtests.sizing
+
 profile: $(VENV)/.development  ## measure what a request costs the event loop (needs wrk; PROFILE_ARGS=--functions)
 	$(BIN)/python -m loadtests.profile $(PROFILE_ARGS)
 
 bench-peers: $(VENV)/.development  ## measure beside other servers, and with perf_analyzer (wrk; about 15 minutes)
 	$(BIN)/python -m loadtests.peers
 	$(BIN)/python -m loadtests.peers.analysis
+
+bench-page: $(VENV)/.development  ## measure the page in a browser, and write docs/page.md (needs chromium; 3 minutes)
+	$(BIN)/python -m loadtests.page
+
+bench-generate: $(VENV)/.development  ## measure generation beside a loop of session.run, for docs/benchmarks.md (2 minutes)
+	$(BIN)/python -m loadtests.generation
+
+bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
+	$(BIN)/python -m loadtests.command_line
 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
 	$(BIN)/python -m loadtests.soak

@@ -36,7 +36,14 @@ PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "pydantic", "tokenizers", "nump
 
 
 def facts(cores: int, open_files: int) -> dict[str, Any]:
-    """Return when, where and with what is measured."""
+    """Return when, where and with what is measured by wrk."""
+    found = machine_facts(cores, open_files)
+    found["versions"]["wrk"] = requirements.wrk_version()
+    return {**found, "timing": {"rounds": workbench.ROUNDS, "seconds": workbench.SECONDS}}
+
+
+def machine_facts(cores: int, open_files: int) -> dict[str, Any]:
+    """Return when and where is measured, and with which versions."""
     named = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = {"Python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
     return {
@@ -48,8 +55,7 @@ def facts(cores: int, open_files: int) -> dict[str, Any]:
             "system": platform.platform(),
             "open_files": open_files,
         },
-        "versions": {**versions, "wrk": requirements.wrk_version()},
-        "timing": {"rounds": workbench.ROUNDS, "seconds": workbench.SECONDS},
+        "versions": versions,
     }
 
 

@@ -82,6 +82,51 @@ class Forecast(Result):
         return self
 
 
+class Scored(Model):
+    """A label of any model."""
+
+    label: str
+    score: Probability
+    scores: dict[str, Probability] | None = None
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> Scored:
+        if self.scores is not None:
+            _require(abs(sum(self.scores.values()) - 1) < ROUNDING * len(self.scores), "the scores do not sum to 1")
+            _require(self.score == self.scores.get(self.label), "the score is not the label's")
+            _require(self.score == max(self.scores.values()), "the label is not that of the highest score")
+        return self
+
+
+class Classified(Result, Scored):
+    steps: int
+
+
+class TaggedWord(Scored):
+    text: str
+    start: int
+    end: int
+
+
+class Tagged(Result):
+    tokens: list[TaggedWord]
+
+
+class Transformed(Result):
+    outputs: list[Finite]
+
+
+class Choice(Model):
+    text: str
+    seed: int
+    steps: int
+    finish: Literal["length"]
+
+
+class Generated(Result):
+    choices: list[Choice]
+
+
 class LiveOutputs(Model):
     """The outputs of forecast-live or sentiment-live, one row or one for each step."""
 
@@ -126,6 +171,44 @@ def forecast(content: bytes, ids: Sequence[str], horizon: int) -> list[Forecast]
         lengths = {len(values) for values in (result.mean, *result.quantiles.values())}
         _require(lengths == {horizon}, "a forecast has not as many values as the horizon")
     return results
+
+
+def classify(content: bytes, ids: Sequence[str]) -> list[Classified]:
+    """Check an answer of /v1/classify that was asked for all scores."""
+    results = _results(Classified, content, ids)
+    _require(all(result.scores is not None for result in results), "scores are not as asked for")
+    return results
+
+
+def tag(content: bytes, ids: Sequence[str], texts: Sequence[str]) -> list[Tagged]:
+    """Check an answer of /v1/tag to `texts`."""
+    results = _results(Tagged, content, ids)
+    for result, text in zip(results, texts, strict=True):
+        stands = all(word.text == text[word.start : word.end] for word in result.tokens)
+        _require(stands and bool(result.tokens), "a word does not stand at its place")
+    return results
+
+
+def transform(content: bytes, ids: Sequence[str], series: Sequence[Sequence[float]]) -> list[Transformed]:
+    """Check an answer of /v1/transform to `series`."""
+    results = _results(Transformed, content, ids)
+    lengths = [len(result.outputs) for result in results]
+    _require(lengths == [len(values) for values in series], "there are not as many outputs as values")
+    return results
+
+
+def generate(content: bytes, ids: Sequence[str], body: Mapping[str, Any]) -> str:
+    """Check the answer of /v1/generate to `body`, of one item, and return the text."""
+    (result,) = _results(Generated, content, ids)
+    (choice,) = result.choices
+    _require((choice.steps, choice.seed) == (body["max_steps"], body["seed"]), "steps or seed are not as asked for")
+    return choice.text
+
+
+def same_text(first: str, again: str) -> str:
+    """Check that a text which was asked for again is the same."""
+    _require(first == again, "the same seed gave another text")
+    return again
 
 
 def step(content: bytes, body: Mapping[str, Any], reached: int) -> Step:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
@@ -57,7 +57,7 @@ class RaggedLimit(Limit):
         self, directory: Path, items: Iterable[Any], read: Callable[[Sequence[Any]], Sequence[Sequence[float]]]
     ) -> None:
         self._manifest = json.loads((directory / "manifest.json").read_text())
-        self._session = _session(directory / self._manifest["file"])
+        self._session = open_session(directory / self._manifest["file"])
         self._sequence, self._lengths = self._manifest["inputs"][0], self._manifest["lengths"]
         self._items, self._read = cycle(items), read
         self._cells = self._padded_cells = 0
@@ -85,7 +85,7 @@ class RaggedLimit(Limit):
 
     def _collate(self, rows: list[Sequence[float]]) -> dict[str, Array]:
         lengths = np.array([len(row) for row in rows], np.int32)
-        steps = np.zeros((len(rows), lengths.max()), self._sequence["dtype"])
+        steps = np.zeros((len(rows), lengths.max(), *self._sequence["shape"][2:]), self._sequence["dtype"])
         for place, row in enumerate(rows):
             steps[place, : len(row)] = row
         self._cells += int(lengths.sum())
@@ -101,6 +101,42 @@ def sentiment_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:
     tokenizer = Tokenizer.from_file(str(directory / manifest["text"]["tokenizer"]))
     tokenizer.enable_truncation(manifest["text"]["max_length"])
     return RaggedLimit(directory, texts, lambda window: [e.ids for e in tokenizer.encode_batch(window)])
+
+
+def tag_limit(directory: Path, texts: Iterable[str]) -> RaggedLimit:
+    """Texts a second: tokenised together with the places of tokens, spelled where the model reads characters, run,
+    split."""
+    text = json.loads((directory / "manifest.json").read_text())["text"]
+    tokenizer = Tokenizer.from_file(str(directory / text["tokenizer"]))
+    if text.get("characters") is None:
+        return RaggedLimit(directory, texts, lambda window: [e.ids for e in _encoded(tokenizer, window)])
+    spelled = Spelled(**text["characters"])
+    return RaggedLimit(
+        directory,
+        texts,
+        lambda window: [
+            np.array([[each, *spelled[text[start:end]]] for each, (start, end) in zip(e.ids, e.offsets, strict=True)])
+            for text, e in zip(window, _encoded(tokenizer, window), strict=True)
+        ],
+    )
+
+
+def _encoded(tokenizer: Tokenizer, window: Sequence[str]) -> list[Encoding]:
+    encodings: list[Encoding] = tokenizer.encode_batch(window, add_special_tokens=False)
+    return encodings
+
+
+class Spelled(dict[str, list[int]]):
+    """The ids of the characters of words, each made once."""
+
+    def __init__(self, alphabet: str, width: int) -> None:
+        self._ids, self._width = {character: 2 + place for place, character in enumerate(alphabet)}, width
+
+    def __missing__(self, word: str) -> list[int]:
+        head, width = self._width // 2, self._width
+        kept = word if len(word) <= width else word[:head] + word[head - width :]
+        self[word] = [self._ids.get(character, 1) for character in kept] + [0] * (width - len(kept))
+        return self[word]
 
 
 def ids_limit(directory: Path, rows: Iterable[Array]) -> RaggedLimit:
@@ -121,7 +157,7 @@ class StepLimit(Limit):
 
     def __init__(self, directory: Path, steps: list[list[list[float]]], sessions: int) -> None:
         self._manifest = json.loads((directory / "manifest.json").read_text())
-        self._session = _session(directory / self._manifest["file"])
+        self._session = open_session(directory / self._manifest["file"])
         self._states = self._manifest["states"]
         self._widths = [state["shape"][2] for state in self._states]
         self._tokens = Tokens()
@@ -152,7 +188,7 @@ class RunLimit(Limit):
 
     def __init__(self, directory: Path, chunks: Array, batch: int) -> None:
         manifest = json.loads((directory / "manifest.json").read_text())
-        self._session = _session(directory / manifest["file"])
+        self._session = open_session(directory / manifest["file"])
         features = manifest["inputs"][0]["shape"][2]
         rows = cycle(chunks.reshape(len(chunks), -1, features))
         self._batches = cycle([np.stack(list(islice(rows, batch))) for _ in chunks])
@@ -208,7 +244,8 @@ class CipherLimit(Limit):
         return 1
 
 
-def _session(file: Path) -> ort.InferenceSession:
+def open_session(file: Path) -> ort.InferenceSession:
+    """Return a session with the service's settings, and one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

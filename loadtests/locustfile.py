@@ -31,6 +31,7 @@ from service.errors import StartupError
 
 LONGEST_HORIZON = 48
 MAX_STEPS = 16
+MOST_GENERATED = 64  # steps of a text
 SESSIONS_PER_TEXT = 5  # one session in so many reads text, the others numbers
 
 T = TypeVar("T")
@@ -118,6 +119,67 @@ class ForecastUser(ServiceUser):
         self.ask({"series": series, "horizon": horizon}, lambda content: checks.forecast(content, ids, horizon))
 
 
+class TagUser(ServiceUser):
+    """Sends one to eight texts at a time to a tagger."""
+
+    kind = "tag"
+    path = "/v1/tag"
+
+    @task
+    def tag(self) -> None:
+        texts = self.payloads.texts(self.rng)
+        ids = self.next_ids(len(texts))
+        inputs = [{"id": name, "text": text} for name, text in zip(ids, texts, strict=True)]
+        body = {"model": "tagger", "inputs": inputs, "scores": self.rng.choice(("top", "all"))}
+        self.ask(body, lambda content: checks.tag(content, ids, texts))
+
+
+class TransformUser(ServiceUser):
+    """Sends one to eight series of 16 to 512 values at a time."""
+
+    kind = "transform"
+    path = "/v1/transform"
+
+    @task
+    def transform(self) -> None:
+        series = self.payloads.histories(self.rng)
+        ids = self.next_ids(len(series))
+        items = [{"id": name, "values": values} for name, values in zip(ids, series, strict=True)]
+        self.ask({"model": "denoise", "items": items}, lambda content: checks.transform(content, ids, series))
+
+
+class ClassifyUser(ServiceUser):
+    """Sends one to eight texts at a time to a classifier."""
+
+    kind = "classify"
+    path = "/v1/classify"
+
+    @task
+    def classify(self) -> None:
+        texts = self.payloads.texts(self.rng)
+        ids = self.next_ids(len(texts))
+        items = [{"id": name, "text": text} for name, text in zip(ids, texts, strict=True)]
+        body = {"model": "spam", "items": items, "scores": "all"}
+        self.ask(body, lambda content: checks.classify(content, ids))
+
+
+class GenerateUser(ServiceUser):
+    """Has a text go on, and asks for it again."""
+
+    kind = "generate"
+    path = "/v1/generate"
+
+    @task
+    def generate(self) -> None:
+        (name,) = ids = self.next_ids(1)
+        items = [{"id": name, "prompt": self.payloads.text(self.rng)}]
+        seed, steps = self.rng.randrange(2**32), self.rng.randint(1, MOST_GENERATED)
+        body = {"model": "charlm", "items": items, "max_steps": steps, "seed": seed}
+        first = self.ask(body, lambda content: checks.generate(content, ids, body))
+        if first is not None:
+            self.ask(body, lambda content: checks.same_text(first, checks.generate(content, ids, body)))
+
+
 @dataclass(frozen=True)
 class Taken:
     """A step that was answered: its request, the steps before it, and its answer."""
@@ -177,7 +239,10 @@ class StreamUser(ServiceUser):
         return {"id": name, "values": values}
 
 
-USERS: tuple[type[ServiceUser], ...] = (SentimentUser, ForecastUser, StreamUser)
+USERS: tuple[type[ServiceUser], ...] = (
+    *(SentimentUser, ForecastUser, StreamUser),
+    *(TagUser, TransformUser, ClassifyUser, GenerateUser),
+)
 
 
 @events.init_command_line_parser.add_listener

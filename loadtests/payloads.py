@@ -68,6 +68,11 @@ def single_texts(folder: Path, data: Path) -> Pool:
     return write_pool(folder / "texts-1.jsonl", "/v1/sentiment", batches, "inputs")
 
 
+def tagged_texts(folder: Path, data: Path, model: str) -> Pool:
+    batches = [[text] for text in read_texts(data)]
+    return write_pool(folder / "texts-tag.jsonl", "/v1/tag", batches, "inputs", model=model)
+
+
 def many_texts(folder: Path, data: Path) -> Pool:
     batches = _batches(read_texts(data), TEXTS_PER_REQUEST)
     return write_pool(folder / "texts-32.jsonl", "/v1/sentiment", batches, "inputs")

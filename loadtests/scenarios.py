@@ -25,6 +25,7 @@ from loadtests.floors import (
     ids_limit,
     rate,
     sentiment_limit,
+    tag_limit,
 )
 from loadtests.models import COMMITTED, FEATURES, STEP_MODEL, TEXT_MODEL, newest, write_reader
 from loadtests.payloads import Pool
@@ -57,6 +58,8 @@ STARTS = 3
 CALLS_PER_WORKER = 8  # each over a connection of its own, so that every worker surely has some
 SCORED_TEXTS = 64
 TEXT = "a good film"
+SAMPLES = 2048  # of a signal
+TAGGER = "tagger"
 
 
 def start(bench: Bench) -> Raw:
@@ -90,6 +93,11 @@ def calls_of_each_kind() -> list[tuple[str, bytes]]:
 def _call(manifest: Raw) -> tuple[str, Raw]:
     if manifest["task"] == "sentiment":
         return "/v1/sentiment", {"inputs": [TEXT]}
+    if manifest["task"] == "tag":
+        return "/v1/tag", {"inputs": [TEXT]}
+    if manifest["task"] in ("transform", "classify"):
+        values = np.zeros(SAMPLES).tolist()
+        return f"/v1/{manifest['task']}", {"items": [{"text": TEXT} if manifest.get("text") else {"values": values}]}
     if manifest["task"] == "step":
         return "/v1/step", {"items": [{"text": TEXT} if manifest.get("text") else {"values": [1.0]}]}
     forecast, channels = manifest["forecast"], manifest["inputs"][0]["shape"][2:]
@@ -126,6 +134,14 @@ def sentiment_32(bench: Bench) -> Raw:
     pool = payloads.many_texts(bench.folder, bench.data)
     with on_every_core(partial(sentiment_limit, newest("sentiment"), pool.content)) as limit:
         return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
+
+
+def tag_1(bench: Bench) -> Raw:
+    """One text a request, each of its words labelled, beside the limit."""
+    model = newest(TAGGER)
+    pool = payloads.tagged_texts(bench.folder, bench.data, TAGGER)
+    with on_every_core(partial(tag_limit, model, pool.content)) as limit:
+        return {**bench.measure(pool, PEAK_CONNECTIONS, {"in_process": limit_floor(limit)}), "limit": described(limit)}
 
 
 def ids_32(bench: Bench) -> Raw:
@@ -245,6 +261,7 @@ SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "tokens-mixed": tokens_mixed,
     "sentiment-32": sentiment_32,
     "int8": int8,
+    "tag-1": tag_1,
     "ids-32": ids_32,
     "step-1": step_1,
     "step-held": step_held,

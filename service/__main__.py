@@ -1,5 +1,5 @@
 """`python -m service` is the `baton` command."""
 
-from service.cli import main
+from service.cli.command import main
 
 main()

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, get_args
 
 from fastapi import FastAPI, Security
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -21,15 +23,24 @@ from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.endpoints import health, models, sentiment, upgrade
+from service.endpoints import health, models, sentiment, tag, transform, upgrade
+from service.endpoints.classify import endpoint as classify
 from service.endpoints.forecast import endpoint as forecast
 from service.endpoints.stateful import state, step, stream
+from service.endpoints.stateful.generate import completions
+from service.endpoints.stateful.generate import endpoint as generate
+from service.endpoints.stateful.generate.completion_errors import PREFIX as COMPLETIONS
+from service.endpoints.stateful.generate.completion_errors import completion_error
 from service.endpoints.v2 import infer, metadata, repository, statistics
 from service.endpoints.v2.errors import PREFIX, error_text
 from service.engine.loader import Loader
 from service.engine.orders import Orders
+from service.engine.served import Served
 from service.engine.versions import Tried
+from service.errors import Reason, leaves
 from service.metrics import Metrics
+from service.page.files import documents_files, pages, playground_files
+from service.page.openapi import complete, leave_out_unserved
 from service.settings import Settings
 from service.state.keys import KeyRing, load_or_create_key
 from service.state.sequences import Sequences
@@ -38,7 +49,7 @@ from service.state.stores.choice import open_store
 from service.state.token import Sealer
 from service.web.access_log import access_log
 from service.web.auth import Authenticator
-from service.web.context import Service
+from service.web.context import Service, Tracer
 from service.web.dispatch import WEBSOCKET, Dispatcher
 from service.web.door import DOOR, Door
 from service.web.error_shapes import SHAPES, ErrorAnswers
@@ -47,10 +58,14 @@ from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
 
-BODY_ENDPOINTS = (sentiment, forecast, step, state, infer)
-ERRORS = ErrorAnswers({**SHAPES, PREFIX: error_text})
+BODY_ENDPOINTS = (sentiment, classify, tag, forecast, transform, step, state, generate, completions, infer)
+ERRORS = ErrorAnswers({**SHAPES, PREFIX: error_text, COMPLETIONS: completion_error})
 DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
-so any replica can take the next step, sending a request again is safe, and using a token twice is a fork."""
+so any replica can take the next step, sending a request again is safe, and using a token twice is a fork.
+
+The examples are calls of the models that come along, as far as they are served here. What to do about each error stands
+in docs/errors.md."""
+PAGE = "\n\n[Try the models on a page](/)."
 
 
 def create_app(
@@ -58,17 +73,20 @@ def create_app(
     *,
     tried: Collection[Tried] = (),
     orders: Orders | None = None,
+    served: Served | None = None,
     clock: Callable[[], float] = time.time,
     log_request: Callable[[str], None] | None = access_log.info,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
 
     Versions in `tried` have had their trial; the others get it here. With `orders` models can be loaded and unloaded by
-    those who have the admin key. `log_request` takes the line of each request.
+    those who have the admin key. What other processes serve stands in `served`, and is served here then. `log_request`
+    takes the line of each request, `tracer` its trace.
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service = _build_service(settings, tried, orders, clock, log_request)
+    service = _build_service(settings, tried, orders, served, clock, log_request, tracer)
     loader = service.loader
 
     @asynccontextmanager
@@ -83,13 +101,16 @@ def create_app(
             await following
         await loader.drain()
         await service.sessions.close()
+        if tracer is not None:
+            await tracer.close()
         log.info("drained")
 
     app = _Application(
         title="Baton",
         version=__version__,
-        description=DESCRIPTION,
+        description=DESCRIPTION + PAGE if settings.shows_page else DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -109,6 +130,11 @@ def _include_routers(app: FastAPI, settings: Settings, *, takes_orders: bool) ->
     app.include_router(health.router)
     app.include_router(metadata.health)
     app.include_router(upgrade.router)
+    app.include_router(pages(_files(settings)))
+
+
+def _files(settings: Settings) -> dict[str, Path]:
+    return {**documents_files(), **(playground_files() if settings.shows_page else {})}
 
 
 @contextmanager
@@ -136,6 +162,14 @@ class _Application(FastAPI):
             self.middleware_stack = self.build_middleware_stack()
         await self.middleware_stack(scope, receive, send)  # FastAPI's looks for telemetry in the environment first
 
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        engines = self.state.service.engines
+        names = [engine.manifest.name for engine in engines.latest]
+        served = {name: [engine.manifest.version for engine in engines.versions(name)] for name in names}
+        return leave_out_unserved(self.openapi_schema, served)
+
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service
         handlers: dict[tuple[str, str], ASGIApp] = {("POST", route.path): route.serve for route in _body_routes()}
@@ -145,9 +179,8 @@ class _Application(FastAPI):
             app = added.cls(app, *added.args, **added.kwargs)
         routes = [*health.router.routes, *metadata.health.routes]
         own = {route.path for route in routes if isinstance(route, APIRoute)}
-        documents = {self.docs_url, self.openapi_url, self.swagger_ui_oauth2_redirect_url}
-        open_paths = own | {path for path in documents if path is not None}
-        return RequestScope(app, service, ERRORS, open_paths)
+        assert self.openapi_url is not None
+        return RequestScope(app, service, ERRORS, {*own, *_files(service.settings), self.openapi_url})
 
 
 def _body_routes() -> list[BodyRoute]:
@@ -159,18 +192,26 @@ def _build_service(
     settings: Settings,
     tried: Collection[Tried],
     orders: Orders | None,
+    served: Served | None,
     clock: Callable[[], float],
     log_request: Callable[[str], None] | None,
+    tracer: Tracer | None,
 ) -> Service:
     metrics = Metrics()
     for name, value in settings.limits().items():
         metrics.limits.labels(name).set(value)
-    loader = Loader(settings, metrics, clock, tried, frozenset if orders is None else orders.unloaded)
+    for error in leaves():  # at 0 from the start: a query sees the first of a kind as a rise, not as a new series
+        metrics.rejected.labels(error.code)
+        metrics.item_errors.labels(error.code)
+    for reason in get_args(Reason):
+        metrics.tokens_rejected.labels(reason)
+    unloaded = frozenset if orders is None else orders.unloaded
+    loader = Loader(settings, metrics, clock, tried, unloaded, served)
     sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, sealer, store)
     sequences = Sequences(settings, loader.engines, sessions, store)
     authenticator = Authenticator(settings.api_keys, settings.admin_key)
-    return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request)
+    return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request, tracer)
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

@@ -5,6 +5,7 @@
     │   ├── ManifestError               a model directory that may not be served (file, field, what would be right)
     │   ├── SettingsError               a setting that is misspelt or impossible
     │   └── DeviceUnavailable           the device that was asked for is not there
+    ├── CommandError                    ends a command of `baton`: what it was given, or the answer it got, will not do
     └── RequestError                    answered to the client as {"error": {...}}
         ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
         ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired · SequenceUnknown
@@ -24,12 +25,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_MESSAGE_CHARS = 400
+Reason = Literal[  # why a state token is refused, for the metrics and the log
+    "ended",
+    "expired",
+    "from_the_future",
+    "model_gone",
+    "not_authentic",
+    "not_base64url",
+    "not_finite",
+    "not_in_store",
+    "null",
+    "too_long",
+    "too_short",
+    "unknown_key",
+    "unknown_version",
+    "wrong_model",
+    "wrong_size",
+    "wrong_version",
+]
 
 
 class BatonError(Exception):
@@ -59,6 +78,10 @@ class DeviceUnavailable(StartupError):
     """The requested device has no execution provider here; the message names those that exist."""
 
 
+class CommandError(BatonError):
+    """A command of `baton` cannot do what it was asked to; the message says what would be right."""
+
+
 class RequestError(BatonError):
     """What a client is told: `code`, `message`, and where they apply `field`, `limit` and `retry_after_ms`.
 
@@ -79,6 +102,12 @@ class RequestError(BatonError):
         super().__init__(_clipped(message))
         self.message, self.field = str(self), field if field is None else _clipped(field)
         self.limit, self.retry_after_ms = limit, retry_after_ms
+
+    def __copy__(self) -> Self:
+        """Return the same error once more, for another item: whoever shows it adds its place."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     @property
     def log_code(self) -> str:
@@ -230,13 +259,14 @@ class StateError(RequestError):
         self,
         message: str,
         *,
-        reason: str,
+        reason: Reason,
         detail: str = "",
         field: str | None = "state",
         retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message, field=field, retry_after_ms=retry_after_ms)
-        self.reason, self.detail = reason, detail
+        self.reason: Reason = reason
+        self.detail = detail
 
     @property
     def log_code(self) -> str:
@@ -252,7 +282,7 @@ class StateInvalid(StateError):
         self,
         message: str = "the state token is damaged, was not made by this service, or belongs to someone else",
         *,
-        reason: str,
+        reason: Reason,
         detail: str = "",
         field: str | None = "state",
     ) -> None:
@@ -307,6 +337,12 @@ class DeadlineExceeded(Unavailable):
 
 class InternalError(Unavailable):
     code, status = "internal", 500
+
+
+def leaves(kind: type[RequestError] = RequestError) -> list[type[RequestError]]:
+    """Return the errors of a kind that have a code."""
+    below = [leaf for child in kind.__subclasses__() for leaf in leaves(child)]
+    return below or [kind]
 
 
 def model_ended() -> StateExpired:

@@ -43,7 +43,9 @@ class Metrics:
         self.requests = self._counter("requests", "Requests answered.", "endpoint", "status")
         self.request_s = self._histogram("request_seconds", "Time from request to answer.", LATENCY_S, "endpoint")
         self.rejected = self._counter("rejected", "Requests refused as a whole, by error code.", "cause")
-        self.item_errors = self._counter("item_errors", "Items refused within an answered batch.", "cause")
+        self.item_errors = self._counter(
+            "item_errors", "Items refused within an answered batch, and frames of a stream that goes on.", "cause"
+        )
         self.queue_rows = self._gauge("queue_rows", "Rows that wait or run.", "livesum", "model", "version")
         self.queue_s = self._histogram(
             "queue_seconds",
@@ -64,14 +66,19 @@ class Metrics:
         self.run_s = self._histogram(
             "run_seconds", "Time of one run, collation included.", LATENCY_S, "model", "version"
         )
+        self.run_threads = self._gauge(
+            "run_threads", "Runs that may be at work at a time; 0 once unloaded.", "livesum", "model", "version"
+        )
         self.batch_rows = self._histogram("batch_rows", "Rows per run.", ROWS, "model", "version")
         self.batch_cells = self._histogram("batch_cells", "Padded cells per run.", CELLS, "model", "version")
         self.padding = self._histogram("padding_ratio", "Padded over real cells of a run.", PADDING, "model", "version")
         self.steps = self._counter("steps", "Real time steps run, padding left out.", "model", "version")
         self.unknown = self._histogram("unknown_token_ratio", "Out-of-vocabulary share of a text.", RATIO, "model")
         self.tokens_issued = self._counter("tokens_issued", "State tokens sealed.", "model")
-        self.tokens_opened = self._counter("tokens_opened", "State tokens opened.", "model")
-        self.tokens_rejected = self._counter("tokens_rejected", "State tokens refused, by precise reason.", "reason")
+        self.tokens_opened = self._counter("tokens_opened", "State tokens opened, and states of sequences.", "model")
+        self.tokens_rejected = self._counter(
+            "tokens_rejected", "State tokens refused, and states of sequences, by precise reason.", "reason"
+        )
         self.session_steps = self._histogram("session_steps", "Steps of a session when a token is sealed.", STEPS)
         self.held_states = self._gauge(
             "held_states", "States held in memory, or in the embedded store.", "livemostrecent"
@@ -82,6 +89,11 @@ class Metrics:
         self.streams = self._gauge("streams", "Streams that are open.", "livesum")
         self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
         self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")
+        self.generations = self._gauge("generations", "Requests whose sequences are being generated.", "livesum")
+        self.generated = self._counter("generated_steps", "Steps whose ids were drawn.", "model")
+        self.first_event_s = self._histogram(
+            "first_event_seconds", "Time from a request to the first event of its stream.", LATENCY_S, "endpoint"
+        )
         self.model_info = self._gauge(
             "model_info",
             "1 for each loaded model version, 0 once unloaded.",
@@ -90,8 +102,25 @@ class Metrics:
             "version",
             "task",
         )
-        self.worker_deaths = self._counter("worker_deaths", "Workers that died and were replaced.")
-        self.reloads = self._counter("reloads", "Reloads of the models directory: done or refused.", "outcome")
+        self.worker_deaths = self._counter("worker_deaths", "Workers that died, or could not replace one that had.")
+        self.resident_bytes = self._gauge(
+            "resident_bytes",
+            "Memory of a worker, by its number, and of the supervisor; what they share counts in each.",
+            "livemostrecent",
+            "worker",
+        )
+        self.cpu_s = self._counter("cpu_seconds", "Processor time of the workers and their supervisor.")
+        self.cores = self._gauge("cores", "Cores that they may use; a CPU quota may give a part of one.", "livemax")
+        self.reloads = self._counter(
+            "reloads",
+            "Reloads of the models directory, and orders to load or unload a model, by every worker: done or refused.",
+            "outcome",
+        )
+        self.load_refused = self._gauge(
+            "load_refused",
+            "1 once a worker refused a reload, or an order to load, until its next that is done; else 0.",
+            "livemax",
+        )
         self.limits = self._gauge("limit", "The limits in force, in the unit of their setting.", "livemax", "name")
 
         self._of_requests = cache(self.requests.labels)
@@ -170,6 +199,7 @@ class ModelMetrics:
         self._tokens_opened = metrics.tokens_opened.labels(model)
         self._tokens_issued = metrics.tokens_issued.labels(model)
         self._session_steps = metrics.session_steps
+        self._generated = metrics.generated.labels(model)
 
     def text_read(self, unknown_ratio: float) -> None:
         self._unknown.observe(unknown_ratio)
@@ -180,6 +210,9 @@ class ModelMetrics:
     def token_issued(self, session_steps: int) -> None:
         self._tokens_issued.inc()
         self._session_steps.observe(session_steps)
+
+    def drew(self, ids: int) -> None:
+        self._generated.inc(ids)
 
     def queued(self, rows: int) -> None:
         self._queue_rows.set(rows)

@@ -18,7 +18,8 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSource
 from service.errors import SettingsError
 
 PREFIX = "BATON_"
-READ_ELSEWHERE = {"BATON_DATA_DIR"}  # where training finds its data sets; the service has no use for it
+KEY_VARIABLE = "BATON_CLIENT_API_KEY"  # the key that commands send; far from BATON_API_KEYS, which the service asks for
+READ_ELSEWHERE = {"BATON_DATA_DIR", KEY_VARIABLE}  # in the first training finds its data sets
 LIMITS = (
     "batch_cells",
     "queue_rows",
@@ -40,6 +41,8 @@ AUTO: Literal["auto"] = "auto"
 MOST_WORKERS = 64
 EMBEDDED = "embedded"
 MEMORY = "memory"
+LogFormat = Literal["text", "json"]
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 ENTRY_BYTES = 400  # what a held state takes besides its own bytes, at most; measured by a test
 MAX_IN_REDIS = 512 * 2**20  # bytes of one value
@@ -95,7 +98,8 @@ class Settings(BaseSettings):
     max_steps: int = Field(
         4096,
         ge=1,
-        description="Most time steps in one item of /v1/step, or in a row over /v2, where the model sets no limit.",
+        description="Most time steps in one item of /v1/step, drawn for a choice of /v1/generate, or in a row over "
+        "/v2, where the model sets no limit.",
     )
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
     max_streams: int = Field(1024, ge=1, description="Most streams open at a time; past it, 429.")
@@ -155,6 +159,14 @@ class Settings(BaseSettings):
         "and unloaded over /v2; without it nobody can.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: LogFormat = Field("text", description="How the log is written: lines of text, or a JSON object a line.")
+    page: bool | Literal["auto"] = Field(
+        AUTO, description="Whether / is the page to try the models on; auto: where host is an address of this machine."
+    )
+    tracing: bool = Field(
+        False,
+        description="Send traces of requests over OTLP, as the standard OTEL_* variables say; needs the extra otel.",
+    )
 
     @model_validator(mode="after")
     def _items_fit_queue(self) -> Self:
@@ -201,6 +213,11 @@ class Settings(BaseSettings):
         if self.store == MEMORY:
             return max(0, self.store_bytes - ENTRY_BYTES) if self.worker_count == 1 else 0
         return MAX_IN_REDIS
+
+    @property
+    def shows_page(self) -> bool:
+        """Whether `/` is the page."""
+        return self.host in LOOPBACK if self.page == AUTO else self.page
 
     @property
     def worker_count(self) -> int:

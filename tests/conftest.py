@@ -6,7 +6,6 @@ import base64
 import functools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,11 +23,15 @@ import datatypes
 import httpx
 import pytest
 import tiny
+import tiny_sequences
+from programs import find_program
 
 from service.launch import launch
 
 # The tests' own processes run on the emulated processor, too, where `python -m training.old_cpu` runs the tests.
 sys.executable = os.environ.get("OLD_CPU_PYTHON", sys.executable)
+
+pytest_plugins = ("browsing",)
 
 ROOT = Path(__file__).parent.parent
 LOG_LIMIT_S = 10
@@ -108,7 +111,7 @@ class Server:
     def stop(self) -> None:
         """End the process as an orchestrator would; it must drain."""
         self._end(signal.SIGTERM)
-        assert any(line.endswith("baton.app drained") for line in self.lines), "\n".join(self.lines)
+        assert any("baton.app" in line and "drained" in line for line in self.lines), "\n".join(self.lines)
 
     def _end(self, how: signal.Signals) -> None:
         self.client.close()
@@ -210,6 +213,20 @@ def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
+def sequence_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models, and those that give something for each step or label sequences of any kind."""
+    return tiny_sequences.all_sequences(tiny.all_models(tmp_path_factory.mktemp("sequence-models")))
+
+
+@pytest.fixture(scope="session")
+def sequence_server(sequence_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them, shared by tests that leave nothing behind."""
+    running = Server(sequence_models, tmp_path_factory.mktemp("sequence-state"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
 def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny models, and one for each datatype."""
     return datatypes.all_echoes(tiny.all_models(tmp_path_factory.mktemp("oip-models")))
@@ -219,6 +236,31 @@ def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def oip_server(oip_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over them with an admin key, shared by tests that leave it as it was."""
     running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_ADMIN_KEY=ADMIN_KEY)
+    yield running
+    running.stop()
+
+
+COMMAND_LIMITS = {"BATON_MAX_ITEMS": "3", "BATON_MAX_STEPS": "4"}  # so that a few items are several requests
+
+
+@pytest.fixture(scope="session")
+def command_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("command-state")
+
+
+@pytest.fixture
+def command_settings(tiny_models: Path, command_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands of this process serve the tiny models in it."""
+    monkeypatch.setenv("BATON_MODELS_DIR", str(tiny_models))
+    monkeypatch.setenv("BATON_STATE_DIR", str(command_state))
+    for name, value in COMMAND_LIMITS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def command_server(tiny_models: Path, command_state: Path) -> Iterator[Server]:
+    """A service with the same models, limits and token key as those commands."""
+    running = Server(tiny_models, command_state, **COMMAND_LIMITS)
     yield running
     running.stop()
 
@@ -251,11 +293,7 @@ def shared_redis() -> Iterator[RedisServer]:
 
 
 def _redis() -> Iterator[RedisServer]:
-    command = shutil.which("redis-server")
-    if command is None:
-        assert "CI" not in os.environ, "no redis-server, and under CI that may not be skipped"
-        pytest.skip("no redis-server; install Debian's redis-server")
-    running = RedisServer(command)
+    running = RedisServer(find_program("redis-server"))
     yield running
     running.stop()
 

@@ -15,7 +15,7 @@ ORDER = (  # a folder or file of the service imports what stands in the rows abo
     {"engine"},
     {"state"},
     {"web"},
-    {"endpoints", "inspect"},
+    {"endpoints", "inspect", "page"},
     {"app", "launch"},
     {"workers"},
     {"cli"},
@@ -36,6 +36,7 @@ NEVER_IN_SERVICE = {
     "training",
     "utilsforecast",
 }
+PICTURES = "service.cli.plot"
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -100,7 +101,22 @@ def test_endpoints_never_import_one_another() -> None:
 
 @pytest.mark.parametrize("module", sorted(modules("service")))
 def test_the_service_never_imports_what_only_training_needs(module: str) -> None:
-    assert not {name.split(".")[0] for name in imports(modules("service")[module])} & NEVER_IN_SERVICE
+    allowed = {"matplotlib"} if module == PICTURES else set()
+    assert not {name.split(".")[0] for name in imports(modules("service")[module])} & NEVER_IN_SERVICE - allowed
+
+
+def test_pictures_are_drawn_in_one_place() -> None:
+    read = {module: imports(file) for module, file in modules("service").items()}
+    importers = {module for module, names in read.items() if any(found.startswith("matplotlib") for found in names)}
+    assert importers == {PICTURES}
+
+
+def test_telemetry_is_known_where_spans_are_made_and_sent() -> None:
+    read = {module: imports(file) for module, file in modules("service").items()}
+    importers = {module for module, names in read.items() if any("opentelemetry" in name for name in names)}
+    assert importers == {"service.web.tracing", "service.web.exporting"}
+    users = {module for module in modules("service") if used(module) & importers}
+    assert users == {"service.web.tracing", "service.workers.worker"}
 
 
 def test_onnxruntime_has_one_importer() -> None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Server, ServerFactory
-from test_readme import assert_same
+from pages import blocks
+from shell import assert_same, shell
 
 from service.contract.manifest import Manifest
 from training import export_module
@@ -25,41 +24,48 @@ from training import export_module
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text()
 WALK, FORMS = PAGE.split("## What can be served\n")
 MADE, WALK = WALK.split("## A model from elsewhere\n")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", WALK, flags=re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+BLOCKS = BLOCK.findall(WALK)
+FURNACE, POET, TAGGER = map(
+    BLOCK.findall, re.split(r"^## A (?:language model|tagger) from elsewhere$", WALK, flags=re.M)
+)
+MADE_BLOCKS = re.findall(r"^```\w+\n(.*?)^```$", MADE, flags=re.DOTALL | re.MULTILINE)
+OF_MANIFESTS = [block.text for block in blocks(ROOT / "docs" / "manifest.md")]
 SNIPPETS = re.findall(r"^```json\n(.*?)^```$", FORMS, flags=re.DOTALL | re.MULTILINE)
 
 
-def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run lines as a user would who has `baton` and `python` on the path."""
-    commands = folder / "bin"
-    commands.mkdir(exist_ok=True)
-    for name, arguments in (("python", ""), ("baton", "-m service")):
-        (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
-        (commands / name).chmod(0o755)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
-    paths = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    ended = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=folder,
-        env=clean | paths,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended
-
-
-def test_the_walk_ends_at_the_second_step_with_the_numbers_that_it_prints(
-    tmp_path: Path, start_server: ServerFactory
+@pytest.mark.parametrize(
+    ("name", "followed"),
+    [
+        (
+            "furnace",
+            [
+                *("python", "bash", "json"),  # the network
+                *("bash", "json", "text"),  # its draft
+                *("bash", "text"),  # filled in
+                *("bash", "bash", "json", "bash", "json"),  # served
+            ],
+        ),
+        (
+            "poet",
+            [
+                *("python", "bash", "json"),  # the network
+                *("bash", "bash", "text"),  # its manifest, and what is drafted
+                *("bash", "bash", "json", "bash", "json"),  # served
+            ],
+        ),
+        ("tagger", [*("python", "bash", "json"), *("bash", "bash", "text"), *("bash", "bash", "json")]),
+    ],
+)
+def test_a_walk_ends_at_the_answers_of_the_service_with_what_it_prints(
+    name: str, followed: list[str], tmp_path: Path, start_server: ServerFactory
 ) -> None:
     server: Server | None = None
     shown = subprocess.CompletedProcess("", 0, "", "")
-    followed = []
-    for kind, text in BLOCKS:
+    walk = {"furnace": FURNACE, "poet": POET, "tagger": TAGGER}[name]
+    for kind, text in walk:
         if kind == "python":
-            (tmp_path / "furnace.py").write_text(text)
+            (tmp_path / f"{name}.py").write_text(text)
         elif kind == "bash" and text.startswith("baton serve"):
             assert text.split() == ["baton", "serve", "--models-dir", "models"]
             server = start_server(tmp_path / "models", tmp_path / "state")
@@ -68,7 +74,7 @@ def test_the_walk_ends_at_the_second_step_with_the_numbers_that_it_prints(
             shown = shell(text.replace("localhost:8000", there), tmp_path)
         elif kind == "json":
             found, printed = json.loads(shown.stdout), json.loads(text)
-            if "sha256" in found:  # exporters write other bytes from version to version
+            if isinstance(found, dict) and "sha256" in found:  # exporters write other bytes from version to version
                 assert re.fullmatch("[0-9a-f]{64}", found["sha256"])
                 found["sha256"] = printed["sha256"]
             assert_same(found, printed)
@@ -76,13 +82,7 @@ def test_the_walk_ends_at_the_second_step_with_the_numbers_that_it_prints(
             assert kind == "text"
             lines = [line.rstrip() for line in (shown.stderr or shown.stdout).splitlines()]
             assert lines == text.splitlines()
-        followed.append(kind)
-    assert followed == [
-        *("python", "bash", "json"),  # the network
-        *("bash", "json", "text"),  # its draft
-        *("bash", "text"),  # filled in
-        *("bash", "bash", "json", "bash", "json"),  # served
-    ]
+    assert [kind for kind, _ in walk] == followed
     assert server is not None
     server.stop()
 
@@ -90,9 +90,7 @@ def test_the_walk_ends_at_the_second_step_with_the_numbers_that_it_prints(
 def test_a_pytorch_module_and_a_keras_model_are_served_with_the_numbers_that_they_print(
     tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    kiln, exported, published, of_kiln, _, of_pump, drafted = re.findall(
-        r"^```\w+\n(.*?)^```$", MADE, flags=re.DOTALL | re.MULTILINE
-    )
+    kiln, exported, published, of_kiln, _, of_pump, drafted = MADE_BLOCKS
     (tmp_path / "kiln.py").write_text(kiln)
     shutil.copy(ROOT / "tests" / "keras" / "pump.onnx", tmp_path)
     assert rounded(shell(exported, tmp_path).stdout) == rounded(published)
@@ -125,8 +123,8 @@ def test_the_page_has_every_argument_of_export_module() -> None:
     assert rows == inspect.signature(export_module).parameters.keys() - {"name", "models_dir", "command"}
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_a_form_s_snippet_is_a_valid_manifest_with_what_every_model_has(snippet: str) -> None:
+@pytest.mark.parametrize("snippet", [*SNIPPETS, *OF_MANIFESTS])
+def test_a_snippet_is_a_valid_manifest_with_what_every_model_has(snippet: str) -> None:
     everywhere = {"schema_version": 1, "name": "form", "version": "1", "file": "model.onnx", "sha256": "0" * 64}
     stepping = {
         "task": "step",
@@ -140,4 +138,4 @@ def test_a_form_s_snippet_is_a_valid_manifest_with_what_every_model_has(snippet:
 
 
 def test_every_form_has_its_snippet() -> None:
-    assert len(SNIPPETS) == len(re.findall(r"^\*\*", FORMS, flags=re.MULTILINE)) == 10
+    assert len(SNIPPETS) == len(re.findall(r"^\*\*", FORMS, flags=re.MULTILINE)) == 13

@@ -33,6 +33,7 @@ RNG = np.random.default_rng(5)
 DAY = 10 * np.sin(2 * np.pi * np.arange(720) / 24)  # an amplitude of 10 by the hour
 LEVELS = (1e6, 1e8, 1.7e9, -1e10)
 SERIES = [np.cumsum(RNG.normal(size=length)).round(4).tolist() for length in (16, 40, 200, 512)]
+SOUND = np.random.default_rng(6).uniform(-0.3, 0.3, (200, 80)).tolist()  # frames of noise
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,7 @@ def test_series_forecast_in_a_batch_as_alone(served: Server) -> None:
         ("sentiment-live", "scores", [{"text": text} for text in ("A gorgeous , witty", "but", "not a good movie .")]),
         ("forecast-live", "quantiles", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
         ("forecast-live", "anomaly", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
+        ("digits-live", "scores", [{"inputs": SOUND[a:b]} for a, b in CUTS]),
         ("charlm", "probabilities", [{"text": text} for text in ("O Rome", "o, Romeo! ", "where", "fore\n\nart thou")]),
     ],
 )

@@ -9,24 +9,26 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from here import vouched
+from pages import CARDS, PAGES, anchors, links, name_of
 
 from service import errors
 from service.app import create_app
 from service.engine.orders import Orders
-from service.errors import RequestError
+from service.errors import leaves
 from service.metrics import Metrics
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, READ_ELSEWHERE, Settings
 
-
-def leaves(kind: type[RequestError]) -> list[type[RequestError]]:
-    below = [leaf for child in kind.__subclasses__() for leaf in leaves(child)]
-    return below or [kind]
+# Read by the tests and training, by Compose, and set by Kubernetes for a Service.
+OF_OTHERS = {"BATON_DATA_DIR", "BATON_IMAGE", "BATON_SERVICE_HOST"}
+HOST = re.compile(r"https?://[a-z0-9-]+(\.[a-z0-9-]+)+(/\S*)?")
 
 
 def error_rows() -> list[str]:
-    return [
-        f"| `{leaf.code}` | {leaf.status} |" for leaf in sorted(leaves(RequestError), key=lambda e: (e.status, e.code))
-    ]
+    return [f"| [`{leaf.code}`](errors.md#{leaf.code}) | {leaf.status} |" for leaf in by_status()]
+
+
+def by_status() -> list[type[errors.RequestError]]:
+    return sorted(leaves(), key=lambda leaf: (leaf.status, leaf.code))
 
 
 def settings_rows() -> list[str]:
@@ -52,7 +54,7 @@ def metric_rows() -> list[str]:
 def table(document: str, header: str) -> list[str]:
     lines = (ROOT / "docs" / document).read_text().splitlines()
     start = lines.index(header) + 2
-    return [line for line in lines[start : start + 100] if line.startswith("| `")]
+    return [line for line in lines[start : start + 100] if line.startswith(("| `", "| [`"))]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,26 @@ def test_a_table_is_in_step_with_the_code(document: str, header: str, rows: list
     assert table(document, header) == rows
 
 
+def test_every_error_has_its_section() -> None:
+    """Its name is the code, so that whoever has the code has the place; its first words are the status."""
+    page = (ROOT / "docs" / "errors.md").read_text()
+    sections = re.findall(r"^## (\w+)\n\nStatus (\d+)[,.] ((?:.+\n)+)\n((?:[-| ].+\n)+)", page, flags=re.MULTILINE)
+    assert [(code, int(status)) for code, status, *_ in sections] == [(leaf.code, leaf.status) for leaf in by_status()]
+    assert all("*Caller*: " in advice or "*Operator*: " in advice for *_, advice in sections)
+
+
+def test_what_the_page_of_errors_names_is_there() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    metrics = {row.split("`")[1] for row in metric_rows()} | {"baton_inference_seconds_count"}
+    assert set(re.findall(r"`(baton_\w+)", page)) <= metrics
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_page_calls_a_setting_is_one(page: Path) -> None:
+    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(r"BATON_[A-Z_]+", page.read_text())) <= settings | READ_ELSEWHERE | OF_OTHERS
+
+
 def test_the_protocol_s_page_lists_its_calls(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, admin_key="key-of-admin")
     with Orders.shared(1) as orders:
@@ -78,7 +100,7 @@ def test_the_protocol_s_page_lists_its_calls(tmp_path: Path) -> None:
 
 def test_the_error_tree_s_drawing_names_every_leaf() -> None:
     assert errors.__doc__ is not None
-    assert all(leaf.__name__ in errors.__doc__ for leaf in leaves(RequestError))
+    assert all(leaf.__name__ in errors.__doc__ for leaf in leaves())
 
 
 def test_every_make_target_that_documents_name_exists() -> None:
@@ -100,10 +122,17 @@ def test_what_the_architecture_names_is_there() -> None:
     assert not [path for path in named if not any((root / path).exists() for root in (ROOT, ROOT / "service"))]
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
-            assert (file.parent / target).exists(), f"{file.name}: {target}"
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", *CARDS], ids=name_of)
+def test_no_link_is_dead(page: Path) -> None:
+    """Files and headings are there; of other hosts, which no test may ask, the address is whole."""
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            assert HOST.fullmatch(link), link
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
 
 
 def test_the_readme_s_costs_are_those_of_the_benchmark() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, ServerFactory
 
+from service.page.files import documents_files, playground_files
+
 FOREIGN = (
     "torch",
     "sklearn",
@@ -22,7 +24,6 @@ FOREIGN = (
     "torchmetrics",
     "matplotlib",
     "pytest",
-    "httpx",
 )
 
 
@@ -62,12 +63,22 @@ def test_the_wheel_holds_the_recipes(wheel_python: Path, tmp_path: Path) -> None
     assert set(found.stdout.split()) == {file.name for file in (ROOT / "training" / "recipes").iterdir()} != set()
 
 
+def test_the_wheel_holds_the_files_of_a_new_project(wheel_python: Path, tmp_path: Path) -> None:
+    command = [wheel_python.with_name("baton"), "new", "demo"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    made = {file.name for file in (tmp_path / "demo").iterdir()} - {"models"}
+    assert made == {file.stem for file in (ROOT / "service" / "cli" / "project").iterdir()} != set()
+
+
 def test_the_wheel_serves(wheel_python: Path, tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
     server = start_server(
         tiny_models, tmp_path / "state", command=(str(wheel_python), "-P", "-m", "service"), cwd=tmp_path
     )
     body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     assert server.post("/v1/step", body).json()["results"][0]["step"] == 1
+    for file in (*playground_files(), *documents_files()):
+        assert server.client.get(file).status_code == 200, file
     server.stop()
 
 

@@ -15,14 +15,18 @@ from typing import Any, TypeVar, get_args
 from pydantic import Field, ValidationError
 
 from service.contract.files import field_path
+from service.contract.members import MODEL_NAME
 from service.errors import StartupError
-from training.recipe import MODEL_NAME, Kind, Recipe, Run, Section
+from training.recipe import Kind, Recipe, Run, Section
 from training.tasks.charlm.recipe import KIND as CHARLM
 from training.tasks.classifier.sentiment import KIND as SENTIMENT
 from training.tasks.classifier.spam import KIND as SPAM
+from training.tasks.denoise.recipe import KIND as DENOISE
+from training.tasks.digits.recipe import KIND as DIGITS
 from training.tasks.forecast.recipe import KIND as FORECAST
 from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
 from training.tasks.segrnn.recipe import KIND as SEGRNN
+from training.tasks.tagger.recipe import KIND as TAGGER
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -33,6 +37,9 @@ KINDS: Mapping[str, Kind[Any]] = {
     "forecast": FORECAST,
     "forecast-live": FORECAST_LIVE,
     "segrnn": SEGRNN,
+    "denoise": DENOISE,
+    "digits": DIGITS,
+    "tagger": TAGGER,
 }
 T = TypeVar("T", bound=Section)
 

@@ -33,6 +33,10 @@ class PublicFile:
 
 
 STANFORD = "Stanford Sentiment Treebank, binary: nlp.stanford.edu/sentiment"
+PHYSIONET = (
+    "MIT-BIH Arrhythmia Database and Noise Stress Test Database, excerpts: physionet.org/content/mitdb and /nstdb"
+)
+EWT = "UD English EWT, form, UPOS and XPOS a line: github.com/UniversalDependencies/UD_English-EWT"
 FILES = {
     "sst2/train.tsv": PublicFile("e981ceb4fe6c9acd1c79851d0d091b9e78103f1f2a399ca83dda27915d41c56c", STANFORD),
     "sst2/dev.tsv": PublicFile("84207e6be5873fb18db798cc6faec86871f5a426554650ff64a1c34e87665f6f", STANFORD),
@@ -60,6 +64,20 @@ FILES = {
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         "github.com/karpathy/char-rnn",
         f"{GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    ),
+    "ecg/mitdb_5min.npz": PublicFile("72a3cbfed062247fd91dcc2093097fdf9f13a72c028c76524ef402dc20878fe3", PHYSIONET),
+    "ecg/nstdb_noise.npz": PublicFile("8855383ae65e137b90cc9f9f81eec7b94ffa09ea880b6fee3f8255d29a889102", PHYSIONET),
+    "ecg/meta.json": PublicFile("13af65130a964d635bcf0ef5e86404dbf0d6cc8d469b558700b999fcdf3e7e99", PHYSIONET),
+    "fsdd/fsdd.npz": PublicFile(
+        "6cb2a1e3b8a25dac4169e1916ef41e4322a0532acc63c0b720bfd99ef51a0423",
+        "Free Spoken Digit Dataset as one file: github.com/Jakobovski/free-spoken-digit-dataset",
+    ),
+    "ud_ewt/train.tsv.gz": PublicFile("121c0a8a0825ae3584a2f9d285aeba58ee30b6b42895c810ba05d40bca46a4ff", EWT),
+    "ud_ewt/dev.tsv.gz": PublicFile("e438eadd603870b8d85e10cb51c149508d460d34509cf950f04072acd933f977", EWT),
+    "ud_ewt/test.tsv.gz": PublicFile("eb3fe2db752faf6d0a58bcd2ef1d24a810ab8cf42a944f1aa8485f43b3debd66", EWT),
+    "glove/glove.6B.50d.top50k.npz": PublicFile(
+        "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
+        "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",
     ),
 }
 

@@ -6,7 +6,6 @@ data, and turns the trained module into a release. Invariant: a recipe's setting
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -14,11 +13,11 @@ from typing import Any, Generic, Literal, TypeVar
 import lightning
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract.manifest import Forecast, Task
+from service.contract.manifest import Task
+from service.contract.parts import Characters, Feedback, Forecast, Signal
 from service.contract.provenance import DataSource, Metric, Network
 from training.export.graph import Servable
 
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # as the contract names models
 Precision = Literal["32-true", "bf16-mixed"]
 
 
@@ -30,6 +29,7 @@ class TextReader:
     max_length: int
     unknown_token: str
     polarity: tuple[float, ...] | None = None
+    characters: Characters | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Release:
     networks: tuple[Network, ...]
     text: TextReader | None = None
     forecast: Forecast | None = None
+    signal: Signal | None = None
+    feedback: Feedback | None = None
 
 
 class Section(BaseModel):

@@ -16,9 +16,15 @@ from training.tasks.charlm.report import report_characters
 from training.tasks.classifier.report import report_classifier, report_live_classifier
 from training.tasks.classifier.sentiment import TEST, read_phrases
 from training.tasks.classifier.spam import MESSAGES, SPLIT_SEED, Messages
+from training.tasks.denoise.report import report_denoise
+from training.tasks.digits.recipe import read as read_digits
+from training.tasks.digits.report import report_digits
 from training.tasks.forecast.report import report_forecast
 from training.tasks.forecast_live.report import report_live
 from training.tasks.segrnn.report import report_segrnn
+from training.tasks.tagger import recipe as tagger
+from training.tasks.tagger.report import report_tagger
+from training.tasks.tagger.text import read_sentences
 
 Reported = tuple[tuple[Picture, ...], tuple[Table, ...]]
 
@@ -38,6 +44,14 @@ def _play(url: str, manifest: Manifest) -> Reported:
     return report_characters(url, manifest, read_corpus().validation)
 
 
+def _digits(url: str, manifest: Manifest) -> Reported:
+    return report_digits(url, manifest, read_digits().part("test"), "FSDD test part")
+
+
+def _sentences(url: str, manifest: Manifest) -> Reported:
+    return report_tagger(url, manifest, read_sentences(find(tagger.TEST).path), "UD English EWT test")
+
+
 REPORTERS: dict[str, Reporter] = {
     "sentiment": partial(_reviews, False),
     "sentiment-live": partial(_reviews, True),
@@ -46,4 +60,9 @@ REPORTERS: dict[str, Reporter] = {
     "forecast-live": report_live,
     "segrnn": report_segrnn,
     "charlm": _play,
+    "denoise": report_denoise,
+    "digits": _digits,
+    "digits-live": _digits,
+    "tagger": _sentences,
+    "tagger-live": _sentences,
 }

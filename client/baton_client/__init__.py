@@ -1,4 +1,4 @@
-"""The Python client of a Baton service: batch calls, steps and streams, with and without asyncio.
+"""The Python client of a Baton service: batch calls, steps, generated texts and streams, with and without asyncio.
 
 It knows the API alone, and needs nothing of the service. Invariant: an answer is the service's own or an exception.
 """
@@ -7,8 +7,22 @@ from baton_client.async_client import AsyncClient
 from baton_client.async_stream import AsyncStream
 from baton_client.client import Client
 from baton_client.errors import ApiError, BatonError, ProtocolError, StreamInterrupted, Unreachable
+from baton_client.generation import Generation
 from baton_client.inputs import NEW, StepItem
-from baton_client.results import Batch, ForecastResult, SentimentResult, StepOutput, StepResult
+from baton_client.results import (
+    Batch,
+    Choice,
+    ClassifyResult,
+    ForecastResult,
+    GenerateEvent,
+    GenerateResult,
+    SentimentResult,
+    StepOutput,
+    StepResult,
+    Tag,
+    TagResult,
+    TransformResult,
+)
 from baton_client.stream import Stream
 
 __version__ = "0.1.0"
@@ -19,8 +33,13 @@ __all__ = [
     "AsyncStream",
     "Batch",
     "BatonError",
+    "Choice",
+    "ClassifyResult",
     "Client",
     "ForecastResult",
+    "GenerateEvent",
+    "GenerateResult",
+    "Generation",
     "ProtocolError",
     "SentimentResult",
     "StepItem",
@@ -28,5 +47,8 @@ __all__ = [
     "StepResult",
     "Stream",
     "StreamInterrupted",
+    "Tag",
+    "TagResult",
+    "TransformResult",
     "Unreachable",
 ]

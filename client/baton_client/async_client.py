@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from itertools import cycle
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,18 +17,42 @@ import httpx
 import numpy.typing as npt
 
 from baton_client.async_stream import AsyncStream
-from baton_client.errors import ProtocolError, Unreachable, read_refusal
-from baton_client.inputs import NEW, Inputs, New, StepItem, encoded, listed, series_item, state_member, step_item
+from baton_client.errors import ApiError, ProtocolError, Unreachable, read_refusal, reason
+from baton_client.events import Events
+from baton_client.inputs import (
+    NEW,
+    Inputs,
+    New,
+    StepItem,
+    classify_item,
+    encoded,
+    listed,
+    prompt_item,
+    series_item,
+    state_member,
+    step_item,
+    transform_item,
+)
 from baton_client.journal import Journal
 from baton_client.lifetime import Lifetime
 from baton_client.results import (
     Batch,
+    ClassifyResult,
     ForecastResult,
+    GenerateEvent,
+    GenerateResult,
     SentimentResult,
     StepResult,
+    TagResult,
+    TransformResult,
+    read_class,
+    read_event,
     read_forecast,
+    read_generated,
     read_sentiment,
     read_step,
+    read_tags,
+    read_transform,
 )
 from baton_client.retries import CONNECT_S, Limits, retrying
 from baton_client.routes import distrust, find_routes
@@ -95,6 +120,59 @@ class AsyncClient:
         body = encoded({"series": items, "horizon": horizon, **options})
         return self._batch("/v1/forecast", body, read_forecast)
 
+    def tag(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[TagResult]]:
+        """Label the words of texts. Each is a text, or a mapping {"text", "id"} or {"tokens", "id"}: words."""
+        inputs = list(listed(texts, "texts", "texts"))
+        return self._batch("/v1/tag", encoded({"inputs": inputs, **options}), read_tags)
+
+    def transform(
+        self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], **options: Any
+    ) -> Answer[Batch[TransformResult]]:
+        """Make of series others of as many values. Each is values, or a mapping {"values", "id"} or {"inputs", "id"}.
+
+        Shapes: a series is numbers, those of a signal its samples, or rows of features.
+        """
+        given = enumerate(listed(series, "series", "series"))
+        items = [transform_item(item, f"series[{index}]") for index, item in given]
+        return self._batch("/v1/transform", encoded({"items": items, **options}), read_transform)
+
+    def classify(
+        self, items: Iterable[Mapping[str, Any] | Inputs | bytes], **options: Any
+    ) -> Answer[Batch[ClassifyResult]]:
+        """Label sequences. Each is a text, numbers, rows, the bytes of a WAV file, or a mapping of that and "id".
+
+        The members of a mapping are "text", "values", "inputs" or "audio".
+        """
+        given = enumerate(listed(items, "items", "texts, series or bytes"))
+        members = [classify_item(item, f"items[{index}]") for index, item in given]
+        return self._batch("/v1/classify", encoded({"items": members, **options}), read_class)
+
+    def generate(
+        self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any
+    ) -> Answer[GenerateResult]:
+        """Generate what comes after a prompt, a state, or nothing. Raises: the item's ApiError as well.
+
+        What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
+        a prompt is a text, or k ids for a model without a tokenizer.
+        """
+        return self._single("/v1/generate", _prompts([StepItem(prompt, state)], options), read_generated)
+
+    def generate_many(self, items: Iterable[StepItem], **options: Any) -> Answer[Batch[GenerateResult]]:
+        """Generate what comes after several prompts, in one request."""
+        return self._batch("/v1/generate", _prompts(items, options), read_generated)
+
+    def generate_stream(
+        self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Generate, and yield what comes as it comes; the last event of each choice has the state.
+
+        To close the iterator leaves the connection, and the service stops. It is tried again until the first event has
+        come, and never after that. Units: the client's timeout is for the first event.
+
+        Raises: the item's ApiError as well, and Unreachable where the events end too early.
+        """
+        return self._listen("/v1/generate", _prompts([StepItem(prompt, state)], options, stream=True))
+
     def step(
         self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any
     ) -> Answer[StepResult]:
@@ -134,49 +212,71 @@ class AsyncClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
-        answer: list[dict[str, Any]] = (await self._call("GET", "/v1/models"))["models"]
-        return answer
+        models: list[dict[str, Any]] = _understood(await self._call("GET", "/v1/models"), itemgetter("models"))
+        return models
 
     async def info(self) -> dict[str, Any]:
         """Return every limit, device and version."""
         return await self._call("GET", "/v1/info")
 
     async def _batch(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> Batch[T]:
-        return Batch(await self._call("POST", path, body), read)
+        return _understood(await self._call("POST", path, body), lambda answer: Batch(answer, read))
 
     async def _single(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
         return (await self._batch(path, body, read))[0]
 
+    async def _listen(self, path: str, body: bytes) -> AsyncGenerator[GenerateEvent, None]:
+        events = await self._patiently(path, lambda url: Events.open(self._http, url, body))
+        try:
+            async for event in events:
+                yield _understood(event, read_event)
+                self._lifetime.check()
+        except Unreachable:
+            self._lifetime.check()  # it may have been closed meanwhile
+            raise
+        finally:
+            await events.close()
+
     async def _call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        return await self._patiently(path, lambda url: self._answer(method, url, body))
+
+    async def _patiently(self, path: str, ask: Callable[[str], Awaitable[T]]) -> T:
+        """Ask at one URL after the other, until there is an answer or what does not pass by itself."""
         try:
             async with asyncio.timeout(self._limits.call_s):
                 async for attempt in retrying(self._limits.call_s):
                     with attempt:
-                        return await self._attempt(method, path, body)
+                        return await self._attempt(path, ask)
         except TimeoutError:
             raise Unreachable(f"{self._routes[self._at].url}{path}: no answer in {self._limits.call_s:g} s") from None
         raise AssertionError("an attempt returns or raises")
 
-    async def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    async def _attempt(self, path: str, ask: Callable[[str], Awaitable[T]]) -> T:
         self._lifetime.use()
         used = self._at
         url = self._routes[used].url + path
         try:
-            answer = await self._http.request(method, url, content=body, headers={"content-type": "application/json"})
+            return await ask(url)
         except httpx.TransportError as failure:
             self._leave(used)
-            raise Unreachable(f"{url}: {failure or type(failure).__name__}") from failure
+            raise Unreachable(f"{url}: {reason(failure)}") from failure
+        except ApiError as refusal:
+            if refusal.transient:
+                self._leave(used)
+            raise
+
+    async def _answer(self, method: str, url: str, body: bytes | None) -> dict[str, Any]:
+        answer = await self._http.request(method, url, content=body, headers={"content-type": "application/json"})
         refusal = read_refusal(answer.status_code, answer.headers, answer.content) if answer.is_error else None
-        if refusal is not None and refusal.transient:
-            self._leave(used)
-            raise refusal
         try:
             content = answer.json()
+            if not isinstance(content, dict):
+                raise ValueError("no object")
         except ValueError as failure:
-            raise refusal or ProtocolError(f"{url}: not JSON: {answer.text[:200]!r}") from failure
-        if refusal is not None and "results" not in content:  # where every item failed, each has its error
+            raise refusal or ProtocolError(f"{url}: no JSON object: {answer.text[:200]!r}") from failure
+        if refusal is not None and not _tells(content, refusal):
             raise refusal
-        return dict(content)
+        return content
 
     def _leave(self, used: int) -> None:
         """Go on to the next URL, unless another call has."""
@@ -184,7 +284,31 @@ class AsyncClient:
             self._at = (used + 1) % len(self._routes)
 
 
+def _understood(answer: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what is read in an answer. Raises: ProtocolError where a member is missing or is of another kind."""
+    try:
+        return read(answer)
+    except (KeyError, TypeError, ValueError, AttributeError) as failure:
+        told = f"{type(failure).__name__}: {failure}"
+        raise ProtocolError(
+            f"an answer or event that is none of this version ({told}): {str(answer)[:200]}"
+        ) from failure
+
+
+def _tells(content: Mapping[str, Any], refusal: ApiError) -> bool:
+    """Return whether each item has its error, and to ask again is no better: what was written would be lost."""
+    results = content.get("results", [])
+    return any("choices" in item for item in results) if refusal.transient else bool(results)
+
+
 def _steps(model: str, items: Iterable[StepItem], returns: Returns, options: Mapping[str, Any]) -> bytes:
     given = enumerate(listed(items, "items", "StepItem"))
     members = [step_item(item, f"items[{index}]") for index, item in given]
     return encoded({"model": model, "items": members, "return": returns, **options})
+
+
+def _prompts(items: Iterable[StepItem], options: Mapping[str, Any], **streams: bool) -> bytes:
+    if "stream" in options:
+        raise ValueError("stream is no option: generate and generate_many answer whole, generate_stream in events")
+    given = enumerate(listed(items, "items", "StepItem"))
+    return encoded({"items": [prompt_item(item, f"items[{index}]") for index, item in given], **options, **streams})

@@ -16,7 +16,7 @@ from typing import Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
 
-from baton_client.errors import ApiError, ProtocolError, Unreachable, read_refusal
+from baton_client.errors import ApiError, ProtocolError, Unreachable, read_refusal, reason
 from baton_client.inputs import Array, Inputs, listed
 from baton_client.journal import Journal
 from baton_client.lifetime import Lifetime
@@ -238,7 +238,7 @@ class AsyncStream:
             if isinstance(failure, ConnectionClosed) and failure.rcvd and failure.rcvd.code == MESSAGE_TOO_BIG:
                 raise self._journal.opening_too_large() from failure
             silence = f"silent for {self._limits.silence_s:g} s" if isinstance(failure, TimeoutError) else ""
-            raise Unreachable(f"{route.url}: {silence or failure or type(failure).__name__}") from failure
+            raise Unreachable(f"{route.url}: {silence or reason(failure)}") from failure
         self._flushing = asyncio.create_task(self._flush())  # a replay may be more than fits on the way
 
     async def _open(self, route: Route) -> ClientConnection:

@@ -16,9 +16,19 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from baton_client.async_client import AsyncClient, Returns
+from baton_client.generation import Generation
 from baton_client.inputs import NEW, Inputs, New, StepItem, listed
 from baton_client.portal import CLOSED, Portal
-from baton_client.results import Batch, ForecastResult, SentimentResult, StepResult
+from baton_client.results import (
+    Batch,
+    ClassifyResult,
+    ForecastResult,
+    GenerateResult,
+    SentimentResult,
+    StepResult,
+    TagResult,
+    TransformResult,
+)
 from baton_client.stream import Stream
 
 
@@ -74,6 +84,50 @@ class Client:
         """
         portal = self._portal
         return portal.run(portal.client.forecast(series, horizon, **options))
+
+    def tag(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Batch[TagResult]:
+        """Label the words of texts. Each is a text, or a mapping {"text", "id"} or {"tokens", "id"}: words."""
+        portal = self._portal
+        return portal.run(portal.client.tag(texts, **options))
+
+    def transform(self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], **options: Any) -> Batch[TransformResult]:
+        """Make of series others of as many values. Each is values, or a mapping {"values", "id"} or {"inputs", "id"}.
+
+        Shapes: a series is numbers, those of a signal its samples, or rows of features.
+        """
+        portal = self._portal
+        return portal.run(portal.client.transform(series, **options))
+
+    def classify(self, items: Iterable[Mapping[str, Any] | Inputs | bytes], **options: Any) -> Batch[ClassifyResult]:
+        """Label sequences. Each is a text, numbers, rows, the bytes of a WAV file, or a mapping of that and "id".
+
+        The members of a mapping are "text", "values", "inputs" or "audio".
+        """
+        portal = self._portal
+        return portal.run(portal.client.classify(items, **options))
+
+    def generate(self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any) -> GenerateResult:
+        """Generate what comes after a prompt, a state, or nothing. Raises: the item's ApiError as well.
+
+        What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
+        a prompt is a text, or k ids for a model without a tokenizer.
+        """
+        portal = self._portal
+        return portal.run(portal.client.generate(prompt, state=state, **options))
+
+    def generate_many(self, items: Iterable[StepItem], **options: Any) -> Batch[GenerateResult]:
+        """Generate what comes after several prompts, in one request."""
+        portal = self._portal
+        return portal.run(portal.client.generate_many(items, **options))
+
+    def generate_stream(self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any) -> Generation:
+        """Generate, and yield what comes as it comes; the last event of each choice has the state.
+
+        To close the iterator leaves the connection, and the service stops. It is tried again until the first event has
+        come, and never after that. Units: the client's timeout is for the first event.
+        """
+        portal = self._portal
+        return Generation(portal.client.generate_stream(prompt, state=state, **options), portal)
 
     def step(
         self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any

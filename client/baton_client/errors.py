@@ -56,17 +56,24 @@ class BatonError(Exception):
 class ApiError(BatonError):
     """The service refused: `code`, `message`, `status`; where they apply `field`, `limit`, `retry_after`, `request_id`.
 
-    `status` is None for the code of a newer service in an item or a stream. Units: retry_after in seconds.
+    `status` is None for the code of a newer service in an item or a stream. `choices`, each a Choice, are
+    what a generation had written when it was cut short, with the states to go on from. Units: retry_after in seconds.
     """
 
     def __init__(
-        self, error: Mapping[str, Any], *, status: int | None = None, retry_after: float | None = None
+        self,
+        error: Mapping[str, Any],
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        choices: Sequence[Any] = (),
     ) -> None:
         self.code: str = error["code"]
         self.message: str = error["message"]
         self.field: str | None = error.get("field")
         self.limit: float | None = error.get("limit")
         self.request_id: str | None = error.get("request_id")
+        self.choices = choices
         self.status = STATUSES.get(self.code) if status is None else status
         milliseconds = error.get("retry_after_ms")
         self.retry_after = retry_after if milliseconds is None else milliseconds / 1000
@@ -95,15 +102,28 @@ class StreamInterrupted(BatonError):
 
     Nothing is lost: `state` and `step_count` are those of the last checkpoint (None and 0 where there was none and the
     stream began a session), `unacknowledged` holds the inputs that were sent since, of which the first `answered` had
-    their outputs. The stream itself can be used again, too: it goes on trying.
+    their outputs; without a token those are of the model's `version`, with which to begin again. The stream itself can
+    be used again, too: it goes on trying.
     """
 
     def __init__(
-        self, reason: object, *, state: str | None, step_count: int, unacknowledged: Sequence[Any], answered: int
+        self,
+        reason: object,
+        *,
+        state: str | None,
+        version: str | None,
+        step_count: int,
+        unacknowledged: Sequence[Any],
+        answered: int,
     ) -> None:
         super().__init__(f"no progress, {len(unacknowledged)} inputs since step {step_count} are kept: {reason}")
-        self.state, self.step_count = state, step_count
+        self.state, self.version, self.step_count = state, version, step_count
         self.unacknowledged, self.answered = unacknowledged, answered
+
+
+def reason(failure: BaseException) -> str:
+    """Return why something failed; of an exception that says nothing, what it is."""
+    return str(failure) or type(failure).__name__
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:

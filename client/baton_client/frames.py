@@ -16,7 +16,7 @@ from baton_client.inputs import Array, Inputs, members, steps
 from baton_client.results import StepOutput
 
 MEMBERS = {  # what each type must hold
-    "open": {"step", "features", "dtype", "outputs"},
+    "open": {"version", "step", "features", "dtype", "outputs"},
     "step": {"step", "outputs"},
     "checkpoint": {"step", "state", "asked"},
     "error": {"error", "final"},

@@ -7,6 +7,7 @@ refused.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ T = TypeVar("T")
 BYTES = (bytes, bytearray, memoryview)
 NO_LISTS = (str, *BYTES, Mapping, set, frozenset)  # what Python goes through, though it is one thing or has no order
 REAL = "iuf"  # numpy's kinds of numbers
+PARTS = ("values", "inputs")  # the members of an item that are numbers
 STEPS = "give k rows of features, k numbers or a text"
 SERIES = "give numbers, or rows of channels, for each series"
+ROWS = "give numbers, or rows of them, for each series"
+ITEM = "give a text, numbers, rows of them, or the bytes of a WAV file for each item"
 
 
 class New(Enum):
@@ -42,9 +46,12 @@ NEW = New.NEW
 
 @dataclass(frozen=True, slots=True)
 class StepItem:
-    """The next steps of a session, in a request for several. `id` comes back with its result."""
+    """The next steps of a session, in a request for several. `id` comes back with its result.
 
-    inputs: Inputs
+    To generate, `inputs` may be None: nothing is read before what is written.
+    """
+
+    inputs: Inputs | None
     state: str | New = NEW
     id: str | None = None
 
@@ -100,15 +107,17 @@ def _array(given: Any) -> Array:
     return array.astype(float) if mixed or array.dtype == np.longdouble else array
 
 
-def steps(inputs: Inputs, name: str = "inputs") -> Array | str:
+def steps(inputs: Inputs | None, name: str = "inputs") -> Array | str:
     """Return the inputs of some steps: a text, numbers (1-D) or rows of features (2-D). Raises: ValueError."""
+    if inputs is None:
+        raise ValueError(f"{name} is None; {STEPS}")
     return inputs if isinstance(inputs, str) else numbers(inputs, name, STEPS)
 
 
-def members(inputs: Array | str) -> dict[str, Any]:
-    """Return the member of a request that holds the steps."""
+def members(inputs: Array | str, text: str = "text") -> dict[str, Any]:
+    """Return the member of a request that holds the steps; one that is a text is called `text`."""
     if isinstance(inputs, str):
-        return {"text": inputs}
+        return {text: inputs}
     return {"values" if inputs.ndim == 1 else "inputs": inputs.tolist()}
 
 
@@ -123,10 +132,43 @@ def state_member(state: str | New) -> dict[str, str]:
 
 def step_item(item: StepItem, name: str) -> dict[str, Any]:
     """Return an item as /v1/step takes it. Raises: ValueError."""
+    return {**_place(item, name), **members(steps(item.inputs, f"{name}.inputs"))}
+
+
+def prompt_item(item: StepItem, name: str) -> dict[str, Any]:
+    """Return an item as /v1/generate takes it. Raises: ValueError."""
+    place = _place(item, name)
+    if item.inputs is None:
+        return place
+    return {**place, **members(steps(item.inputs, f"{name}.inputs"), "prompt")}
+
+
+def _place(item: StepItem, name: str) -> dict[str, str]:
+    """Return the members that say which session it is, and what comes back with its result."""
     if not isinstance(item, StepItem):
         raise ValueError(f"{name} is of type {type(item).__name__}; give a StepItem")
-    identity = {"id": item.id} if item.id is not None else {}
-    return {**identity, **state_member(item.state), **members(steps(item.inputs, f"{name}.inputs"))}
+    return {**({"id": item.id} if item.id is not None else {}), **state_member(item.state)}
+
+
+def transform_item(series: Mapping[str, Any] | npt.ArrayLike, name: str) -> dict[str, Any]:
+    """Return a series, numbers (1-D) or rows (2-D), as /v1/transform takes it. Raises: ValueError."""
+    if isinstance(series, Mapping):
+        return {**series, **{part: numbers(series[part], f"{name}.{part}", ROWS) for part in PARTS if part in series}}
+    return members(numbers(series, name, ROWS))
+
+
+def classify_item(item: Mapping[str, Any] | Inputs | bytes, name: str) -> dict[str, Any]:
+    """Return what is to be classified as /v1/classify takes it: bytes are a WAV file. Raises: ValueError."""
+    if isinstance(item, Mapping):
+        audio = item.get("audio")
+        return {**transform_item(item, name), **({"audio": _base64(audio)} if isinstance(audio, BYTES) else {})}
+    if isinstance(item, BYTES):
+        return {"audio": _base64(item)}
+    return members(item if isinstance(item, str) else numbers(item, name, ITEM))
+
+
+def _base64(content: bytes | bytearray | memoryview) -> str:
+    return base64.b64encode(content).decode()
 
 
 def series_item(series: Mapping[str, Any] | npt.ArrayLike, name: str) -> dict[str, Any]:

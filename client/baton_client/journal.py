@@ -49,6 +49,7 @@ class Journal:
     def __init__(self, opening: dict[str, Any], *, binary: bool) -> None:
         self._opening, self._binary = opening, binary
         self._format: Format | None = None  # of the frames, once a connection was opened
+        self._version = ""  # of the model, on this connection
         self.step_count = self.progress = self.reached = 0
         self._step = 0  # of the session after the last answer on this connection
         self._entries: deque[Entry] = deque()
@@ -60,6 +61,13 @@ class Journal:
         """The token of the last checkpoint, else that with which the stream began."""
         state: str | None = self._opening.get("state")
         return state
+
+    @property
+    def version(self) -> str | None:
+        """The version that a session without a token begins again with: that of the outputs that the caller has, else
+        the one that was asked for, if any."""
+        asked: str | None = self._opening.get("version")
+        return self._version if self._delivered and self.state is None else asked
 
     @property
     def unacknowledged(self) -> list[Array | str]:
@@ -76,6 +84,7 @@ class Journal:
         return StreamInterrupted(
             reason,
             state=self.state,
+            version=self.version,
             step_count=self.step_count,
             unacknowledged=self.unacknowledged,
             answered=self.answered,
@@ -100,7 +109,8 @@ class Journal:
 
     def opening(self) -> str:
         """Return the first frame of a connection."""
-        return json.dumps(self._opening)
+        version = {} if self.version is None else {"version": self.version}
+        return json.dumps({**self._opening, **version})
 
     def next_frame(self) -> str | bytes | None:
         """Return the next frame that this connection has not sent, if there is one."""
@@ -130,6 +140,7 @@ class Journal:
         if before is not None and frame["features"] != before.features:
             raise ProtocolError(f"steps of {before.features} features are to go on as steps of {frame['features']}")
         self.step_count = self._step = frame["step"]
+        self._version = frame["version"]
         self._format = Format(frame, binary=self._binary, returns_all=self._opening["return"] == "all")
         self._sent = self._answered = 0
         return self._refused_next()
@@ -215,6 +226,7 @@ class Journal:
         if frame["step"] != self._step:
             raise ProtocolError(f"a checkpoint at step {frame['step']}, where the answers so far lead to {self._step}")
         self._opening["state"], self.step_count = frame["state"], frame["step"]
+        self._opening.pop("version", None)  # from here on the token says it
         self._advance()
         if frame["asked"]:
             if self._next().inputs is not None:

@@ -5,7 +5,7 @@ It knows the API's JSON, not how it travels. Invariant: a failed item is never l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar, overload
@@ -63,6 +63,105 @@ class StepResult(StepOutput):
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A word of a text and its label. Units: `start` and `end` in characters of the text, `end` being behind the word.
+
+    They are None where the text came as words; `scores`, by label, where all were asked for.
+    """
+
+    text: str
+    start: int | None
+    end: int | None
+    label: str
+    score: float
+    scores: dict[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagResult:
+    """The words of a text, each with its label."""
+
+    id: str | None
+    tokens: list[Tag]
+    unknown_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransformResult:
+    """What a series becomes. Shapes: `outputs` has as many numbers, or rows, as the series."""
+
+    id: str | None
+    outputs: Array
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyResult:
+    """The label of a sequence of `steps`; `scores` by label, where all were asked for.
+
+    `tokens`, `truncated` and `unknown_ratio` are of texts, `seconds` of audio: how long it was.
+    """
+
+    id: str | None
+    label: str
+    score: float
+    scores: dict[str, float] | None
+    steps: int
+    tokens: int | None
+    truncated: bool | None
+    unknown_ratio: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was generated: a `text`, or `ids` of a model without a tokenizer, and the `state` from which to go on.
+
+    `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again.
+    Shapes: `probabilities` of each of its `steps`, where they were asked for. `step` counts all steps of the session.
+    """
+
+    text: str | None
+    ids: list[int] | None
+    probabilities: Array | None
+    seed: int
+    steps: int
+    finish: str
+    step: int
+    version: str
+    state: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """What was generated from a prompt, `n` times."""
+
+    id: str | None
+    choices: list[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateEvent:
+    """What comes next of a choice: a piece of its text, or ids. What is None did not come with this event.
+
+    `state`, with its `step`, `version` and `expires_at`, comes with the last event of a choice, which has `finish`, and
+    every `state_every` steps.
+    """
+
+    choice: int
+    text: str | None
+    ids: list[int] | None
+    probabilities: Array | None
+    seed: int | None
+    steps: int | None
+    finish: str | None
+    step: int | None
+    version: str | None
+    state: str | None
+    expires_at: datetime | None
+
+
 T = TypeVar("T")
 
 
@@ -78,7 +177,7 @@ class Batch(Sequence[T]):
         self.version: str = answer["version"]
         self.usage: dict[str, Any] = answer["usage"]
         self.timing_ms: dict[str, float] = answer["timing_ms"]
-        self._items = [ApiError(item["error"]) if "error" in item else read(item) for item in answer["results"]]
+        self._items = [_failure(item) if "error" in item else read(item) for item in answer["results"]]
         self.errors = {index: item for index, item in enumerate(self._items) if isinstance(item, ApiError)}
 
     def __len__(self) -> int:
@@ -99,8 +198,59 @@ class Batch(Sequence[T]):
 
 def read_sentiment(item: Mapping[str, Any]) -> SentimentResult:
     """Return a result of /v1/sentiment."""
-    members: dict[str, Any] = {field.name: item.get(field.name) for field in fields(SentimentResult)}
-    return SentimentResult(**members)
+    return SentimentResult(**_members(SentimentResult, item))
+
+
+def read_tags(item: Mapping[str, Any]) -> TagResult:
+    """Return a result of /v1/tag."""
+    return TagResult(item["id"], [Tag(**_members(Tag, token)) for token in item["tokens"]], item["unknown_ratio"])
+
+
+def read_transform(item: Mapping[str, Any]) -> TransformResult:
+    """Return a result of /v1/transform."""
+    return TransformResult(item["id"], np.array(item["outputs"]))
+
+
+def read_class(item: Mapping[str, Any]) -> ClassifyResult:
+    """Return a result of /v1/classify."""
+    return ClassifyResult(**_members(ClassifyResult, item))
+
+
+def read_generated(item: Mapping[str, Any]) -> GenerateResult:
+    """Return a result of /v1/generate."""
+    return GenerateResult(item["id"], _choices(item["choices"]))
+
+
+def read_event(event: Mapping[str, Any]) -> GenerateEvent:
+    """Return an event of a choice, of a stream of /v1/generate. Raises: the item's ApiError."""
+    if "error" in event:
+        raise ApiError(event["error"])
+    return GenerateEvent(**_generated(GenerateEvent, event))
+
+
+def _choices(given: Iterable[Mapping[str, Any]]) -> list[Choice]:
+    return [Choice(**_generated(Choice, choice)) for choice in given]
+
+
+def _failure(item: Mapping[str, Any]) -> ApiError:
+    """Return the error of an item, with what was written before it."""
+    return ApiError(item["error"], choices=_choices(item.get("choices", ())))
+
+
+def _generated(kind: type[Choice | GenerateEvent], given: Mapping[str, Any]) -> dict[str, Any]:
+    members, expires_at, probabilities = _members(kind, given), given.get("expires_at"), given.get("probabilities")
+    return {
+        **members,
+        "expires_at": expires_at and datetime.fromisoformat(expires_at),
+        "probabilities": None if probabilities is None else np.array(probabilities),
+    }
+
+
+def _members(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members that are the fields of `kind`. Raises: KeyError where it lacks a field that cannot be None."""
+    return {
+        field.name: given.get(field.name) if "None" in str(field.type) else given[field.name] for field in fields(kind)
+    }
 
 
 def read_forecast(item: Mapping[str, Any]) -> ForecastResult:

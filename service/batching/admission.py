@@ -97,17 +97,17 @@ class Admission:
                 del self._backlogs[stay.tenant]
         self._call_in()
 
-    async def wait(self, tenant: str, *, timeout_s: float) -> float:
-        """Wait until one more row would be let in, and return how much of `timeout_s` is left.
+    async def wait(self, tenant: str, *, rows: int = 1, timeout_s: float) -> float:
+        """Wait until so many more rows would be let in, and return how much of `timeout_s` is left.
 
         Raises: what `check` raises; Overloaded only when there was no room within `timeout_s`.
         """
-        if not self._lacks_room(tenant):
-            self.check(1, tenant)
+        if not self._lacks_room(tenant, rows):
+            self.check(rows, tenant)
             return timeout_s
         loop = asyncio.get_running_loop()
         until, number = loop.time() + timeout_s, next(self._numbers)
-        while self._lacks_room(tenant) and loop.time() < until:
+        while self._lacks_room(tenant, rows) and loop.time() < until:
             called = loop.create_future()
             heapq.heappush(self._callers.setdefault(tenant, []), (number, next(self._numbers), called))
             timer = loop.call_at(until, _call, called)
@@ -118,7 +118,7 @@ class Admission:
                 raise
             finally:
                 timer.cancel()
-        self.check(1, tenant)
+        self.check(rows, tenant)
         return until - loop.time()
 
     def wait_ms(self, tenant: str) -> int:
@@ -141,8 +141,8 @@ class Admission:
             return self._max_rows
         return max(self._max_rows - self.rows, self._max_rows // len(self._backlogs) - own.rows)
 
-    def _lacks_room(self, tenant: str) -> bool:
-        return self._refusal is None and self._entries(tenant) < 1
+    def _lacks_room(self, tenant: str, rows: int) -> bool:
+        return self._refusal is None and (self._entries(tenant) < 1 or self._room(tenant) < rows)
 
     def _entries(self, tenant: str) -> int:
         """Return how many rows of the tenant would be let in now, one by one."""

@@ -81,7 +81,7 @@ class Batcher(Generic[R, A]):
         self._deadlines: Deadlines[Submission[R, A]] = Deadlines(self._expire, clock=clock)
         self._fresh: list[Submission[R, A]] = []
         self._inbox: SimpleQueue[list[Submission[R, A]] | None] = SimpleQueue()
-        self._threads, self._ended_threads = threads, 0
+        self.threads, self._ended_threads = threads, 0
         self._pool: list[threading.Thread] = []
         self._choosing = threading.Lock()  # one thread at a time looks at the queue; the others run
         self._claiming = threading.Lock()  # for `unstarted` and `closed` of submissions
@@ -102,7 +102,7 @@ class Batcher(Generic[R, A]):
         self._stopped.clear()
         self.alive = True
         self._admission.open()
-        for number in range(self._threads):
+        for number in range(self.threads):
             self._pool.append(threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True))
             self._pool[-1].start()
 
@@ -156,12 +156,13 @@ class Batcher(Generic[R, A]):
         """
         self._admission.check(rows, tenant, ahead=ahead)
 
-    async def wait_for_room(self, tenant: str, *, timeout_s: float) -> float:
-        """Wait, first come, first served, until one more row would be admitted; return how much of `timeout_s` is left.
+    async def wait_for_room(self, tenant: str, *, rows: int = 1, timeout_s: float) -> float:
+        """Wait, first come, first served, until so many more rows would be admitted; return how much of `timeout_s` is
+        left.
 
         Raises: what `check_room` raises; Overloaded only when there was no room within `timeout_s`.
         """
-        return await self._admission.wait(tenant, timeout_s=timeout_s)
+        return await self._admission.wait(tenant, rows=rows, timeout_s=timeout_s)
 
     def _hand_over(self) -> None:
         """Give the threads what came in one turn of the event loop: waking them costs, and more rows share a run."""
@@ -264,7 +265,7 @@ class Batcher(Generic[R, A]):
         return answers
 
     def _end_run(self, outcomes: list[tuple[QueuedRow[R, A], Any]], busy_s: float, waited: bool) -> None:
-        self._admission.pace.ran(len(outcomes), busy_s / self._threads, waited=waited)
+        self._admission.pace.ran(len(outcomes), busy_s / self.threads, waited=waited)
         self._deliver(outcomes)
 
     def _deliver(self, outcomes: list[tuple[QueuedRow[R, A], Any]]) -> None:
@@ -285,7 +286,7 @@ class Batcher(Generic[R, A]):
 
     def _ended(self, death: BaseException | None) -> None:
         self._ended_threads += 1
-        all_ended = self._ended_threads == self._threads
+        all_ended = self._ended_threads == self.threads
         if all_ended:
             self._stopped.set()
         if death is not None:

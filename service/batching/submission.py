@@ -19,8 +19,12 @@ A = TypeVar("A")
 
 @dataclass(slots=True)
 class Timing:
-    """Where the time of one submission went. Units: seconds; cells are time steps, padding included or not."""
+    """Where the time of one submission went; `submitted` is when it began, by the batcher's clock.
 
+    Units: seconds; cells are time steps, padding included or not.
+    """
+
+    submitted: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
     rows: int = 0
@@ -81,6 +85,7 @@ class Submission(Generic[R, A]):
         """Return where the time went until `ended`, when it was answered."""
         started = min(self.started, ended)  # no row may have been fit to run
         return Timing(
+            submitted=self.submitted,
             queue_s=started - self.submitted,
             run_s=ended - started,
             rows=len(self.outcomes),

@@ -1,4 +1,4 @@
-"""A version directory as files: its manifest is read and validated, and the files that it names are hashed.
+"""A model as files: a version's manifest is read and validated, and the files that it names are hashed.
 
 It knows directories and the manifest, not what a graph says of itself. Invariant: what a manifest says of its files is
 true once `verify_files` returned.
@@ -7,20 +7,21 @@ true once `verify_files` returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.contract.manifest import Manifest
 from service.contract.tensors import FieldError
 from service.errors import ManifestError
 
 MANIFEST_FILE = "manifest.json"
+CHOICE_FILE = "serve.json"  # beside the versions of a model
 SCHEMA_VERSION = 1
 
 
@@ -46,7 +47,7 @@ def read_manifest(directory: Path) -> Manifest:
     except OSError as failure:
         raise ManifestError(file, "file", f"cannot be read: {failure.strerror}") from None
     except ValidationError as failure:
-        raise _explain(file, failure) from None
+        raise explain(file, failure) from None
     for field, told, found in (
         ("name", manifest.name, directory.parent.name),
         ("version", manifest.version, directory.name),
@@ -56,7 +57,35 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def _explain(file: Path, failure: ValidationError) -> ManifestError:
+class Choice(BaseModel):
+    """What CHOICE_FILE says: the version that answers new work, where that is not the newest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: str
+
+
+def read_choice(model: Path, versions: Collection[str]) -> str | None:
+    """Return which of a model's `versions` answers new work, if a file in its directory says so.
+
+    Raises: ManifestError naming file and field, for a malformed file, or one that names a version that is not there.
+    """
+    file = model / CHOICE_FILE
+    try:
+        choice = Choice.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as failure:
+        raise ManifestError(file, "file", f"cannot be read: {failure.strerror}") from None
+    except ValidationError as failure:
+        raise explain(file, failure) from None
+    if choice.version not in versions:
+        raise ManifestError(file, "version", f"is {choice.version!r}, but the versions are {', '.join(versions)}")
+    return choice.version
+
+
+def explain(file: Path, failure: ValidationError) -> ManifestError:
+    """Return the first rule that what `file` holds breaks, with its field."""
     errors = failure.errors(include_url=False)
     versions = [error for error in errors if error["loc"] == ("schema_version",)]
     error = (versions or errors)[0]

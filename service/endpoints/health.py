@@ -8,8 +8,12 @@ from pydantic import BaseModel
 
 from service.errors import Draining, NotReady
 from service.web.context import caller_of
-from service.web.error_shapes import error_responses
+from service.web.error_examples import READY_ERRORS, error_responses
 
+EXAMPLE = """# HELP baton_requests_total Requests answered.
+# TYPE baton_requests_total counter
+baton_requests_total{endpoint="/v1/sentiment",status="200"} 1.0
+"""
 router = APIRouter(tags=["operations"])
 
 
@@ -25,7 +29,7 @@ async def healthz() -> dict[str, str]:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", response_model=Health, responses=error_responses(503), summary="Ready for work?")
+@router.get("/readyz", response_model=Health, responses=error_responses(*READY_ERRORS), summary="Ready for work?")
 async def readyz(request: Request) -> dict[str, str]:
     """Answer 200 while every model takes work; 503 while draining, or with the names of those whose worker stopped."""
     engines = caller_of(request.scope).service.engines
@@ -36,7 +40,12 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE}}}},
+    summary="Prometheus metrics",
+)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     return Response(await caller_of(request.scope).service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

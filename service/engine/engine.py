@@ -16,6 +16,7 @@ from tokenizers import Encoding
 
 from service.batching.batcher import Batcher
 from service.contract.tensors import LARGEST_FLOAT
+from service.engine.drawing import Draw, Expected, draw, expect
 from service.errors import (
     EmptyInput,
     ItemTooLarge,
@@ -29,6 +30,7 @@ from service.model.forward import Forward
 from service.model.layout import StateLayout
 from service.model.onnx_session import Array
 from service.model.repository import LazyModel, Model
+from service.model.vocabulary import Words
 from service.settings import Settings
 
 log = logging.getLogger("baton.engine")
@@ -39,12 +41,13 @@ DRIVEN_OFF = "these inputs drive the model to values that are not finite; are th
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A sequence to run: `steps`, or a `text` whose tokens will be the steps.
+    """A sequence to run: `steps`, or a `text` whose tokens will be the steps, or one step to `draw` from the state.
 
     `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
-    take. A text of more than `max_tokens` is cut when `cut`, refused otherwise. `encoding` is set once the text has
-    been tokenised. `others` are what the row gives to the inputs beside the sequence, in the manifest's order; those
-    with time have as many steps.
+    take. A text may come split into words; one of more than `max_tokens` is cut when `cut`, refused otherwise.
+    `encoding` is set once the text has been tokenised, `expected` once the step is drawn where that is asked for.
+    `others` are what the row gives to the inputs beside the sequence, in the manifest's order; those with time have as
+    many steps.
 
     Shapes: steps [time] or [time, features], where time is 1 if no input has a time axis; others [time, *sizes], or
     [*sizes] for an input without time.
@@ -53,10 +56,12 @@ class Row:
     steps: Array = field(default_factory=lambda: NO_STEPS)
     state: bytes | None = None
     steps_left: int = sys.maxsize
-    text: str | None = None
+    text: str | Words | None = None
+    draw: Draw | None = None
     max_tokens: int = 0
     cut: bool = False
     encoding: Encoding | None = None
+    expected: Expected | None = None
     others: tuple[Array, ...] = ()
 
 
@@ -81,8 +86,9 @@ class Engine:
     def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
+        self._feedback = self.manifest.feedback
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
-        self.layout = StateLayout(self.manifest.states)
+        self.layout = StateLayout(self.manifest.carried)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
@@ -127,12 +133,14 @@ class Engine:
         if rows:
             vocabulary = self.model.vocabulary
             assert vocabulary is not None
-            marked = self.manifest.adds_special_tokens
-            encodings = vocabulary.tokenizer.encode_batch_fast([row.text for row in rows], add_special_tokens=marked)
+            marked, placed = self.manifest.adds_special_tokens, self.manifest.needs_offsets
+            encodings = vocabulary.encode([row.text or "" for row in rows], marked=marked, placed=placed)
             for row, encoding in zip(rows, encodings, strict=True):
                 row.encoding = encoding
 
     def _size(self, row: Row, finite: bool) -> int | Exception:
+        if row.draw is not None:
+            return 1
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():
                 return len(row.steps)
@@ -144,12 +152,15 @@ class Engine:
         if len(ids) > row.max_tokens and not row.cut:
             message = f"the text has {len(ids)} tokens; at most {row.max_tokens}"
             return ItemTooLarge(message, limit=row.max_tokens)
-        row.steps = np.array(ids[: row.max_tokens], self.manifest.sequence.dtype)
+        assert row.text is not None
+        assert self.model.vocabulary is not None
+        row.steps = self.model.vocabulary.steps(row.text, row.encoding, row.max_tokens, self.manifest.sequence.dtype)
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
+            self._draw([row for row in rows if row.draw is not None])
             others = [row.others for row in rows] if self.manifest.others else []
             outputs, states, finite = self._forward.run(
                 [row.steps for row in rows], [row.state for row in rows], others
@@ -167,3 +178,27 @@ class Engine:
             Answer(made, state) if sound else NotFinite(DRIVEN_OFF)
             for made, state, sound in zip(outputs, states, finite, strict=True)
         ]
+
+    def _draw(self, rows: list[Row]) -> None:
+        """Draw the steps of `rows` from what the last steps of their sessions made, which their states hold.
+
+        Raises: NotFinite where that cannot be done.
+        """
+        draws = [row.draw for row in rows if row.draw is not None]
+        if not draws:
+            return
+        assert self._feedback is not None
+        form = self._feedback.form
+        states = b"".join([row.state or self.layout.new for row in rows])
+        made: Array = np.frombuffer(states, self.layout.dtype)[self._feedback.output]
+        drawn = draw(made, form, draws).astype(self.manifest.sequence.dtype)
+        for row, wanted, of_row, step in zip(rows, draws, made, drawn[:, None], strict=True):
+            row.steps = step
+            if wanted.likeliest is not None:
+                row.expected = expect(of_row, form, int(step[0]), wanted.likeliest)
+
+    def recent(self, state: bytes) -> list[int]:
+        """Return the last ids before `state`, for a model that has feedback and texts."""
+        assert self.manifest.recent is not None
+        ids: list[int] = self.layout.unpack(state)[self.manifest.recent.input].tolist()
+        return [token for token in ids if token >= 0]

@@ -1,10 +1,10 @@
-"""Loading the models of a directory: before the service opens its port, and again when it is asked to reload.
+"""What is served, kept equal to the models directory: at the start, and again when it is asked to reload.
 
-The models directory is the desired state. A reload tries new versions in a process of its own, then loads and warms
-them on a thread of its own, while the service answers requests. Then all changes take effect at once, or none if
-anything is wrong. An order does the same for one model. A model that was unloaded counts as gone until it is to be
-loaded. It knows directories and engines, not signals and not requests. Invariants: an engine that answers requests has
-passed every check, and holds what its directory held when it was loaded; one change is made at a time.
+The models directory is the desired state; it says also which version answers new work, if not the newest. A reload
+loads what is new on a thread of its own, while the service answers requests. Then all changes take effect at once, or
+none if anything is wrong. An order does the same for one model. A model that was unloaded counts as gone until it is to
+be loaded. A process that takes another's place serves what the others do; what else has changed on disk waits for a
+reload. It knows engines and when they end, not signals and not requests. Invariant: one change is made at a time.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
-from prometheus_client import Gauge
-
-from service.contract.files import MANIFEST_FILE
+from service.contract.files import CHOICE_FILE
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
+from service.engine.models_directory import ModelsDirectory, let_go
 from service.engine.orders import Order, Refusal, Refused
-from service.engine.registry import Registry
-from service.engine.trial import Trial
-from service.engine.versions import Tried, load_tried, try_versions
-from service.errors import ManifestError, NotReady, RequestError, StartupError, model_ended, reason_of
+from service.engine.registry import Registry, Wanted, label
+from service.engine.served import Record, Served
+from service.engine.versions import Tried
+from service.errors import NotReady, RequestError, StartupError, model_ended, reason_of
 from service.metrics import Metrics
-from service.model.repository import find_versions, read_verified
 from service.settings import Settings
 
 log = logging.getLogger("baton.loading")
@@ -45,30 +41,40 @@ class Loader:
         clock: Callable[[], float],
         tried: Collection[Tried],
         unloaded: Callable[[], Collection[str]] = frozenset,
+        served: Served | None = None,
     ) -> None:
         """Load every model but those that are `unloaded`; the versions in `tried` need no trial.
 
-        `loading` are the directories under way, `failures` the reasons why models have versions that are not loaded.
+        Where other processes have said in `served` what they serve, that is loaded and nothing else.
 
         Raises: ManifestError or DeviceUnavailable for a version that cannot be served.
         """
-        self._settings, self._metrics, self._clock, self._tried = settings, metrics, clock, tried
-        self.unloaded = unloaded
-        self.loading: Collection[Path] = ()
-        self.failures: dict[str, Refusal] = {}
+        self._settings, self._metrics, self._clock = settings, metrics, clock
+        self._done, self._refused = (metrics.reloads.labels(outcome) for outcome in ("done", "refused"))
+        self.unloaded, self._served = unloaded, served
         self._asked, self._woken = False, asyncio.Event()
         self._changes, self._changing = 0, asyncio.Lock()
-        self._trial = Trial(settings)
-        self.engines = Registry(self._load_all([]))
+        self.directory = ModelsDirectory(settings, metrics, tried)
+        self._followed = record = Record() if served is None else served.read()
+        if record.versions is None:
+            self.engines = Registry(self.directory.load_all([], unloaded()))
+            self._note_served()
+        else:
+            self.engines = Registry(self.directory.load_served(record.versions, record.chosen))
+        self._say_chosen()
 
     def start(self) -> None:
         """Let the engines work, on the event loop that is running."""
         for engine in self.engines.all:
             self._start(engine)
+        if self._served is not None:
+            record, before = self._served.read(), self._followed
+            if record.answered < record.asked or (record.versions, record.chosen) != (before.versions, before.chosen):
+                self.ask()  # what another process was asked for and died over, or took up while this one loaded
 
     async def drain(self) -> None:
         """Answer what waits for the engines, and end their work, and that of a reload."""
-        self._trial.stop()
+        self.directory.stop_trial()
         await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
 
     def ask(self) -> None:
@@ -84,20 +90,20 @@ class Loader:
         Raises: Refused for a version that cannot be served; nothing changes then.
         """
         if order.refused:
-            self.failures[order.name] = order.refused
+            self.directory.failures[order.name] = order.refused
             yield
             return
         try:
             async with self._change():
-                engines = await self._load_ordered(order) if order.wanted else []
+                loaded = await self._load_ordered(order) if order.wanted else Wanted([], {})
                 try:
                     yield
                 except BaseException:
-                    _let_go(engines, self.engines.all)
+                    let_go(loaded.engines, self.engines.all)
                     raise
-                self._replace(
-                    self._others(order.name) + engines, f"{order.name} {'loaded' if order.wanted else 'unloaded'}"
-                )
+                change = f"{order.name} {'loaded' if order.wanted else 'unloaded'}"
+                self._replace(self._with_others(order.name, loaded), change)
+                self._tell_done()
                 await self._unload_ended()
         finally:
             self._woken.set()  # the next end may be another, and what was dropped is garbage
@@ -131,54 +137,65 @@ class Loader:
                 self.engines.settled.set()
 
     async def _reload(self) -> None:
-        self._trial = Trial(self._settings)
+        self.directory.prepare_trial()
+        asked = 0 if self._served is None else self._served.read().asked
         try:
-            wanted = await asyncio.to_thread(self._load_all, self.engines.all)
-            self._replace(wanted, "models reloaded")
+            with self._told_if_refused():
+                wanted = await asyncio.to_thread(self.directory.load_all, self.engines.all, self.unloaded())
+                self._replace(wanted, "models reloaded")
         except (StartupError, OSError) as error:
             log.error("the models were not reloaded, those loaded before serve on: %s", error)
-            outcome = "refused"
         except Exception:  # a reload may fail, the service may not
             log.exception("the models were not reloaded, those loaded before serve on")
-            outcome = "refused"
         else:
-            outcome = "done"
-        self._metrics.reloads.labels(outcome).inc()
+            self._tell_done()
+        if self._served is not None:
+            self._served.answer(asked)
 
-    def _others(self, name: str) -> list[Engine]:
-        """Return the engines of other models that answer new work."""
-        return [engine for engine in self.engines.all if engine.manifest.name != name and engine.ends_ms is None]
+    @contextmanager
+    def _told_if_refused(self) -> Iterator[None]:
+        with self._refused.count_exceptions():
+            try:
+                yield
+            except Exception:
+                self._metrics.load_refused.set(1)
+                raise
 
-    async def _load_ordered(self, order: Order) -> list[Engine]:
+    def _tell_done(self) -> None:
+        self._done.inc()
+        self._metrics.load_refused.set(0)
+
+    def _with_others(self, name: str, loaded: Wanted) -> Wanted:
+        """Return what is wanted of the model called `name`, together with the other models as they are."""
+        others = [engine for engine in self.engines.all if engine.manifest.name != name and engine.ends_ms is None]
+        chosen = {other: version for other, version in self.engines.chosen.items() if other != name}
+        return Wanted([*others, *loaded.engines], chosen | dict(loaded.chosen))
+
+    async def _load_ordered(self, order: Order) -> Wanted:
         """Raises: Refused."""
-        self.failures.pop(order.name, None)
-        self._trial = Trial(self._settings)
+        self.directory.failures.pop(order.name, None)
+        self.directory.prepare_trial()
         try:
-            return await asyncio.to_thread(self._load_model, order.name, self.engines.all)
+            with self._told_if_refused():
+                return await asyncio.to_thread(self.directory.load_model, order.name, self.engines.all)
         except (StartupError, OSError) as error:
             log.error("%s was not loaded, what was served serves on: %s", order.name, error)
-            raise Refused(self.failures.setdefault(order.name, Refusal(reason_of(error)))) from error
+            raise Refused(self.directory.failures.setdefault(order.name, Refusal(reason_of(error)))) from error
 
-    def failure(self, name: str) -> Refusal | None:
-        """Return why versions of a model are not loaded, if the version at fault is still there."""
-        found = self.failures.get(name)
-        if found is not None and not (self._settings.models_dir / name / found.version).exists():
-            self.failures.pop(name, None)
-            return None
-        return found
-
-    def _replace(self, wanted: list[Engine], change: str) -> None:
-        """Make `wanted` the engines that answer new work, and say so of the `change`."""
+    def _replace(self, wanted: Wanted, change: str) -> None:
+        """Make `wanted` what answers, and say so of the `change`."""
         before = set(self.engines.all)
-        for engine in wanted:
+        for engine in wanted.engines:
             if engine not in before:
                 self._start(engine)
         now_ms = self._now_ms()
         self.engines.replace(wanted, now_ms=now_ms, ttl_ms=1000 * self._settings.state_ttl_s)
-        log.info("%s: %s answer", change, ", ".join(map(_label, wanted)) or "no models")
+        log.info("%s: %s answer", change, ", ".join(map(label, wanted.engines)) or "no models")
+        self._note_served()
+        self._say_chosen()
         for engine in self.engines.all:
             if engine.ends_ms is not None and engine.ends_ms > now_ms:
-                log.info("%s is retiring: its sessions may go on until %s", _label(engine), _shown(engine.ends_ms))
+                log.info("%s is retiring: its sessions may go on until %s", label(engine), _shown(engine.ends_ms))
 
     async def _unload_ended(self) -> None:
         """Let go of the engines whose time has come, and answer what still waits for them."""
@@ -188,68 +205,29 @@ class Loader:
             ended[-1].model.close()
             self._say_unloaded(ended.pop())  # no variable may refer to an engine that was unloaded
 
+    def _note_served(self) -> None:
+        if self._served is not None:
+            versions: dict[str, dict[str, int | None]] = {}
+            for engine in self.engines.all:
+                versions.setdefault(engine.manifest.name, {})[engine.manifest.version] = engine.ends_ms
+            self._followed = self._served.take_up(versions, self.engines.chosen)
+
+    def _say_chosen(self) -> None:
+        for name, version in self.engines.chosen.items():
+            log.info("%s %s answers new work, as %s says; other versions go on", name, version, CHOICE_FILE)
+
     def _start(self, engine: Engine) -> None:
         engine.batcher.start()
-        self._info(engine).set(1)
+        self._show(engine, loaded=True)
 
     def _say_unloaded(self, engine: Engine) -> None:
-        self._info(engine).set(0)
-        log.info("unloaded %s", _label(engine))
+        self._show(engine, loaded=False)
+        log.info("unloaded %s", label(engine))
 
-    def _load_all(self, loaded: Iterable[Engine]) -> list[Engine]:
-        """Return an engine for every version on disk that is wanted: that of `loaded`, or a new engine.
-
-        Raises: ManifestError or DeviceUnavailable for a version that cannot be served.
-        """
-        known, unloaded = self._by_directory(loaded), self.unloaded()
-        staying = [directory for directory, engine in known.items() if engine.ends_ms is None]
-        found = find_versions(self._settings.models_dir, loaded=staying)
-        return self._load([directory for directory in found if directory.parent.name not in unloaded], known)
-
-    def _load_model(self, name: str, loaded: Iterable[Engine]) -> list[Engine]:
-        """Return an engine for every version on disk of one model.
-
-        Raises: as `_load_all` does, and ManifestError when it has no version there.
-        """
-        known = self._by_directory(loaded)
-        return self._load(find_versions(self._settings.models_dir, loaded=known, of=name), known)
-
-    def _by_directory(self, loaded: Iterable[Engine]) -> dict[Path, Engine]:
-        root = self._settings.models_dir
-        return {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
-
-    def _load(self, directories: Sequence[Path], known: Mapping[Path, Engine]) -> list[Engine]:
-        self.loading = [directory for directory in directories if directory not in known]
-        engines = []
-        try:
-            with closing(try_versions(self.loading, self._settings, self._trial, self._tried)) as tried:
-                for directory in directories:
-                    engine = known.get(directory)
-                    if engine is None:
-                        engine = self._load_version(next(tried))
-                    else:
-                        _check_unchanged(directory, engine)
-                    engines.append(engine)
-                    self.failures.pop(directory.parent.name, None)
-        except (StartupError, OSError) as error:
-            self.failures[directory.parent.name] = Refusal(reason_of(error), directory.name)
-            _let_go(engines, known.values())
-            raise
-        finally:
-            self.loading = ()
-        return engines
-
-    def _load_version(self, tried: Tried) -> Engine:
-        started = time.perf_counter()
-        engine = load_tried(tried, self._settings, self._metrics)
-        if self._settings.load == "eager":
-            elapsed_ms, where = 1e3 * (time.perf_counter() - started), engine.model.device
-            log.info("loaded %s (%s) on %s in %.0f ms", _label(engine), engine.manifest.task, where, elapsed_ms)
-        return engine
-
-    def _info(self, engine: Engine) -> Gauge:
+    def _show(self, engine: Engine, *, loaded: bool) -> None:
         manifest = engine.manifest
-        return self._metrics.model_info.labels(manifest.name, manifest.version, manifest.task)
+        self._metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(loaded)
+        self._metrics.run_threads.labels(manifest.name, manifest.version).set(loaded * engine.batcher.threads)
 
     def _now_ms(self) -> int:
         return int(1000 * self._clock())
@@ -262,28 +240,6 @@ def _refusal(manifest: Manifest) -> Callable[[], RequestError]:
 
 def _unloaded() -> RequestError:
     return NotReady("this version of the model was unloaded just now; send the request again", retry_after_ms=1000)
-
-
-def _let_go(engines: Iterable[Engine], kept: Iterable[Engine]) -> None:
-    """Close the engines that never answered, but not those to be `kept`."""
-    for engine in set(engines).difference(kept):
-        engine.model.close()
-
-
-def _check_unchanged(directory: Path, engine: Engine) -> None:
-    """Raises: ManifestError when the directory does not hold what was loaded from it."""
-    found, loaded = read_verified(directory).model_dump(), engine.manifest.model_dump()
-    for field, value in loaded.items():
-        if found[field] != value:
-            message = (
-                f"has changed since {_label(engine)} was loaded; a version is immutable: restore it, "
-                "and publish the change as a new version"
-            )
-            raise ManifestError(directory / MANIFEST_FILE, field, message)
-
-
-def _label(engine: Engine) -> str:
-    return f"{engine.manifest.name} {engine.manifest.version}"
 
 
 def _shown(time_ms: int) -> str:

@@ -13,7 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from service.contract.manifest import Arithmetic, Manifest
+from service.contract.manifest import Manifest
+from service.contract.members import Arithmetic
+from service.contract.parts import Feedback
 from service.contract.tensors import Tensor
 from service.engine.engine import Answer, Engine, Row
 from service.errors import ManifestError
@@ -30,8 +32,8 @@ def probe(engine: Engine) -> None:
     """Run the engine on small rows.
 
     Raises: ManifestError when it fails, when an output or state has another shape than declared, when padding or
-    neighbours change an answer, when a streamable model's chunks differ from the whole, or when probabilities do not
-    sum to one.
+    neighbours change an answer, when a streamable model's chunks differ from the whole, when probabilities are
+    negative or do not sum to one, or when the graph does not take the ids that generation feeds it.
     """
     manifest = engine.manifest
     rows = sample(engine, _lengths(manifest))
@@ -43,7 +45,12 @@ def probe(engine: Engine) -> None:
     if manifest.streamable:
         _check_chunks(engine, _gap(engine, whole, [_chunked(engine, row) for row in rows]))
     if manifest.sums_to_one:
-        _check_sums(engine, whole[0])
+        for index, output in enumerate(manifest.outputs):
+            _check_shares(engine, whole, output.name, f"outputs[{index}]", "the graph must end in a softmax")
+    if manifest.feedback is not None:
+        if manifest.feedback.form == "probabilities":
+            _check_shares(engine, whole, manifest.feedback.output, "feedback.form", 'declare "logits"')
+        _check_ids(engine, manifest.feedback)
 
 
 def _lengths(manifest: Manifest) -> tuple[int, int]:
@@ -86,12 +93,34 @@ def _check_chunks(engine: Engine, gap: float) -> None:
     raise ManifestError(file, "streamable", message)
 
 
-def _check_sums(engine: Engine, answer: Answer) -> None:
-    """Raises: ManifestError when the last axis of an output does not sum to one."""
-    for index, output in enumerate(engine.manifest.outputs):
-        if np.abs(answer.outputs[output.name].sum(axis=-1) - 1).max() > TOLERANCES[engine.manifest.arithmetic]:
-            message = "its scores do not sum to 1; the graph must end in a softmax"
-            raise ManifestError(engine.model.file, f"outputs[{index}]", message)
+def _check_shares(engine: Engine, answers: list[Answer], output: str, field: str, advice: str) -> None:
+    """Raises: ManifestError when the last axis of an output does not hold probabilities."""
+    tolerance = TOLERANCES[engine.manifest.arithmetic]
+    for answer in answers:
+        made = answer.outputs[output]
+        if not ((made >= -tolerance).all() and (np.abs(made.sum(axis=-1) - 1) <= tolerance).all()):
+            message = f"the numbers of {output!r} are no probabilities: some are negative, or they do not sum to 1; "
+            raise ManifestError(engine.model.file, field, message + advice)
+
+
+def _check_ids(engine: Engine, feedback: Feedback) -> None:
+    """Raises: ManifestError when the graph fails on an id that starts or ends a text, or on the last that is drawn."""
+    manifest = engine.manifest
+    (drawn_from,) = (output for output in manifest.outputs if output.name == feedback.output)
+    last = drawn_from.sizes[0] - 1
+    every = f"{feedback.output!r} has numbers for the ids 0 to {last}, each of which is fed when it is drawn; "
+    for field, id, advice in (
+        ("start", feedback.start, "give an id that it takes, or null"),
+        ("end", feedback.end, "give an id that it takes, or null"),
+        ("output", last, f"{every}name an output with a number for each id that the input takes"),
+    ):
+        if id is None:
+            continue
+        shape = (1,) if manifest.features is None else (1, manifest.features)
+        (answer,) = engine.run([Row(np.full(shape, id, array_dtype(manifest.sequence.dtype)))])
+        if isinstance(answer, Exception):
+            message = f"the graph fails on the id {id}: {advice} {quoted(answer.__cause__ or answer)}"
+            raise ManifestError(engine.model.file, f"feedback.{field}", message)
 
 
 def _int8(declared: Arithmetic) -> str:
@@ -116,13 +145,17 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
     features = () if manifest.features is None else (manifest.features,)
     ids = [1, 0]
     if engine.model.vocabulary is not None:
-        ids = [engine.model.vocabulary.tokenizer.get_vocab_size() - 1, *ids]  # finds an embedding that is too small
+        ids = [engine.model.vocabulary.last_id, *ids]  # finds an embedding that is too small
     rows = []
     for index, length in enumerate(lengths):
         turned = np.roll(ids, -index)  # so that the rows differ
         shapes = [(length, *each.sizes) if each.has_time else each.sizes for each in manifest.others]
         others = [_drawn(each, shape, rng, turned) for each, shape in zip(manifest.others, shapes, strict=True)]
-        rows.append(Row(_drawn(manifest.sequence, (length, *features), rng, turned), others=tuple(others)))
+        steps = _drawn(manifest.sequence, (length, *features), rng, turned)
+        if manifest.text is not None and manifest.text.characters is not None:
+            spelled = [len(manifest.text.characters.alphabet) + 1, 1, 0]  # the last of the alphabet, unknown, none
+            steps[:, 1:] = np.resize(np.roll(spelled, -index), (length, manifest.text.characters.width))
+        rows.append(Row(steps, others=tuple(others)))
     return rows
 
 

@@ -1,20 +1,30 @@
 """The registry of loaded engines, by name and version, with those that retire because their directory is gone.
 
-The newest version of a model answers new work, the other versions answer their own state tokens. A version that is no
-longer wanted retires: it serves its tokens until the last could have expired, and then ends. It knows engines and
-times, not how engines are made. Invariant: the registry changes as a whole, on the event loop's thread, between two
-requests.
+The newest version of a model answers new work, unless another is chosen; the other versions answer their own state
+tokens. A version that is no longer wanted retires: it serves its tokens until the last could have expired, and then
+ends. It knows engines and times, not how engines are made. Invariant: the registry changes as a whole, on the event
+loop's thread, between two requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
 
 from service.contract.manifest import Task
 from service.engine.engine import Engine
 from service.errors import InvalidRequest, Unavailable, UnknownModel, WrongTask
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The engines that are to answer, and by the names of models which versions answer new work, if not the newest."""
+
+    engines: Sequence[Engine]
+    chosen: Mapping[str, str]
 
 
 class Registry:
@@ -23,42 +33,45 @@ class Registry:
     The loader clears `settled` while it reloads.
     """
 
-    def __init__(self, engines: Iterable[Engine]) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         self.settled = asyncio.Event()
         self.settled.set()
-        self._set(engines)
+        self._set(wanted)
 
-    def _set(self, engines: Iterable[Engine]) -> None:
-        self.all = sorted(engines, key=_place)
-        staying_last = sorted(self.all, key=lambda engine: engine.ends_ms is None)
-        latest = {engine.manifest.name: engine for engine in staying_last}
+    def _set(self, wanted: Wanted) -> None:
+        self.all, self.chosen = sorted(wanted.engines, key=_place), wanted.chosen
+        best_last = sorted(self.all, key=lambda engine: (engine.ends_ms is None, self._is_chosen(engine)))
+        latest = {engine.manifest.name: engine for engine in best_last}
         self._latest = dict(sorted(latest.items()))
         self._by_fingerprint = {engine.manifest.fingerprint: engine for engine in self.all}
         self._default_names: dict[Task, str] = {}
         self._groups: dict[tuple[Task | None, str | None], list[Engine]] = {}
         for engine in self.all:
-            task, name = engine.manifest.task, engine.manifest.name
-            for group in ((task, name), (task, None), (None, name)):
+            name = engine.manifest.name
+            for group in ((None, name), *product(engine.manifest.answers, (name, None))):
                 self._groups.setdefault(group, []).append(engine)
 
-    def replace(self, wanted: Sequence[Engine], *, now_ms: int, ttl_ms: int) -> None:
-        """Let `wanted` and no other engines answer new work; the others retire.
+    def _is_chosen(self, engine: Engine) -> bool:
+        return self.chosen.get(engine.manifest.name) == engine.manifest.version
+
+    def replace(self, wanted: Wanted, *, now_ms: int, ttl_ms: int) -> None:
+        """Let the engines of `wanted` and no others stay; the others retire.
 
         Engines whose states clients carry serve their tokens for `ttl_ms` more, which a later reload does not prolong.
         The other engines end now.
         """
-        for engine in wanted:
+        for engine in wanted.engines:
             engine.ends_ms = None
-        unwanted = [engine for engine in self.all if engine not in wanted]
+        unwanted = [engine for engine in self.all if engine not in wanted.engines]
         for engine in unwanted:
             if engine.ends_ms is None:
                 engine.ends_ms = now_ms + (ttl_ms if engine.manifest.streamable else 0)
-        self._set([*wanted, *unwanted])
+        self._set(Wanted([*wanted.engines, *unwanted], wanted.chosen))
 
     def remove_ended(self, now_ms: int) -> list[Engine]:
         """Remove the engines whose time has come, and return them."""
         ended = [engine for engine in self.all if engine.ends_ms is not None and engine.ends_ms <= now_ms]
-        self._set(engine for engine in self.all if engine not in ended)
+        self._set(Wanted([engine for engine in self.all if engine not in ended], self.chosen))
         return ended
 
     @property
@@ -68,7 +81,7 @@ class Registry:
 
     @property
     def latest(self) -> list[Engine]:
-        """An engine of each model: the newest version that answers new work, else the newest that is retiring."""
+        """An engine of each model: the version that answers new work, else the newest that is retiring."""
         return list(self._latest.values())
 
     @property
@@ -81,7 +94,7 @@ class Registry:
         return [engine for engine in self.all if engine.manifest.name == name]
 
     def get(self, name: str, version: str | None = None) -> Engine:
-        """Return the latest engine of a model, or that of a version.
+        """Return the engine of a model that answers new work, or that of a version.
 
         Raises: UnknownModel with the names, or the versions, that are served.
         """
@@ -93,7 +106,7 @@ class Registry:
         versions = {engine.manifest.version: engine for engine in self.versions(name)}
         if version not in versions:
             served = ", ".join(versions)
-            raise UnknownModel(f"model {name!r} has no version {version!r} here; it has {served}", field="model")
+            raise UnknownModel(f"model {name!r} has no version {version!r} here; it has {served}", field="version")
         return versions[version]
 
     def name(self, given: str | None, task: Task) -> str:
@@ -118,20 +131,21 @@ class Registry:
             raise InvalidRequest(f"name the model: for task {task!r} there are {', '.join(names)}", field="model")
         return names[0]
 
-    def for_task(self, name: str, task: Task) -> Engine:
-        """Return the latest engine of a model, which may be retiring if clients carry its states.
+    def for_task(self, name: str, task: Task, version: str | None = None) -> Engine:
+        """Return the engine of a model for new work, or that of a version; it may be retiring if clients carry its
+        states.
 
         Raises: UnknownModel as `get` does; WrongTask when the model is for another task.
         """
-        engine = self.get(name)
-        if engine.manifest.task != task:
+        engine = self.get(name, version)
+        if task not in engine.manifest.answers:
             able = ", ".join(other.manifest.name for other in self._able(task))
             message = f"{name!r} is for task {engine.manifest.task!r}; for {task!r} there is {able or 'no model'}"
             raise WrongTask(message, field="model")
         return engine
 
     def _able(self, task: Task) -> list[Engine]:
-        return [engine for engine in self.latest if engine.manifest.task == task]
+        return [engine for engine in self.latest if task in engine.manifest.answers]
 
     def admit(self, task: Task | None, tenant: str, *, rows: int = 1, ahead: int = 0, name: str | None = None) -> None:
         """Check that some model of `task`, or a version of the one called `name`, works and has room for so many rows.
@@ -152,6 +166,11 @@ class Registry:
 
     def by_fingerprint(self, fingerprint: bytes) -> Engine | None:
         return self._by_fingerprint.get(fingerprint)
+
+
+def label(engine: Engine) -> str:
+    """Return the name and version of an engine, for the log."""
+    return f"{engine.manifest.name} {engine.manifest.version}"
 
 
 def _place(engine: Engine) -> tuple[str, int]:

@@ -8,7 +8,7 @@ the hashes of the files, that the trial had; files that differ are not loaded.
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from service.engine.probe import probe
 from service.engine.trial import Trial
 from service.errors import ManifestError
 from service.metrics import Metrics, ModelMetrics
-from service.model.onnx_session import Optimisation
+from service.model.onnx_session import CUDA, OPTIMISATIONS, Optimisation, choose_providers
 from service.model.repository import LazyModel, Model, Source
 from service.settings import Settings
 
@@ -41,12 +41,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Tried:
-    """A version that passed its trial, how far ONNX Runtime may optimise it, and what else was found."""
+    """A version that passed its trial, how far ONNX Runtime may optimise it, and what else was found.
+
+    `found` is None for a version that had no trial: it is probed when it is loaded.
+    """
 
     directory: Path
     manifest: Manifest
     optimisation: Optimisation
-    found: Found
+    found: Found | None
 
 
 def try_versions(
@@ -83,6 +86,14 @@ def try_at_once(directories: Sequence[Path], settings: Settings, trials: Sequenc
         return list(pool.map(attempt, directories))
 
 
+def spare_trial(directory: Path) -> Tried:
+    """Take a version without a trial, for a process that nobody else depends on: what ends it harms no other's work.
+
+    Raises: ManifestError when its manifest will not do.
+    """
+    return Tried(directory, read_manifest(directory), OPTIMISATIONS[0], None)
+
+
 def _attempt(directory: Path, manifest: Manifest, settings: Settings, trial: Trial) -> Tried:
     label, file = f"{manifest.name} {manifest.version}", directory / manifest.file
     found, optimisation = trial.run(label, file, _try_version, directory, manifest, settings)
@@ -102,16 +113,30 @@ def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, opt
 
 
 def load_tried(tried: Tried, settings: Settings, metrics: Metrics) -> Engine:
-    """Return the engine of a version that passed its trial; its model is loaded when first used, if settings say so.
+    """Return the engine of a version; its model is loaded when first used, if settings say so.
 
     Raises: ManifestError when its files are not those that were tried; DeviceUnavailable when the device is gone.
     """
     source, found = Source(tried.directory, tried.manifest), tried.found
-    load = partial(source.load, **_options(settings), optimisation=tried.optimisation)
+    load: Callable[[], Model] = partial(source.load, **_options(settings), optimisation=tried.optimisation)
+    if found is None:
+        load, found = partial(_load_probed, load, settings), _expected(settings)
     model = LazyModel(source, load, found.device, found.one_row) if settings.load == "lazy" else load()
     engine = _engine(model, settings, metrics)
     engine.batcher.calibrate(**asdict(found.costs))
     return engine
+
+
+def _load_probed(load: Callable[[], Model], settings: Settings) -> Model:
+    """Raises: ManifestError when the model does not behave as its manifest says."""
+    model = load()
+    probe(_engine(model, settings, Metrics()))
+    return model
+
+
+def _expected(settings: Settings) -> Found:
+    """Return what a trial would most likely find; where it is wrong, runs are slower and answers the same."""
+    return Found(Costs(1, 0), "cuda" if CUDA in choose_providers(settings.device) else "cpu", one_row=False)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

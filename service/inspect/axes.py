@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract.manifest import Constant
+from service.contract.members import Constant
 from service.errors import ManifestError
 from service.inspect.hints import Hints
 from service.inspect.roles import FEATURES, Roles, Shape, listed
@@ -77,6 +77,28 @@ def find_features(file: Path, session: OnnxSession, roles: Roles, hints: Hints) 
     return replace(roles, shapes={**roles.shapes, roles.sequence.name: named})
 
 
+def find_distributions(made: Mapping[str, Shape], runs: Runs) -> frozenset[str]:
+    """Return the outputs whose numbers on the last fixed axis are probabilities: not negative, and 1 in all."""
+    found = set()
+    for name, shape in made.items():
+        sizes = [place - len(shape) for place, axis in enumerate(shape) if isinstance(axis, int)]
+        if sizes and shape[sizes[-1]] != 1 and all(_sums_to_one(tensor, sizes[-1]) for tensor in runs[name]):
+            found.add(name)
+    return frozenset(found)
+
+
+def takes_ids(session: OnnxSession, roles: Roles, hints: Hints, ids: int) -> bool:
+    """Return whether the graph runs with the ids below `ids` and not with `ids`: its table has so many rows."""
+    sizes = sizes_of(roles)[0]
+    return not _failure(session, roles, hints, sizes, ids - 1) and bool(_failure(session, roles, hints, sizes, ids))
+
+
+def _sums_to_one(tensor: Array, axis: int) -> bool:
+    if tensor.dtype.kind != "f":
+        return False
+    return bool((tensor >= 0).all() and np.allclose(tensor.sum(axis, np.float64), 1, atol=1e-3))
+
+
 def sizes_of(roles: Roles) -> Sequence[Mapping[str, int]]:
     """Return the sizes that the graph is run at."""
     return ONE_ROW if roles.of_one_row else SIZES
@@ -88,8 +110,10 @@ def constant_of(node: Node, hints: Hints) -> Constant:
     return hints.constants.get(node.name, (STAND_IN,) * sizes[0] if sizes and sizes[0] > 1 else STAND_IN)
 
 
-def _feeds(roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> dict[str, Array]:
+def _feeds(roles: Roles, hints: Hints, sizes: Mapping[str, int], step: int = 0) -> dict[str, Array]:
     feeds = {node.name: _zeros(node, roles.size(node, sizes)) for node in roles.by_row}
+    if step:
+        feeds[roles.sequence.name] += step
     if roles.lengths is not None:
         feeds[roles.lengths.name] += sizes["time"]
     for node in roles.constants:
@@ -102,9 +126,11 @@ def _zeros(node: Node, size: tuple[int, ...]) -> Array:
     return np.full(size, "0" if dtype.hasobject else 0, dtype)
 
 
-def _failure(session: OnnxSession, roles: Roles, hints: Hints, sizes: Mapping[str, int]) -> Exception | None:
+def _failure(
+    session: OnnxSession, roles: Roles, hints: Hints, sizes: Mapping[str, int], step: int = 0
+) -> Exception | None:
     try:
-        session.run([], _feeds(roles, hints, sizes))
+        session.run([], _feeds(roles, hints, sizes, step))
     except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; the caller tells of it
         return failure
     return None

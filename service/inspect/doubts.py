@@ -24,7 +24,7 @@ def find_doubts(
     return [
         *_of_constants(interpretation, hints),
         *_of_inputs(interpretation, hints),
-        *_of_outputs(session, interpretation),
+        *_of_outputs(session, interpretation, hints),
         *(_of_shapes(interpretation, others) if interpretation.plain else _of_states(interpretation, others)),
         "provenance: where the weights come from, and their licence",
     ]
@@ -43,8 +43,10 @@ def _of_constants(interpretation: Interpretation, hints: Hints) -> Iterator[str]
 def _of_inputs(interpretation: Interpretation, hints: Hints) -> Iterator[str]:
     roles = interpretation.roles
     for index, node in enumerate(roles.inputs):
+        if node is roles.sequence and hints.tokenizer is not None:
+            continue
         if np.issubdtype(array_dtype(node.dtype), np.integer):
-            ids = "" if interpretation.plain else "; where they are ids of a tokenizer, add its file as text"
+            ids = "" if interpretation.plain else "; where they are ids of a tokenizer, name its file: --tokenizer"
             yield f"inputs[{index}]: what the numbers of {node.name} stand for, and the largest{ids}"
         else:
             yield f"inputs[{index}]: what the values of {node.name} are, their order, units and scaling"
@@ -70,10 +72,11 @@ def _axes_are_told(roles: Roles, node: Node) -> bool:
     return len(free) < 2 or by_batch.count(True) == 1 or by_time.count(True) == 1
 
 
-def _of_outputs(session: OnnxSession, interpretation: Interpretation) -> Iterator[str]:
+def _of_outputs(session: OnnxSession, interpretation: Interpretation, hints: Hints) -> Iterator[str]:
     outputs, carried = interpretation.outputs, [output for _, output in interpretation.pairs]
     for index, name in enumerate(outputs):
-        yield f"outputs[{index}]: what the values of {name} mean; labels can name them"
+        if name not in hints.labels:
+            yield f"outputs[{index}]: what the values of {name} mean; labels can name them"
     if answering := [pair for pair in interpretation.pairs if pair[1] in outputs]:
         yield (
             f"outputs: no output but states is left to answer with, so {told(answering)} is both: is it a state "
@@ -85,6 +88,8 @@ def _of_outputs(session: OnnxSession, interpretation: Interpretation) -> Iterato
         elif node.name not in (*outputs, *carried):
             shape = listed(interpretation.made[node.name])
             lacking = f"it has not one row per {'row of the inputs' if interpretation.plain else 'step'}"
+            if interpretation.answer is not None:
+                lacking = "the task has one output"
             yield f"outputs: {node.name} {shape} is left out: {lacking}"
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.contract.files import read_manifest
-from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.probe import TOLERANCES, differ
 from service.errors import ManifestError, StartupError
@@ -46,7 +45,7 @@ def free_batch(
         raise StartupError(
             f"{OPTION} rewrites graphs with onnx, which is not installed: pip install 'baton-serving[train]'"
         )
-    original = _engine(file, found.manifest, settings, optimisation)
+    original = _engine(file, found, settings, optimisation)
     reasons: list[str] = []
     for axes in itertools.islice(_choices(file, original), MAX_TRIES):
         try:
@@ -55,7 +54,7 @@ def free_batch(
         except StartupError as refusal:
             reasons.append(refusal.message if isinstance(refusal, ManifestError) else str(refusal))
             continue
-        problem = freed.problem or _difference(out, original, _engine(out, freed.manifest, settings, optimisation))
+        problem = freed.problem or _difference(out, original, _engine(out, freed, settings, optimisation))
         if problem is None:
             return freed
         reasons.insert(0, problem.message)  # it ran, so that this choice was the better one
@@ -99,9 +98,9 @@ def _difference(file: Path, original: Engine, freed: Engine) -> ManifestError | 
     return ManifestError(file, OPTION, f"two rows together are answered {gap:.2g} (relative) away from one at a time")
 
 
-def _engine(file: Path, manifest: Manifest, settings: Settings, optimisation: Optimisation) -> Engine:
+def _engine(file: Path, made: Draft, settings: Settings, optimisation: Optimisation) -> Engine:
     with tempfile.TemporaryDirectory() as folder:
-        directory = Draft(manifest, [], None).write(file, Path(folder))
+        directory = made.write(file, Path(folder))
         read, threads = read_manifest(directory), settings.intra_op_threads
         model = load_model(directory, read, device=settings.device, intra_op_threads=threads, optimisation=optimisation)
-        return Engine(model, settings, ModelMetrics(Metrics(), manifest.name, manifest.version))
+        return Engine(model, settings, ModelMetrics(Metrics(), read.name, read.version))

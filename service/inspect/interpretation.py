@@ -16,7 +16,7 @@ from pathlib import Path
 
 from service.contract.tensors import DTYPE_BYTES
 from service.errors import ManifestError
-from service.inspect.axes import Runs, find_features, name_axes, run_at_sizes, sizes_of
+from service.inspect.axes import Runs, find_distributions, find_features, name_axes, run_at_sizes, sizes_of
 from service.inspect.hints import Hints
 from service.inspect.names import agree, likeness
 from service.inspect.roles import (
@@ -41,15 +41,18 @@ class Interpretation:
     """A way to understand a graph: as a step model, or, where there are no states, as a plain one.
 
     `pairs` are states, each as the names of its input and its output; `said` are the pairs that a person named. `made`
-    has the shapes of the outputs as runs showed them, without outputs of dtypes that such a model cannot have.
-    `likelihood` is how well the names of the axes fit, where nothing else tells.
+    has the shapes of the outputs as runs showed them, without outputs of dtypes that such a model cannot have, and
+    `distributions` are those that were probabilities. `likelihood` is how well the names of the axes fit, where nothing
+    else tells. `answer` is the output to answer with, for a task that has one alone.
     """
 
     roles: Roles
     made: Mapping[str, Shape]
     pairs: Pairs
     said: Pairs
+    distributions: frozenset[str] = frozenset()
     likelihood: int = 0
+    answer: str | None = None
 
     @property
     def plain(self) -> bool:
@@ -83,6 +86,8 @@ class Interpretation:
     def outputs(self) -> list[str]:
         """The outputs to answer with: those with a row for each row, of a step model for each step of it, and outputs
         of states only if there are no others."""
+        if self.answer is not None:
+            return [self.answer]
         taken = {output for _, output in self.pairs}
         timed = "time" in self.roles.sequence_shape
         times = {0, int(timed)} if self.plain else {int(timed)}
@@ -124,8 +129,9 @@ def _read(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> list[
     if lonely := _lonely(roles, matches):
         raise ManifestError(file, "states", _without_output(roles, lonely[0], matches, hints))
     made, said = name_axes(roles, runs), tuple(hints.states.items())
+    spread = find_distributions(made, runs)
     pairings = itertools.islice(_pairings(matches), MAX_INTERPRETATIONS)
-    answering = [each for pairs in pairings if (each := Interpretation(roles, made, pairs, said)).outputs]
+    answering = [each for pairs in pairings if (each := Interpretation(roles, made, pairs, said, spread)).outputs]
     if not answering:
         message = "beside the states, no output has one row per step; the graph needs one to answer with"
         raise ManifestError(file, "outputs", message)

@@ -13,7 +13,7 @@ from typing import get_args
 
 from service.contract.tensors import DTYPE_BYTES, TensorDtype
 from service.errors import ManifestError
-from service.inspect.axes import find_features, name_axes, run_at_sizes
+from service.inspect.axes import find_distributions, find_features, name_axes, run_at_sizes
 from service.inspect.hints import Hints
 from service.inspect.interpretation import TELLING, Interpretation
 from service.inspect.roles import (
@@ -148,9 +148,11 @@ def _read(file: Path, session: OnnxSession, roles: Roles, hints: Hints) -> Inter
     """
     if FEATURES in roles.sequence_shape:
         roles = find_features(file, session, roles, hints)
-    made = name_axes(roles, run_at_sizes(file, session, roles, hints, DTYPES))
+    runs = run_at_sizes(file, session, roles, hints, DTYPES)
+    made = name_axes(roles, runs)
     likelihood = sum(_likelihood(roles, node) for node in roles.inputs)
-    read = Interpretation(roles, made, (), (), likelihood + (roles.lengths is not None))
+    spread = find_distributions(made, runs)
+    read = Interpretation(roles, made, (), (), spread, likelihood + (roles.lengths is not None))
     if not read.outputs:
         raise ManifestError(
             file, "outputs", "no output has a row for each row of the inputs; one is needed to answer with"

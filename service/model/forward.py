@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract.manifest import Constant, Manifest
-from service.contract.tensors import Shape
+from service.contract.manifest import Manifest
+from service.contract.members import Constant
+from service.contract.tensors import Shape, State
 from service.errors import ManifestError, StateInvalid
 from service.model.graph_check import lacks_batch, takes_one_row
 from service.model.layout import StateLayout
@@ -43,7 +44,8 @@ class Forward:
         self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
         if manifest.lengths is not None:
             self._lengths_dtype = nodes[manifest.lengths].dtype
-        self.layout = StateLayout(self._states)
+        self.layout = StateLayout(manifest.carried)
+        self._drawn_from, self._recent = manifest.drawn_from, manifest.recent
 
     def run(
         self,
@@ -72,6 +74,10 @@ class Forward:
             outputs, final = self._at_once(sequences, lengths, states, others)
         else:
             outputs, final = self._step_by_step(sequences, lengths, states)
+        if self._drawn_from is not None:
+            final[self._drawn_from.input] = self._last(outputs, lengths)
+        if self._recent is not None:
+            final[self._recent.input] = self._last_ids(self._recent, sequences, states)
         made = [
             {
                 tensor.name: rows[index, :length] if by_time else rows[index, ...]
@@ -88,6 +94,24 @@ class Forward:
             ]
         packed, size = final.tobytes(), self.layout.size
         return made, [packed[index * size : (index + 1) * size] for index in range(len(lengths))], finite
+
+    def _last(self, outputs: Sequence[Array], lengths: list[int]) -> Array:
+        """Return what the last step of each row made, to draw the next id from. Shapes: [rows, ids]."""
+        names = [tensor.name for tensor in self._manifest.outputs]
+        assert self._drawn_from is not None
+        steps = outputs[names.index(self._drawn_from.output)]
+        made: Array = steps[np.arange(len(lengths)), np.array(lengths) - 1]
+        return made
+
+    def _last_ids(self, recent: State, sequences: Sequence[Array], states: Sequence[bytes | None]) -> Array:
+        """Return the last ids of each session, which stand at the end of its state. Shapes: [rows, ids]."""
+        (count,) = recent.row_shape
+        ends = b"".join([(state or self.layout.new)[-recent.row_bytes :] for state in states])
+        before = np.frombuffer(ends, self.layout.dtype[recent.input].base).reshape(-1, count)
+        if all(len(steps) == 1 for steps in sequences):
+            return np.concatenate([before[:, 1:], np.concatenate(sequences).reshape(-1, 1)], axis=1)
+        rows = zip(before, sequences, strict=True)
+        return np.stack([np.concatenate([old, steps.ravel()])[-count:] for old, steps in rows])
 
     def _at_once(
         self,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.contract.manifest import Constant, Manifest
+from service.contract.manifest import Manifest
+from service.contract.members import Constant
 from service.contract.tensors import DTYPE_BYTES, fits
 from service.errors import ManifestError
 from service.model.onnx_session import Node, OnnxSession

@@ -14,30 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-# A batch of texts is tokenised on its model's thread: the library's own threads would want the cores that runs, the
-# event loop and other workers have.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-from tokenizers import Tokenizer
-
 from service.contract.files import MANIFEST_FILE, hold_files, read_manifest, verify_files
-from service.contract.manifest import Manifest, Text
+from service.contract.manifest import Manifest
 from service.errors import ManifestError
 from service.model.graph_check import check_graph, takes_one_row
 from service.model.onnx_session import OnnxSession, Optimisation
+from service.model.vocabulary import Vocabulary, read_vocabulary
 
 log = logging.getLogger("baton.repository")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A model's tokenizer, and the id of unknown tokens."""
-
-    tokenizer: Tokenizer
-    unknown_id: int
-
-    def unknown_ratio(self, ids: list[int]) -> float:
-        """Return the share of `ids` (at least one) that are unknown."""
-        return ids.count(self.unknown_id) / len(ids)
 
 
 @dataclass(frozen=True)
@@ -184,7 +168,7 @@ class Source:
         """
         with self._files as files:
             text = self.manifest.text
-            vocabulary = None if text is None else _read_vocabulary(self.file, text, files.read("text.tokenizer"))
+            vocabulary = None if text is None else read_vocabulary(self.file, text, files.read("text.tokenizer"))
             session = OnnxSession(
                 self._graph,
                 files.read("file"),
@@ -197,20 +181,6 @@ class Source:
 
     def close(self) -> None:
         self._files.close()
-
-
-def _read_vocabulary(file: Path, text: Text, content: bytes) -> Vocabulary:
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as failure:  # the library raises bare Exceptions
-        raise ManifestError(file, "text.tokenizer", f"the tokenizers library cannot load it: {failure}") from failure
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    unknown_id = tokenizer.token_to_id(text.unknown_token)
-    if unknown_id is None:
-        message = f"{text.unknown_token!r} is not in the vocabulary of {text.tokenizer}"
-        raise ManifestError(file, "text.unknown_token", message)
-    return Vocabulary(tokenizer, unknown_id)
 
 
 def load_model(

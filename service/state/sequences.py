@@ -138,7 +138,9 @@ class Sequences:
 
     async def _point(self, content: bytes) -> Point:
         fingerprint, session_id, step = HEADER.unpack_from(content)
-        return Point(await self._sessions.maker(fingerprint), content[HEADER.size :], session_id, step)
+        engine = await self._sessions.maker(fingerprint)
+        engine.metrics.token_opened()
+        return Point(engine, content[HEADER.size :], session_id, step)
 
 
 def _key(tenant: str, model: str, id: int | str) -> bytes:

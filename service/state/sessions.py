@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from service.contract.manifest import Task
 from service.engine.engine import Engine
 from service.engine.registry import Registry
 from service.errors import (
@@ -93,7 +94,18 @@ class Sessions:
         if engine.ends_ms is not None:
             name = engine.manifest.name
             raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
-        return Point(engine, state=None, session_id=new_session_id(), step=0)
+        return _first(engine)
+
+    async def begin_with(self, version: str, *, model: str, task: Task) -> Point:
+        """Return the first point of a new session with a version of a model, also with one that is retiring: a client
+        that got outputs of it, and no token yet, has a session there.
+
+        Raises: UnknownModel, WrongTask; NotReady when a reload that may bring the version takes too long.
+        """
+        engine = await self._after_reload(self._engines.for_task, model, task, version)
+        if isinstance(engine, RequestError):
+            raise engine
+        return _first(engine)
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -134,7 +146,7 @@ class Sessions:
     async def _after_reload(self, look_up: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
         """Return what `look_up` returns, or why it is refused, which may be otherwise after a reload."""
         found = attempt(look_up, *args, **kwargs)
-        if isinstance(found, StateModelGone) and not self._engines.settled.is_set():
+        if isinstance(found, StateModelGone | UnknownModel) and not self._engines.settled.is_set():
             try:
                 await asyncio.wait_for(self._engines.settled.wait(), self._settings.timeout_ms / 1000)
             except TimeoutError:
@@ -275,6 +287,10 @@ def _payload_bytes(engine: Engine, form: Form) -> int:
     if form is Form.EXACT:
         return engine.layout.size
     return engine.layout.float16_size if form is Form.FLOAT16 else NAME_BYTES
+
+
+def _first(engine: Engine) -> Point:
+    return Point(engine, state=None, session_id=new_session_id(), step=0)
 
 
 def _gone() -> StateGone:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from service.batching.submission import Served, Submission, Timing
 from service.engine.engine import Answer, Engine, Row
-from service.errors import InternalError, InvalidRequest, RequestError, StateError
+from service.errors import InternalError, InvalidRequest, RequestError, StateError, attempt
 from service.web.answers import Reply
 from service.web.context import Call
 from service.web.schema import BatchRequest, Rejected, RunRequest
@@ -32,22 +32,31 @@ class Job:
     member: str | None  # of the item, that holds its input; None where the item itself is the input
 
 
-NO_RUN = Timing(queue_s=0.0, run_s=0.0, rows=0, cells=0, padded_cells=0, batch_rows=0)
+@dataclass(slots=True)
+class Partial:
+    """What there is of an item's result, and why there is no more."""
+
+    shown: dict[str, Any]
+    error: RequestError
+
+
+NO_RUN = Timing()
+TURN_S = 0.01  # after which other requests have theirs
 J = TypeVar("J", bound=Job)
 Outcomes = list[Answer | RequestError]
-Results = Sequence[dict[str, Any] | RequestError]
+Results = Sequence[dict[str, Any] | RequestError | Partial]
 
 
 async def run_jobs(call: Call, body: RunRequest, jobs: Sequence[Job | RequestError]) -> tuple[Outcomes, Timing]:
     """Run the jobs of one request together; return each one's answer, or why there is none, in their order.
 
-    Raises: InvalidRequest for a longer wait than may be; what `run_within` raises.
+    Raises: what `timeout_s` and `run_within` raise.
     """
-    return await run_within(call, jobs, _timeout_s(body, call.service.settings.timeout_ms))
+    return await run_within(call, jobs, timeout_s(body, call.service.settings.timeout_ms))
 
 
-async def run_within(call: Call, jobs: Sequence[Job | RequestError], timeout_s: float) -> tuple[Outcomes, Timing]:
-    """Do the same for a request whose runs must begin within `timeout_s`.
+async def run_within(call: Call, jobs: Sequence[Job | RequestError], limit_s: float) -> tuple[Outcomes, Timing]:
+    """Do the same for a request whose runs must begin within `limit_s`.
 
     Raises: what the batcher raises for the request as a whole; ClientDisconnect when the client left meanwhile.
     """
@@ -55,26 +64,34 @@ async def run_within(call: Call, jobs: Sequence[Job | RequestError], timeout_s: 
     for job in jobs:
         if isinstance(job, Job):
             rows.setdefault(job.engine, []).append(job.row)
-    served = await _serve(call, rows, timeout_s) if rows else []
+    served = await serve_rows(call, rows, limit_s) if rows else []
     answers = {engine: iter(one.outcomes) for engine, one in zip(rows, served, strict=True)}
     outcomes: Outcomes = []
     for job in jobs:
         outcome: Any = next(answers[job.engine]) if isinstance(job, Job) else job
         outcomes.append(outcome if isinstance(outcome, Answer) else _failure(job, outcome))
-    return outcomes, _merged([one.timing for one in served])
+    return outcomes, merged([one.timing for one in served])
 
 
-def show_each(
+async def show_each(
     jobs: Sequence[J | RequestError], outcomes: Outcomes, show: Callable[[J, Answer], dict[str, Any]]
 ) -> Results:
-    """Return what is shown of each answer; what is refused stays so."""
-    results: list[dict[str, Any] | RequestError] = []
+    """Return what is shown of each answer, or why it cannot be; what is refused stays so.
+
+    Other requests have their turn where showing takes long.
+    """
+    results: list[Any] = []
+    began = time.monotonic()
     for job, outcome in zip(jobs, outcomes, strict=True):
+        if time.monotonic() - began > TURN_S:
+            await asyncio.sleep(0)
+            began = time.monotonic()
         if isinstance(outcome, RequestError):
             results.append(outcome)
         else:
             assert not isinstance(job, RequestError)  # what was refused has no answer
-            results.append(show(job, outcome))
+            shown = attempt(show, job, outcome)
+            results.append(_failure(job, shown) if isinstance(shown, RequestError) else shown)
     return results
 
 
@@ -87,12 +104,25 @@ def reply(
 ) -> Reply:
     """Return the answer to `body`: the results of its items, and why others were refused before."""
     shown, errors = _shown(call, body, results)
-    total_s = time.perf_counter() - call.started
+    total_s = time.monotonic() - call.started
     content: dict[str, Any] = {
         "model": engine.manifest.name,
         "version": engine.manifest.version,
         "results": shown,
         "summary": {"ok": len(shown) - len(errors), "failed": len(errors)},
+        **show_cost(timing, total_s),
+    }
+    note(call, len(shown), errors)
+    status = 200
+    if len(errors) == len(shown):
+        status = errors[0].status
+        content["error"] = {**errors[0].body(), "request_id": call.request_id}
+    return Reply(content, status, timing, total_s)
+
+
+def show_cost(timing: Timing, total_s: float) -> dict[str, Any]:
+    """Return what is shown of the runs of a request, and of the time that it took."""
+    return {
         "usage": {
             "rows": timing.rows,
             "steps": timing.cells,
@@ -105,16 +135,17 @@ def reply(
             "total": round(1e3 * total_s, 3),
         },
     }
+
+
+def note(call: Call, items: int, errors: Sequence[RequestError]) -> None:
+    """Count the errors of a request of so many items, and note for the log how it went."""
     for error in errors:
         call.service.metrics.item_errors.labels(error.code).inc()
         if isinstance(error, StateError):
             call.service.metrics.tokens_rejected.labels(error.reason).inc()
-    status = 200
-    if len(errors) == len(shown):
-        status = errors[0].status
-        content["error"] = {**errors[0].body(), "request_id": call.request_id}
-    call.log = _log_fields(len(shown), errors)
-    return Reply(content, status, timing, total_s)
+    call.facts = {"items": items, "failed": len(errors)}
+    if errors:
+        call.facts["codes"] = Counter(error.log_code for error in errors)
 
 
 def _shown(call: Call, body: BatchRequest, results: Results) -> tuple[list[dict[str, Any]], list[RequestError]]:
@@ -128,15 +159,20 @@ def _shown(call: Call, body: BatchRequest, results: Results) -> tuple[list[dict[
         head = {"index": index, "id": getattr(item, "id", None)}
         if isinstance(outcome, dict):
             shown.append(head | outcome)
-        else:
-            if not isinstance(item, Rejected):
-                outcome.field = _within(f"{body.items_field}[{index}]", outcome.field)
-            errors.append(outcome)
-            shown.append(head | {"error": outcome.body()})
+            continue
+        known, error = (outcome.shown, outcome.error) if isinstance(outcome, Partial) else ({}, outcome)
+        if not isinstance(item, Rejected):
+            error.field = within(f"{body.items_field}[{index}]", error.field)
+        errors.append(error)
+        shown.append(head | {"error": error.body()} | known)
     return shown, errors
 
 
-def _timeout_s(body: RunRequest, max_ms: int) -> float:
+def timeout_s(body: RunRequest, max_ms: int) -> float:
+    """Return how long the runs of a request may be waited for.
+
+    Raises: InvalidRequest for longer than may be.
+    """
     if body.timeout_ms is None:
         return max_ms / 1000
     if body.timeout_ms > max_ms:
@@ -154,12 +190,13 @@ def _failure(job: Job | RequestError, outcome: Exception) -> RequestError:
     return error
 
 
-def _within(place: str, member: str | None) -> str:
+def within(place: str, member: str | None) -> str:
+    """Return the place of a member of what stands at `place`, or of that itself."""
     return f"{place}.{member}" if member else place
 
 
-async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) -> list[Served[Answer]]:
-    """Run rows on their engines; all engines admit all of them, or nothing is run.
+async def serve_rows(call: Call, rows: dict[Engine, list[Row]], limit_s: float) -> list[Served[Answer]]:
+    """Run rows on their engines within `limit_s`; all engines admit all of them, or nothing is run.
 
     Raises: what `Batcher.submit` and its answer raise; ClientDisconnect when the client left meanwhile.
     """
@@ -177,19 +214,27 @@ async def _serve(call: Call, rows: dict[Engine, list[Row]], timeout_s: float) ->
     peer.leavers.add(leave)
     try:
         for engine, part in rows.items():
-            submissions.append(engine.batcher.submit(part, tenant=call.tenant, timeout_s=timeout_s))
+            submissions.append(engine.batcher.submit(part, tenant=call.tenant, timeout_s=limit_s))
             answers.append(submissions[-1].future)
-        return [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
+        served = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
+        call.work.runs += [(engine, one.timing) for engine, one in zip(rows, served, strict=True)]
+        return served
+    except (RequestError, ClientDisconnect):
+        now = time.monotonic()
+        call.work.runs += [(engine, one.timing(now)) for engine, one in zip(rows, submissions, strict=False)]
+        raise
     finally:
         peer.leavers.discard(leave)
         for submission in submissions:
             submission.end()
 
 
-def _merged(timings: Sequence[Timing]) -> Timing:
+def merged(timings: Sequence[Timing]) -> Timing:
+    """Return where the time of several submissions went that were under way together."""
     if len(timings) == 1:
         return timings[0]
     return Timing(
+        submitted=min((t.submitted for t in timings), default=0.0),
         queue_s=max((t.queue_s for t in timings), default=0.0),
         run_s=max((t.run_s for t in timings), default=0.0),
         rows=sum(t.rows for t in timings),
@@ -197,11 +242,3 @@ def _merged(timings: Sequence[Timing]) -> Timing:
         padded_cells=sum(t.padded_cells for t in timings),
         batch_rows=max((t.batch_rows for t in timings), default=0),
     )
-
-
-def _log_fields(items: int, errors: Sequence[RequestError]) -> str:
-    if not errors:
-        return f"items={items} failed=0"
-    counts = Counter(error.log_code for error in errors)
-    refused = " ".join(f"{code}*{count}" for code, count in counts.items())
-    return f"items={items} failed={len(errors)} {refused}".rstrip()

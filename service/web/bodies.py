@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from service.errors import BodyTimeout, BodyTooLarge, MalformedJson, UnsupportedMediaType
 from service.settings import Settings
 from service.web.context import Call
-from service.web.schema import BatchRequest, parse
+from service.web.schema import BatchRequest, parse, read_whole
 
 LATE = "the body is late"  # why a task is cancelled
 JSON = "application/json"
@@ -37,12 +37,23 @@ class Reader(Protocol):
 
 def read_json(call: Call, kind: type[B], body: bytes) -> B:
     """Read a body that is JSON."""
+    _admit(call, kind, body)
+    request, call.rejected = parse(kind, body, max_items=call.service.settings.max_items)
+    return request
+
+
+def read_json_whole(call: Call, kind: type[B], body: bytes) -> B:
+    """Read a body that is JSON, whose items stand or fall together."""
+    _admit(call, kind, body)
+    return read_whole(kind, body)
+
+
+def _admit(call: Call, kind: type[BatchRequest], body: bytes) -> None:
+    """Raises: MalformedJson for a body that was lost; what `Registry.admit` raises."""
     if not body and (upgrade := call.field(b"upgrade")):
         raise MalformedJson(f"the header 'Upgrade: {upgrade}' made the server lose the body; send plain HTTP/1.1")
     if WHOLE not in call.scope:
         call.service.engines.admit(kind.task, call.tenant, name=guess_model(body, kind.task))
-    request, call.rejected = parse(kind, body, max_items=call.service.settings.max_items)
-    return request
 
 
 def guess_model(body: bytes, default: str) -> str | None:

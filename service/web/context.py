@@ -9,24 +9,29 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.types import Receive, Scope
 
+from service.batching.submission import Timing
+from service.engine.engine import Engine
 from service.engine.loader import Loader
 from service.engine.orders import Orders
 from service.engine.registry import Registry
-from service.errors import MAX_MESSAGE_CHARS
+from service.errors import MAX_MESSAGE_CHARS, RequestError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sequences import Sequences
-from service.state.sessions import Sessions
+from service.state.sessions import Carried, Hold, Point, Precision, Sessions
 from service.web.auth import Authenticator
 from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+T = TypeVar("T")
+UNMATCHED = "unmatched"  # the endpoint of what stands nowhere
 NO_CHARS_OF_A_PATH = re.compile(r"[^!-~]")
 PEER = "baton.peer"  # in the scope: the `Peer`, where the server tells of it
 
@@ -37,11 +42,20 @@ def _make_request_ids() -> Iterator[str]:
     return (f"{process}-{number}" for number in itertools.count(1))
 
 
+class Tracer(Protocol):
+    """What keeps the traces of callers, told once their work is done."""
+
+    def end_request(self, caller: Caller, status: int) -> None: ...
+    def end_frame(self, caller: Caller, name: str, error: RequestError | None) -> None: ...
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Service:
     """The parts that handlers work with; `create_app` puts them together.
 
-    `orders` are None where none are taken; `log_request` takes the line of a request, None where nobody reads those.
+    `orders` are None where none are taken; `log_request` takes the line of a request, None where nobody reads those;
+    `tracer` is None where nothing is traced.
     """
 
     settings: Settings
@@ -52,6 +66,7 @@ class Service:
     authenticator: Authenticator
     orders: Orders | None
     log_request: Callable[[str], None] | None
+    tracer: Tracer | None
     request_ids: Iterator[str] = field(default_factory=_make_request_ids)
 
     @property
@@ -60,12 +75,15 @@ class Service:
 
 
 class Peer:
-    """The other end of a connection; `leavers` are called when it is gone, and `left` is true from then on."""
+    """The other end of a connection; `leavers` are called when it is gone, and `left` is true from then on.
 
-    __slots__ = ("leavers", "left")
+    `ending` says that the server shuts down, and what takes long had better come to its end.
+    """
+
+    __slots__ = ("ending", "leavers", "left")
 
     def __init__(self) -> None:
-        self.left = False
+        self.ending = self.left = False
         self.leavers: set[Callable[[], None]] = set()
 
     def leave(self) -> None:
@@ -74,23 +92,51 @@ class Peer:
             leaver()
 
 
+@dataclass(slots=True)
+class Part:
+    """A part of some work, `name`d open or seal: so many tokens, from `began` to `ended`."""
+
+    name: str
+    began: float
+    ended: float
+    tokens: int
+
+
+@dataclass(slots=True)
+class Work:
+    """What is done for a request, or for one frame of a stream, since it `began`; `parts` where it is traced."""
+
+    began: float
+    runs: list[tuple[Engine, Timing]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+
 class Caller:
     """Whoever sent a request or opened a WebSocket, as far as the service knows.
 
     It stands in the ASGI scope, so that whatever handles a part of the request finds the same one. `endpoint` is the
-    path as it was declared, for the metrics; `log` joins the line in the log.
+    path as it was declared, for the metrics; `facts` join the line in the log. `failure` is the error that ended an
+    answer, or a stream, that had begun. `trace_id` is the trace's, where there is one, and `span` the tracer's own.
+
+    Units: `started` is of `time.monotonic`, the batchers' clock.
     """
 
     def __init__(self, scope: Scope, service: Service) -> None:
-        self.service, self.started = service, time.perf_counter()
+        self.service, self.started = service, time.monotonic()
         self.path: str = scope["path"]
         self.verb: str = scope.get("method", "WS")
-        self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
+        self.heads: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        self.fields: dict[bytes, bytes] = dict(reversed(self.heads))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if REQUEST_ID.fullmatch(given) else next(service.request_ids)
         self.tenant = ""
-        self.endpoint = "unmatched"
-        self.log = ""
+        self.endpoint = UNMATCHED
+        self.facts: dict[str, Any] = {}
+        self.failure: RequestError | None = None
+        self.work = Work(self.started)
+        self.trace_id = ""
+        self.span: Any = None
+        self.scheme: str = scope.get("scheme", "http")
         self._raw_path: bytes = scope.get("raw_path") or self.path.encode()
         scope["baton.caller"] = self
 
@@ -114,6 +160,31 @@ class Caller:
             authenticator.check_admin(given)
         else:
             self.tenant = authenticator.tenant(given)
+
+    def fail(self, error: RequestError) -> None:
+        """Note that `error` ended an answer, or a stream, that had begun."""
+        self.failure = error
+        self.facts |= {"code": error.log_code, "message": str(error)}
+
+    def resume(self, tokens: Sequence[bytes], *, model: str) -> Awaitable[list[Point | RequestError]]:
+        """Return what `Sessions.resume` gives for the caller's tokens."""
+        points = self.service.sessions.resume(tokens, model=model, tenant=self.tenant)
+        return points if self.service.tracer is None else self._timed("open", points, len(tokens))
+
+    def hand_out(
+        self, points: Sequence[Point], *, hold: Hold | None = None, precision: Precision = "float32"
+    ) -> Awaitable[list[Carried | RequestError]]:
+        """Return what `Sessions.hand_out` gives the caller for these points."""
+        carried = self.service.sessions.hand_out(points, tenant=self.tenant, hold=hold, precision=precision)
+        return carried if self.service.tracer is None else self._timed("seal", carried, len(points))
+
+    async def _timed(self, name: str, part: Awaitable[T], tokens: int) -> T:
+        """Note how long a part of the work takes, if it has to do with any tokens."""
+        began = time.monotonic()
+        done = await part
+        if tokens:
+            self.work.parts.append(Part(name, began, time.monotonic(), tokens))
+        return done
 
 
 class Call(Caller, Request):

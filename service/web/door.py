@@ -59,7 +59,7 @@ class Door:
             caller = Caller(scope, self._service)
             if caller.field(b"upgrade"):  # its body may be lost, and the connection has to close
                 return None
-            caller.endpoint = found.declared
+            caller.endpoint, caller.tenant = found.declared, tenant
             answer = self._errors.answer(caller, error)
             add_id(caller, answer.raw_headers)
             record(caller, answer.status_code)

@@ -10,12 +10,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from service.errors import MethodNotAllowed, RequestError, Unauthorized, UpgradeRequired
+from service.errors import MethodNotAllowed, RequestError, StateError, Unauthorized, UpgradeRequired
 from service.web.answers import Headers, WholeAnswer, retry_after
 from service.web.context import Caller
-from service.web.schema import ErrorAnswer
 
-Shape = Callable[[Caller, RequestError], tuple[int, dict[str, Any]]]
+Shape = Callable[[str, RequestError], tuple[int, dict[str, Any]]]  # of a request's id and its error
 
 DUE_HEADERS: dict[type[RequestError], Headers] = {
     Unauthorized: [(b"www-authenticate", b"Bearer")],
@@ -23,17 +22,12 @@ DUE_HEADERS: dict[type[RequestError], Headers] = {
 }
 
 
-def error_object(caller: Caller, error: RequestError) -> tuple[int, dict[str, Any]]:
+def error_object(request_id: str, error: RequestError) -> tuple[int, dict[str, Any]]:
     """Return the status of `error`, and what /v1 shows of it: `{"error": {...}}`."""
-    return error.status, {"error": {**error.body(), "request_id": caller.request_id}}
+    return error.status, {"error": {**error.body(), "request_id": request_id}}
 
 
 SHAPES: Mapping[str, Shape] = {"": error_object}  # also of what has no path, as `OPTIONS *`
-
-
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI shows for `statuses`."""
-    return {status: {"model": ErrorAnswer} for status in statuses}
 
 
 class ErrorAnswers:
@@ -44,13 +38,16 @@ class ErrorAnswers:
 
     def answer(self, caller: Caller, error: RequestError) -> WholeAnswer:
         """Show `error` and count it."""
-        caller.service.metrics.refused(error.code)
-        caller.log = f"code={error.code} message={str(error)!r}"
+        metrics = caller.service.metrics
+        metrics.refused(error.code)
+        if isinstance(error, StateError):
+            metrics.tokens_rejected.labels(error.reason).inc()
+        caller.facts = {"code": error.code, "message": str(error)}
         shape = next(shape for prefix, shape in self._shapes if caller.path.startswith(prefix))
         headers = retry_after(error.body()) + DUE_HEADERS.get(type(error), [])
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allowed.encode()))
         if caller.field(b"upgrade"):  # the body that was lost on the way in may still come, as another request
             headers = [header for header in headers if header[0] != b"connection"] + [(b"connection", b"close")]
-        status, content = shape(caller, error)
+        status, content = shape(caller.request_id, error)
         return WholeAnswer(to_json(content), status, headers)

@@ -45,6 +45,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait()
 
+    def shutdown(self) -> None:
+        self._peer.ending = True
+        super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
         self._peer.leave()

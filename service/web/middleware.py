@@ -1,9 +1,9 @@
 """What every request and every WebSocket passes before its handler.
 
 It knows ASGI and callers, not routes, bodies or models. Invariants: every answer carries `X-Request-Id`; a request
-leaves one line in the log and one count in the metrics when its answer has been sent to the end, or its client has
-left; an exception that nobody expected becomes a 500 with its cause in the log. What is no whole HTTP request never
-comes here: uvicorn answers it with a bare 400, and `service.web.heads` with 408 or 431.
+leaves one line in the log, one count in the metrics and, where there are any, one trace, when its answer has been sent
+to the end, or its client has left; an exception that nobody expected becomes a 500 with its cause in the log. What is
+no whole HTTP request never comes here: uvicorn answers it with a bare 400, and `service.web.heads` with 408 or 431.
 `service.web.door` keeps these promises for what is refused from its head.
 """
 
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import InternalError, RequestError
 from service.web.context import Call, Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
+from service.web.request_lines import LINES
 
 log = logging.getLogger("baton.http")
 
@@ -31,20 +32,21 @@ def add_id(caller: Caller, headers: list[tuple[bytes, bytes]]) -> None:
     headers.append((b"x-request-id", caller.request_id.encode()))
 
 
-def record(caller: Caller, status: int) -> None:
-    """Count a request that has ended, and write its line in the log."""
-    seconds = time.perf_counter() - caller.started
+def record(caller: Caller, status: int, *, traced: bool = True) -> None:
+    """Count a request that has ended, trace it, and write its line in the log."""
+    seconds = time.monotonic() - caller.started
     service = caller.service
     service.metrics.answered(caller.endpoint, status, None if status == OPENED else seconds)
+    if traced and service.tracer is not None:
+        service.tracer.end_request(caller, status)
     if service.log_request is not None:
-        line = f"{caller.verb} {caller.printable_path} {status} {1e3 * seconds:.1f}ms id={caller.request_id}"
-        service.log_request(f"{line} {caller.log}".rstrip())
+        service.log_request(LINES[service.settings.log_format](caller, status, seconds))
 
 
 class RequestScope:
     """The outermost layer: the request's id, its tenant, its errors, its line in the log and its count.
 
-    `open_paths` are for everybody; elsewhere a caller is named or refused.
+    `open_paths` are for everybody, and not traced; elsewhere a caller is named or refused.
     """
 
     def __init__(self, app: ASGIApp, service: Service, errors: ErrorAnswers, open_paths: Collection[str]) -> None:
@@ -74,16 +76,17 @@ class RequestScope:
             if status != OPENED and not ended:
                 raise ClientDisconnect
         except ClientDisconnect:
-            status, caller.log = CLIENT_LEFT, "the client left before it was answered"
+            status, caller.facts = CLIENT_LEFT, {"note": "the client left before it was answered"}
         except Exception as error:  # the last place that can still answer
             if not isinstance(error, RequestError):
                 log.exception("request %s failed", caller.request_id)
                 error = InternalError("the service failed; the log has the cause")
             elif status:
-                log.error("request %s failed after its answer had begun: %s", caller.request_id, error)
+                log.error("request %s failed after its answer had begun: %s", caller.request_id, error.code)
             if status:
+                caller.fail(error)
                 raise
             await self._errors.answer(caller, error)(scope, receive, send_with_id)
         finally:
-            record(caller, status)
+            record(caller, status, traced=caller.path not in self._open_paths)
             forget_caller(scope)

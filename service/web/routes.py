@@ -18,10 +18,7 @@ from service.contract.manifest import Task
 from service.web.answers import Reply
 from service.web.bodies import JSON, WHOLE, Reader, find_media_type, guess_model, read_bytes, read_json
 from service.web.context import Call, call_of
-from service.web.error_shapes import error_responses
 from service.web.schema import BatchRequest
-
-BODY_ERRORS = error_responses(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 class BodyRoute(APIRoute):

@@ -28,8 +28,14 @@ from service.errors import (
 MAX_ID_CHARS = 128
 MAX_ITEMS = 10_000  # no setting admits more: a longer list is refused before its items cost anything
 MAX_ERRORS = 20_000  # listing them costs about 10 us each
-NUMBERS, ROWS = "<numbers>", "<rows>"
-UNION_TAGS = {"<text>", "<object>", NUMBERS, ROWS}  # pydantic puts the tag of a union's branch into an error's location
+NUMBERS, ROWS, LIST = "<numbers>", "<rows>", "<list>"
+UNION_TAGS = {
+    "<text>",
+    "<object>",
+    NUMBERS,
+    ROWS,
+    LIST,
+}  # pydantic puts the tag of a union's branch into an error's location
 
 
 class Strict(BaseModel):
@@ -38,7 +44,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, val_json_bytes="base64")
 
 
-Token = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64url"})]
+A_STATE = "<a state>"  # in examples, which cannot hold one: it is sealed by the service's own key, and expires
+# Without an example Swagger UI makes one of its own, and fails at base64url.
+Token = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64url", "examples": [A_STATE]})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +192,8 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
+    """Why a request is refused. Where each of its items is, `error` stands beside their results."""
+
     error: ErrorBody
 
 

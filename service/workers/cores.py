@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,12 @@ def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
     A part of a core counts as a core, for a worker that waits half of its time is better than none.
     """
-    return min(len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(cgroups, own)), sys.maxsize)
+    return math.ceil(allowed_cores(cgroups, own))
+
+
+def allowed_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
+    """Return the same with a part of a core as what it is: a quota of one and a half is 1.5."""
+    return min([len(os.sched_getaffinity(0)), *_quotas(cgroups, own)])
 
 
 def usable_gpus(devices: Path = DEVICES) -> list[str]:

@@ -21,6 +21,7 @@ from functools import partial
 # Numpy's linear algebra would start a thread for each core, and a process is to have no other threads when it forks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from service.engine.orders import Orders
+from service.engine.served import Served
 from service.engine.trial import Trial
 from service.engine.versions import Tried, try_at_once
 from service.errors import SettingsError
@@ -29,6 +30,7 @@ from service.model.onnx_session import CUDA, choose_providers
 from service.model.repository import find_versions
 from service.settings import AUTO, MOST_WORKERS, Settings
 from service.web.access_log import configure_logging
+from service.web.trace_variables import check_variables
 from service.workers.cores import usable_cores, usable_gpus
 from service.workers.port import Board, Port
 from service.workers.supervisor import Supervisor
@@ -42,6 +44,8 @@ def run_service(settings: Settings) -> None:
     Raises: StartupError when a model or a setting will not do.
     """
     _configure_process(settings)
+    if settings.tracing:
+        _import_tracing()
     gpus = usable_gpus() if CUDA in choose_providers(settings.device) else []
     if settings.workers == AUTO:
         settings = settings.model_copy(update={"workers": min(len(gpus) or usable_cores(), MOST_WORKERS)})
@@ -54,12 +58,20 @@ def run_service(settings: Settings) -> None:
         board, listening = Board(settings.worker_count), partial(port.announce, settings.host)
         with ExitStack() as shared:
             orders = None if settings.admin_key is None else shared.enter_context(Orders.shared(settings.worker_count))
-            worker = Worker(settings, tried, orders, port, board, gpus)
-            if settings.worker_count == 1:
+            served = None if settings.worker_count == 1 else shared.enter_context(Served.shared())
+            worker = Worker(settings, tried, orders, served, port, board, gpus)
+            if served is None:
                 worker.serve_alone(listening)
                 return
             shared.enter_context(_shared_metrics())
-            Supervisor(worker.run, settings.worker_count, board, listening=listening, ending=port.close).run()
+            Supervisor(
+                worker.run,
+                settings.worker_count,
+                board,
+                listening=listening,
+                ending=port.close,
+                reloading=served.ask,
+            ).run()
 
 
 def _try_all(settings: Settings) -> list[Tried]:
@@ -77,9 +89,19 @@ def _try_all(settings: Settings) -> list[Tried]:
         return trying.result()
 
 
+def _import_tracing() -> None:
+    """Raises: SettingsError where the extra is not installed, or for a variable that cannot be used."""
+    check_variables()
+    try:
+        importlib.import_module("service.web.tracing")
+    except ModuleNotFoundError as missing:
+        message = f"BATON_TRACING needs the extra otel ({missing}); install it: pip install 'baton-serving[otel]'"
+        raise SettingsError(message) from missing
+
+
 def _configure_process(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_S)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the models that it is about are loaded
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every connection is one

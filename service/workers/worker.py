@@ -25,15 +25,17 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
 from service.engine.orders import Orders
+from service.engine.served import Served
 from service.engine.versions import Tried
 from service.errors import StartupError
 from service.settings import Settings
 from service.state.token import token_chars
 from service.web.access_log import RequestLog, access_log
-from service.web.context import Service
+from service.web.context import Service, Tracer
 from service.web.heads import HttpProtocol
 from service.web.websocket import StreamProtocol
 from service.workers.port import Board, Listener, Port
+from service.workers.usage import Usage
 
 log = logging.getLogger("baton.workers")
 
@@ -51,11 +53,12 @@ class Worker:
         settings: Settings,
         tried: Collection[Tried],
         orders: Orders | None,
+        served: Served | None,
         port: Port,
         board: Board,
         gpus: Sequence[str],
     ) -> None:
-        self._settings, self._tried, self._orders = settings, tried, orders
+        self._settings, self._tried, self._orders, self._served = settings, tried, orders, served
         self._port, self._board, self._gpus = port, board, gpus
 
     def run(self, number: int, tell: Connection) -> None:
@@ -81,9 +84,19 @@ class Worker:
 
     def _create_app(self, number: int) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
-        log_request = RequestLog(sys.stderr).write if access_log.isEnabledFor(logging.INFO) else None
+        settings = self._settings
+        log_request = None
+        if access_log.isEnabledFor(logging.INFO):
+            log_request = RequestLog(sys.stderr, settings.log_format).write
         orders = None if self._orders is None else self._orders.of(number)
-        app = create_app(self._settings, tried=self._tried, orders=orders, log_request=log_request)
+        app = create_app(
+            settings,
+            tried=self._tried,
+            orders=orders,
+            served=self._served,
+            log_request=log_request,
+            tracer=_open_tracer(number) if settings.tracing else None,
+        )
         gc.freeze()  # it stays, so nobody need look through it for garbage
         return app
 
@@ -95,7 +108,13 @@ class Worker:
         watch: Callable[[], None] = _do_nothing,
         listening: Callable[[], None] = _do_nothing,
     ) -> None:
-        listener = Listener(self._port, self._board, number, watch)
+        usage = Usage(app.state.service.metrics, str(number))
+
+        def look() -> None:
+            usage.show()
+            watch()
+
+        listener = Listener(self._port, self._board, number, look)
         orders: Orders | None = app.state.service.orders
         ending = _do_nothing if orders is None else orders.end
         server = _Server(uvicorn.Config(app, **self._options), listener, listening, ending)
@@ -119,6 +138,12 @@ class Worker:
             "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells
             "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
         }
+
+
+def _open_tracer(worker: int) -> Tracer | None:
+    from service.web.tracing import open_tracer  # which needs the extra otel
+
+    return open_tracer(worker)
 
 
 class _Server(uvicorn.Server):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+import tiny
 from conftest import Server, ServerFactory
 from uninterrupted import ROWS, assert_each_once, whole
 
-from baton_client import AsyncClient, StepOutput
+from baton_client import AsyncClient, StepOutput, StreamInterrupted
 from baton_client.async_stream import MAX_OUTSTANDING
 
 CHECKPOINT = b'{"type":"checkpoint"'
@@ -43,7 +47,10 @@ async def cutting_proxy(server: Server, cut: Callable[[], Cut]) -> AsyncIterator
             if end is not None:
                 return
 
+    connections: list[asyncio.Task[None]] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(cast(asyncio.Task[None], asyncio.current_task()))
         served_reader, served_writer = await asyncio.open_connection(host, int(port))
         ways = [asyncio.create_task(up(reader, served_writer)), asyncio.create_task(down(served_reader, writer, cut()))]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -56,6 +63,7 @@ async def cutting_proxy(server: Server, cut: Callable[[], Cut]) -> AsyncIterator
     proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with proxy:
         yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    await asyncio.gather(*connections)
 
 
 def anywhere(seed: int) -> Callable[[], Cut]:
@@ -171,3 +179,77 @@ async def test_a_send_that_is_cancelled_while_the_connection_is_full_loses_nothi
         made = [await stream.recv() for _ in range(sent)]
         assert (await stream.step(ROWS[:1])).step == steps * sent + 1
     assert [output.step for output in made] == [steps * (n + 1) for n in range(sent)]
+
+
+def once(broken: asyncio.Event) -> Callable[[], Cut]:
+    """Break the first connection when `broken` is set, and no other."""
+
+    def when_broken(seen: bytes) -> int | None:
+        return len(seen) if broken.is_set() else None
+
+    cuts = chain([when_broken], repeat(lambda seen: None))
+    return lambda: next(cuts)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("gone", [False, True], ids=["another is newest", "it retires"])
+async def test_a_session_without_a_checkpoint_goes_on_with_the_version_that_began_it(
+    gone: bool, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    first = tiny.stepper(tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    expected = await asyncio.to_thread(whole, server)
+    broken = asyncio.Event()
+    async with (
+        cutting_proxy(server, once(broken)) as url,
+        AsyncClient(url) as client,
+        client.stream("stepper") as stream,
+    ):
+        made = [await stream.step(row[None]) for row in ROWS[:3]]
+        tiny.stepper(tmp_path / "models", version="2", seed=2)
+        if gone:
+            shutil.rmtree(first)
+        start = server.mark()
+        server.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.lines_since, start, until="models reloaded")
+        broken.set()
+        made += [await stream.step(row[None]) for row in ROWS[3:8]]
+        assert (await client.step("stepper", ROWS[:1])).version == "2", "which answers new work"
+    assert_each_once(made, expected[:8])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("checkpoint_every", [2, 100], ids=["after a checkpoint", "before the first"])
+async def test_a_stream_that_was_opened_with_a_version_is_opened_again(server: Server, checkpoint_every: int) -> None:
+    expected, broken = await asyncio.to_thread(whole, server), asyncio.Event()
+    async with (
+        cutting_proxy(server, once(broken)) as url,
+        AsyncClient(url) as client,
+        client.stream("stepper", version="1", checkpoint_every=checkpoint_every) as stream,
+    ):
+        made = [await stream.step(row[None]) for row in ROWS[:3]]
+        broken.set()
+        made += [await stream.step(row[None]) for row in ROWS[3:6]]
+    assert_each_once(made, expected[:6])
+
+
+@pytest.mark.anyio
+async def test_what_was_interrupted_before_a_checkpoint_goes_on_with_its_version(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
+    tiny.stepper(tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    expected = await asyncio.to_thread(whole, server)
+    async with AsyncClient(server.url, timeout=0.2) as client, client.stream("stepper") as stream:
+        made = [await stream.step(row[None]) for row in ROWS[:3]]
+        server.kill()
+        with pytest.raises(StreamInterrupted) as interrupted:
+            await stream.step(ROWS[3:4])
+    tiny.stepper(tmp_path / "models", version="2", seed=2)
+    server.start()
+    kept = interrupted.value
+    assert (kept.state, kept.version, kept.answered) == (None, "1", 3)
+    async with AsyncClient(server.url) as client, client.stream("stepper", version=kept.version) as stream:
+        again = [output async for output in stream.map(kept.unacknowledged)]
+        assert_each_once(made + again[kept.answered :], expected[:4])
+        assert (await client.step("stepper", ROWS[:1])).version == "2", "which answers new work"

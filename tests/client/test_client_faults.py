@@ -244,7 +244,8 @@ async def test_a_checkpoint_for_which_there_is_no_store_is_refused_alone() -> No
 async def test_a_session_does_not_go_on_with_steps_of_another_width() -> None:
     async def other(connection: ServerConnection) -> None:
         await connection.recv()
-        await connection.send('{"type": "open", "step": 0, "features": 2, "dtype": "float32", "outputs": []}')
+        shape = {"version": "1", "step": 0, "features": 2, "dtype": "float32", "outputs": []}
+        await connection.send(json.dumps({"type": "open", **shape}))
 
     async with (
         serving(summing(1), other) as url,

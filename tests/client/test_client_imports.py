@@ -14,13 +14,14 @@ from conftest import ROOT
 FOLDER = ROOT / "client"
 LAYERS = (
     {"errors", "inputs", "lifetime", "retries"},
+    {"events"},
     {"results", "routes"},
     {"frames"},
     {"journal"},
     {"async_stream"},
     {"async_client"},
     {"portal"},
-    {"stream"},
+    {"stream", "generation"},
     {"client"},
     {"__init__"},
 )

@@ -14,6 +14,8 @@ from baton_client.results import StepOutput
 
 EVENTS = st.lists(st.sampled_from(["input", "refused", "checkpoint", "serve", "serve", "hear", "hear", "cut", "drain"]))
 
+OPENING = '{"type": "open", "version": "1", "step": %d, "features": null, "dtype": "float32", "outputs": []}'
+
 
 def journal(checkpoint_every: int = 3) -> Journal:
     return Journal({"model": "sum", "return": "last", "checkpoint_every": checkpoint_every}, binary=False)
@@ -123,7 +125,7 @@ def test_inputs_are_copied() -> None:
         ('{"type": "step"}', ProtocolError),
         ('{"type": "stop"}', ProtocolError),
         (b"\0\0\0\0", ProtocolError),
-        ('{"type": "open", "step": 0, "features": null, "dtype": "float32", "outputs": []}', ProtocolError),
+        (OPENING % 0, ProtocolError),
         ('{"type": "step", "step": 7, "outputs": {"sum": 1}}', ProtocolError),
         ('{"type": "checkpoint", "asked": false, "step": 1, "state": "x"}', ProtocolError),
         ('{"type": "error", "final": true, "step": 0, "error": {"code": "draining", "message": ""}}', ApiError),
@@ -146,7 +148,7 @@ def test_what_does_not_fit_ends_the_connection(message: str | bytes, error: type
 @pytest.mark.parametrize(
     "message",
     [
-        '{"type": "open", "step": 3, "features": null, "dtype": "float32", "outputs": []}',
+        OPENING % 3,
         '{"type": "step", "step": 0, "outputs": []}',
     ],
 )

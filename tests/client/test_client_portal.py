@@ -108,6 +108,33 @@ def test_an_interrupted_receive_loses_no_output() -> None:
         serving.join()
 
 
+def test_interrupted_events_say_so_and_are_left() -> None:
+    """By the end of the `with`, and never as if they had ended."""
+
+    def listen() -> None:
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(65_536)
+            interrupt()
+            while connection.recv(65_536):  # the body, and then the end
+                pass
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        ThreadPoolExecutor(1) as pool,
+        Client(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=10 * HANGS_S) as client,
+    ):
+        listening = pool.submit(listen)
+        with pytest.raises(KeyboardInterrupt), client.generate_stream("x") as events:
+            next(events)
+        listening.result(HANGS_S)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="these events were interrupted; ask again, from the last state"):
+                next(events)
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        next(events)
+
+
 def test_work_is_cancelled_where_the_interrupt_comes_before_its_future(monkeypatch: pytest.MonkeyPatch) -> None:
     hand_over = BlockingPortal.start_task_soon
     running = set()

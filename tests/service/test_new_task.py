@@ -18,10 +18,10 @@ from conftest import ROOT, ServerFactory
 from service.contract.files import read_manifest
 from service.errors import ManifestError
 
-TOUCHED = ("app.py", "contract/manifest.py", "endpoints/regime.py")
+TOUCHED = ("app.py", "contract/tasks.py", "endpoints/regime.py")
 SERIES = [[0.5, -1.0, 2.0], [3.0], [], [0.0, 0.25, -0.5, 1.0, 9.0]]
 RULE = """
-def _check_regime(manifest: Manifest) -> None:
+def _check_regime(manifest: Members) -> None:
     _check_batch_first(manifest, "[batch, time]")
 
 
@@ -41,7 +41,7 @@ def add_task(service: Path) -> None:
     """Do what a developer does to add the task."""
     shutil.copy(regime.__file__, service / "endpoints" / "regime.py")
     insert(
-        service / "contract" / "manifest.py",
+        service / "contract" / "tasks.py",
         (r"^(?=TASKS: )", RULE),
         (r"^TASKS: .* = \{$", '\n    "regime": TaskRules(_check_regime, sums_to_one=True),'),
     )
@@ -87,7 +87,10 @@ def run(model: Path, series: Sequence[float]) -> list[float]:
 def test_a_new_task_is_served_by_an_endpoint_and_two_entries(tmp_path: Path, start_server: ServerFactory) -> None:
     directory = teller(tmp_path / "models")
     tiny.stepper(tmp_path / "models")
-    with pytest.raises(ManifestError, match="Input should be 'sentiment', 'forecast', 'step' or 'tensor'"):
+    with pytest.raises(
+        ManifestError,
+        match="Input should be 'sentiment', 'forecast', 'step', 'tensor', 'tag', 'transform' or 'classify'",
+    ):
         read_manifest(directory)
 
     service = tmp_path / "service"

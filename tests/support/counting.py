@@ -13,7 +13,7 @@ from conftest import RedisServer
 from here import Clock
 
 from service.engine.engine import Engine
-from service.engine.registry import Registry
+from service.engine.registry import Registry, Wanted
 from service.errors import SequenceUnknown
 from service.metrics import Metrics
 from service.settings import Settings
@@ -44,7 +44,7 @@ class Service:
     """What one process has for sequences."""
 
     def __init__(self, engines: list[Engine], settings: Settings, store: Store | None) -> None:
-        self.registry, self.store = Registry(engines), store
+        self.registry, self.store = Registry(Wanted(engines, {})), store
         sealer = Sealer(KeyRing([new_key()]), ttl_s=TTL_S, skew_s=0)
         sessions = Sessions(settings, self.registry, sealer, store)
         self.sequences = Sequences(settings, self.registry, sessions, store)

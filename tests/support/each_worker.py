@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ def pid_behind(server: Server, client: httpx.Client) -> int:
     start, request_id = len(server.lines), uuid.uuid4().hex
     client.get("/healthz", headers={"x-request-id": request_id})
     line = server.lines_since(start, until=request_id)[-1]
-    return int(line.split()[3])
+    return int(json.loads(line)["process"] if line.startswith("{") else line.split()[3])
 
 
 @contextmanager

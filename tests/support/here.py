@@ -18,6 +18,7 @@ from service.engine.versions import Found, Tried, load_tried
 from service.metrics import Metrics
 from service.model.repository import find_versions
 from service.settings import Settings
+from service.web.context import Tracer
 
 
 class Clock:
@@ -46,8 +47,10 @@ def load_here(models_dir: Path, **settings: object) -> list[Engine]:
 
 
 @asynccontextmanager
-async def serve_here(settings: Settings, clock: Clock) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
-    app = create_app(settings, tried=vouched(settings.models_dir), clock=clock)
+async def serve_here(
+    settings: Settings, clock: Clock, tracer: Tracer | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
+    app = create_app(settings, tried=vouched(settings.models_dir), clock=clock, tracer=tracer)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

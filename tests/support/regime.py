@@ -14,10 +14,11 @@ from service.errors import EmptyInput, attempt
 from service.web.answers import Reply
 from service.web.batch import Job, reply, run_jobs, show_each
 from service.web.context import Call
-from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.error_examples import run_errors
+from service.web.routes import BodyRoute
 from service.web.schema import BatchAnswer, Result, RunRequest
 
-router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=run_errors("series"))
 
 
 class RegimeRequest(RunRequest):
@@ -40,7 +41,8 @@ async def regime(call: Call, body: RegimeRequest) -> Reply:
 
     jobs = [attempt(_read, series, engine) for series in body.series]
     outcomes, timing = await run_jobs(call, body, jobs)
-    return reply(call, body, engine, show_each(jobs, outcomes, _shown), timing)
+    results = await show_each(jobs, outcomes, _shown)
+    return reply(call, body, engine, results, timing)
 
 
 def _read(series: list[float], engine: Engine) -> Job:

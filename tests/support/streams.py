@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import websockets.sync.client
-from conftest import Server
+from conftest import ANSWER_LIMIT_S, Server
 from websockets.exceptions import ConnectionClosed
 
 Floats = npt.NDArray[np.float32]
@@ -57,7 +57,7 @@ class Stream:
         self.connection.send(json.dumps(members))
 
     def frame(self) -> dict[str, Any]:
-        received = self.connection.recv(timeout=30)
+        received = self.connection.recv(timeout=ANSWER_LIMIT_S)
         assert isinstance(received, str)
         answer: dict[str, Any] = json.loads(received)
         return answer
@@ -70,7 +70,7 @@ class Stream:
         self.connection.send(rows.tobytes())
 
     def floats(self, width: int = 3) -> Floats:
-        received = self.connection.recv(timeout=30)
+        received = self.connection.recv(timeout=ANSWER_LIMIT_S)
         assert isinstance(received, bytes), received
         return np.frombuffer(received, "<f4").reshape(-1, width)
 
@@ -92,7 +92,7 @@ class Stream:
     def _until_closed(self) -> Iterator[str | bytes]:
         with suppress(ConnectionClosed):
             while True:
-                yield self.connection.recv(timeout=30)
+                yield self.connection.recv(timeout=ANSWER_LIMIT_S)
 
 
 def connect(server: Server, path: str = "/v1/stream", *, api_key: str | None = None) -> websockets.sync.client.connect:

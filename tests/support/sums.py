@@ -21,7 +21,8 @@ class Sum:
         self._carried = self._step
         self.heard: deque[str] = deque()
         self.said: deque[str] = deque()
-        self._say("open", features=None, dtype="float32", outputs=[{"name": "sum", "dtype": "float32", "shape": []}])
+        outputs = [{"name": "sum", "dtype": "float32", "shape": []}]
+        self._say("open", version="1", features=None, dtype="float32", outputs=outputs)
 
     def _say(self, kind: str, **members: object) -> None:
         self.said.append(json.dumps({"type": kind, "step": self._step, **members}))

@@ -184,3 +184,64 @@ class Forecaster(nn.Module):
         _, h = self.reader(v.unsqueeze(2))
         made = self.head(h[-1]).view(v.shape[0], self.horizon, -1)
         return made[:, :, 0], made[:, :, 1:]
+
+
+class Labeller(Tagger):
+    """The tagger, with probabilities."""
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(ids, lengths).softmax(dim=2)
+
+
+class Speller(nn.Module):
+    """A word's id and those of its characters in, probabilities of its label out, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.letters = nn.Embedding(WORDS, 5), nn.Embedding(28, 3, padding_idx=0)
+        self.reader, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        spelled = self.letters(ids[:, :, 1:]).sum(dim=2)
+        read, h = self.reader(torch.cat([self.words(ids[:, :, 0]), spelled], dim=2), h)
+        return self.head(read).softmax(dim=2), h
+
+
+class Denoiser(nn.Module):
+    """As many samples out as in, read from both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.head = nn.GRU(1, 5, batch_first=True, bidirectional=True), nn.Linear(10, 1)
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(samples[..., None], lengths, batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.reader(packed)[0], batch_first=True)
+        return samples - self.head(read).squeeze(2)
+
+
+class Listener(nn.Module):
+    """Frames of samples in, what was said out: the energy of each frame's parts, and where a layer ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        energy = frames.view(frames.shape[0], frames.shape[1], 4, -1).square().mean(dim=3)
+        packed = pack_padded_sequence((energy + 1e-3).log(), lengths, batch_first=True, enforce_sorted=False)
+        _, (h, _) = self.reader(packed)
+        return self.head(h[-1]).softmax(dim=1)
+
+
+class Writer(nn.Module):
+    """Ids in, a score of each id to come next out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(WORDS, 5)
+        self.reader, self.head = nn.LSTM(5, 6, batch_first=True), nn.Linear(6, WORDS)
+
+    def forward(self, ids: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        read, state = self.reader(self.table(ids), state)
+        return self.head(read), state

@@ -76,7 +76,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
     """A misspelt name shows the known ones, and that a file may be given."""
-    with pytest.raises(RecipeError, match=r"there are .*sentiment-live, spam, or give a \.toml file"):
+    with pytest.raises(RecipeError, match=r"there are .*sentiment-live, spam, .*or give a \.toml file"):
         find_recipe("sentimnt")
 
 

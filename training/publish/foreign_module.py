@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from service.contract.manifest import Forecast, Task
+from service.contract.manifest import Task
+from service.contract.members import MODEL_NAME
+from service.contract.parts import Feedback, Forecast, Signal
 from service.contract.provenance import Network
 from training.export import parity
 from training.export.explicit import cell_of
@@ -24,7 +26,7 @@ from training.export.graph import Servable
 from training.export.padding import padding_advice
 from training.export.signature import call_of, servable_of
 from training.publish.model_directory import PublishError, publish
-from training.recipe import MODEL_NAME, Release, TextReader
+from training.recipe import Release, TextReader
 
 LIMITS = (
     "It was made elsewhere: Baton compared its answers with PyTorch's, and knows nothing of what they are worth.",
@@ -45,6 +47,9 @@ def export_module(
     outputs: Mapping[str, Sequence[str]] | None = None,
     text: TextReader | None = None,
     forecast: Forecast | None = None,
+    signal: Signal | None = None,
+    feedback: Feedback | None = None,
+    task: Literal["tag", "transform", "classify"] | None = None,
     description: str = "",
     licence: str = "not told",
     models_dir: Path = Path("models"),
@@ -58,23 +63,24 @@ def export_module(
     `time_axis` is the sequence's: 1, 0, or None where a call is one step. `outputs` names what else is returned, in
     order, each with the labels of its last axis, if it has any.
 
-    With `states` the model is a `step`, with `text` otherwise a `sentiment`, with `forecast` a `forecast`, and without
-    any of them a `tensor`.
+    Without a `task` the model is a `step` with `states`, with `text` otherwise a `sentiment`, with `forecast` a
+    `forecast`, and without any of them a `tensor`. A model with a task streams where it has `states`.
 
     Raises: ModuleError, LayerError, ExportError, ParityError, PublishError or, where the service does not start on it,
     EvaluationError; nothing is then written.
     """
     if not MODEL_NAME.fullmatch(name):
         raise PublishError(f"name {name!r} must match {MODEL_NAME.pattern}")
-    task = _task_of(states, text, forecast)
+    served_as = task or _task_of(states, text, forecast)
     call = call_of(module, example, lengths, states or {}, time_axis)
-    networks = _networks(module, streams=task == "step")
+    networks = _networks(module, streams=bool(states))
     span = (forecast.min_history, forecast.max_history) if forecast else (1, text.max_length if text else None)
     servable = servable_of(module, call, outputs or {}, *span)
     with _naming_what_reads_padding(servable):
         described = description or f"{type(module).__name__}, a module of PyTorch's made elsewhere."
-        made = FROM_ELSEWHERE(name=name, task=task, servable=servable, networks=networks, licence=licence)
-        release = replace(made, description=described, text=text, forecast=forecast)
+        made = FROM_ELSEWHERE(name=name, task=served_as, servable=servable, networks=networks, licence=licence)
+        parts: dict[str, Any] = {"text": text, "forecast": forecast, "signal": signal, "feedback": feedback}
+        release = replace(made, description=described, **parts)
         return publish(release, models_dir, command=command, max_bytes=None)
 
 

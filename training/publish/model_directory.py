@@ -18,8 +18,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.contract.files import MANIFEST_FILE, read_manifest, verify_files
-from service.contract.manifest import Manifest, Text
+from service.contract.files import MANIFEST_FILE, explain, read_manifest, verify_files
+from service.contract.manifest import Manifest
+from service.contract.parts import Text
 from service.contract.provenance import Metric, Provenance
 from service.errors import StartupError
 from training.evaluate import serving
@@ -160,11 +161,15 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
             streamable=servable.streamable,
             text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
             forecast=release.forecast,
+            signal=release.signal,
+            feedback=release.feedback,
             networks=release.networks,
             provenance=provenance,
         )
     except ValidationError as failure:
-        raise PublishError(f"{release.name}: its manifest would break the contract: {failure}") from failure
+        broken = explain(Path(MANIFEST_FILE), failure)
+        message = f"{release.name}: its manifest would break the contract: {broken.field}: {broken.message}"
+        raise PublishError(message) from failure
 
 
 def _text(reader: TextReader, sha256: str) -> Text:
@@ -173,6 +178,7 @@ def _text(reader: TextReader, sha256: str) -> Text:
         sha256=sha256,
         max_length=reader.max_length,
         unknown_token=reader.unknown_token,
+        characters=reader.characters,
         polarity=reader.polarity,
     )
 

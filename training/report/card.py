@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.contract.manifest import Manifest
+from service.contract.members import RECENT_IDS
 from service.contract.provenance import Metric, Network, Provenance, Variant
 from training.export.parity import BOUND, Parity
 from training.recipe import Release
@@ -104,7 +105,9 @@ def value_and_spread(metric: Metric, provenance: Provenance) -> str:
 def _streaming(manifest: Manifest) -> str:
     if not manifest.streamable:
         return "It reads whole sequences and does not stream."
-    return f"It streams: a session's state is {manifest.state_bytes:,} bytes in {len(manifest.states)} tensors."
+    drawn = ", one of them the output of the last step, which the next id is drawn from" if manifest.feedback else ""
+    drawn += f", and one the last {RECENT_IDS} ids" if manifest.recent else ""
+    return f"It streams: a session's state is {manifest.state_bytes:,} bytes in {len(manifest.carried)} tensors{drawn}."
 
 
 def figures_table(manifest: Manifest) -> str:

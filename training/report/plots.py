@@ -136,11 +136,11 @@ def draw_error(by_method: Mapping[str, Values], title: str, unit: str) -> Figure
     return figure
 
 
-def draw_by_share(shares: Values, accuracy: Values) -> Figure:
-    """Draw accuracy by the share of each text that was read. Shapes: both [points]."""
+def draw_by_share(shares: Values, accuracy: Values, axis: str) -> Figure:
+    """Draw accuracy by the share of each row that was read; `axis` says of what. Shapes: both [points]."""
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, ROW_INCHES))
     axes.plot(100 * shares, 100 * accuracy, "o-", color=MODEL)
-    axes.set(xlabel="read, % of the words", ylabel="right, %")
+    axes.set(xlabel=axis, ylabel="right, %")
     return figure
 
 
@@ -186,6 +186,25 @@ def draw_surprise(text: str, nats: Values, ages: Values, by_age: Values) -> Figu
     page.set_axis_off()
     curve.plot(ages, by_age, "o-", markersize=3, color=MODEL)
     curve.set(xlabel="characters read before", ylabel="nats per character", xscale="log", title="what state is worth")
+    return figure
+
+
+def draw_denoised(examples: Mapping[str, tuple[Values, Values, Values]], rate: int) -> Figure:
+    """Draw noisy signals, each with the clean one and the model's answer over it. Shapes: three times [samples] each.
+
+    Units: millivolts; `rate` in samples a second.
+    """
+    figure, panels = plt.subplots(
+        len(examples), 1, figsize=(WIDTH_INCHES, ROW_INCHES * len(examples)), sharex=True, squeeze=False
+    )
+    for axes, (title, (noisy, clean, answer)) in zip(panels[:, 0], examples.items(), strict=True):
+        seconds = np.arange(len(noisy)) / rate
+        axes.plot(seconds, noisy, color=FLOOR, linewidth=0.8, alpha=0.6, label="noisy")
+        axes.plot(seconds, clean, color=TRUTH, linewidth=1, label="clean")
+        axes.plot(seconds, answer, color=MODEL, linewidth=1, label="the model's answer")
+        axes.set(title=title, ylabel="mV")
+    panels[0, 0].legend(fontsize="small", loc="upper left")
+    panels[-1, 0].set(xlabel="seconds")
     return figure
 
 

@@ -6,21 +6,51 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import Field
 
-from service.contract.manifest import Forecast, Task
+from service.contract.manifest import Task
+from service.contract.parts import Forecast
 from service.endpoints.forecast.history import Missing, Values, read_history
 from service.endpoints.forecast.timestamps import list_times
 from service.engine.engine import Answer, Engine, Row
-from service.errors import HorizonTooLong, InvalidRequest, QuantileUnavailable, attempt
+from service.errors import (
+    HistoryTooShort,
+    HorizonTooLong,
+    InvalidRequest,
+    MissingValues,
+    NotFinite,
+    QuantileUnavailable,
+    RaggedInputs,
+    WrongTask,
+    attempt,
+)
 from service.web.answers import Reply
 from service.web.batch import Job, reply, run_jobs, show_each
 from service.web.context import Call
-from service.web.routes import BODY_ERRORS, BodyRoute
+from service.web.error_examples import run_errors
+from service.web.routes import BodyRoute
 from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
 
-router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=BODY_ERRORS)
+ERRORS = run_errors(
+    "series",
+    HorizonTooLong("1000 values asked for; this model forecasts 48", field="horizon", limit=48),
+    QuantileUnavailable(
+        "a level of 99 needs the quantiles 0.005 and 0.995; this model has 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, "
+        "0.7, 0.8, 0.9, 0.95, 0.975",
+        field="levels",
+    ),
+    HistoryTooShort("1 values given, 8 needed", field="series[0].values"),
+    MissingValues(
+        '1 values are null, the first at 1; fill them, or ask for "missing": "linear"', field="series[0].values[1]"
+    ),
+    RaggedInputs(
+        "2 values, 7 needed in every row (HUFL, HULL, MUFL, MULL, LUFL, LULL, OT)", field="series[0].values[0]"
+    ),
+    NotFinite("series[0].values[1] is not a finite number", field="series[0].values[1]"),
+    WrongTask("'sentiment' is for task 'sentiment'; for 'forecast' there is forecast, segrnn", field="model"),
+)
+router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERRORS)
 
 MAX_LEVELS = 100
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -61,6 +91,28 @@ class ForecastRequest(RunRequest):
     )
 
 
+HISTORY = [12.1, 14.0, 15.2, 13.9, 12.4, 14.1, 15.5, 14.2, 12.6, 14.4, 15.8, 14.3]
+EXAMPLES: dict[str, Any] = {
+    "interval": {
+        "summary": "A series of months, with an interval of 80 %",
+        "value": {
+            "series": [{"id": "shop-1", "values": HISTORY, "start": "2026-01-01", "freq": "MS"}],
+            "horizon": 3,
+            "levels": [80],
+        },
+    },
+    "gaps": {
+        "summary": "Two series, one with gaps that are to be filled",
+        "value": {
+            "series": [{"values": HISTORY}, {"values": [3, None, 5, 4, None, 6, 7, 6, 8, 9]}],
+            "horizon": 2,
+            "quantiles": [0.5],
+            "missing": "linear",
+        },
+    },
+}
+
+
 class ForecastResult(Result):
     channels: list[str] | None = Field(None, description="what the entries of rows are, where the model names them")
     mean: list[float] | list[list[float]] = Field(description="horizon values, or rows of the model's channels")
@@ -70,7 +122,7 @@ class ForecastResult(Result):
 
 
 @router.post("/v1/forecast", response_model=BatchAnswer[ForecastResult], summary="Forecast series")
-async def forecast(call: Call, body: ForecastRequest) -> Reply:
+async def forecast(call: Call, body: Annotated[ForecastRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
     engines = call.service.engines
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
@@ -83,7 +135,7 @@ async def forecast(call: Call, body: ForecastRequest) -> Reply:
 
     jobs = [attempt(_read, series, engine, body) for series in body.series]
     outcomes, timing = await run_jobs(call, body, jobs)
-    results = show_each(jobs, outcomes, partial(_shown, body.horizon, columns))
+    results = await show_each(jobs, outcomes, partial(_shown, body.horizon, columns))
     return reply(call, body, engine, results, timing)
 
 
@@ -105,15 +157,17 @@ def _columns(spec: Forecast, body: ForecastRequest) -> dict[str, int]:
     """Return the quantiles to show, as text, with their places in the model's output."""
     if body.quantiles is None and body.levels is None:
         return {f"{level:g}": place for place, level in enumerate(spec.quantiles)}
-    asked = [("quantiles", level, level) for level in body.quantiles or []]
+    asked = [("quantiles", f"there is no quantile {level:g}", level) for level in body.quantiles or []]
     for level in body.levels or []:
-        asked += [("levels", level, (100 - level) / 200), ("levels", level, (100 + level) / 200)]
+        lower, upper = (100 - level) / 200, (100 + level) / 200
+        wanted = f"a level of {level:g} needs the quantiles {lower:g} and {upper:g}"
+        asked += [("levels", wanted, lower), ("levels", wanted, upper)]
     columns: dict[str, int] = {}
-    for field, given, probability in sorted(asked, key=lambda entry: entry[2]):
+    for field, wanted, probability in sorted(asked, key=lambda entry: entry[2]):
         place = next((i for i, q in enumerate(spec.quantiles) if abs(q - probability) < LEVEL_MATCH), None)
         if place is None:
             has = ", ".join(f"{q:g}" for q in spec.quantiles)
-            raise QuantileUnavailable(f"{given:g} is not among the quantiles of this model: {has}", field=field)
+            raise QuantileUnavailable(f"{wanted}; this model has {has}", field=field)
         columns[f"{spec.quantiles[place]:g}"] = place
     return columns
 

@@ -47,8 +47,7 @@ def list_times(start: str, freq: str, steps: range) -> tuple[list[str], list[str
         first = datetime.fromisoformat(start)
     except ValueError:
         raise InvalidRequest(f"{start!r} is no ISO 8601 time, such as 2026-01-31T12:00", field="start") from None
-    multiple, word = _read(freq)
-    at = WORDS[word]
+    multiple, word, at = read_freq(freq)
     try:
         if at(first, 0) != first:
             following = next(time for time in (at(first, 0), at(first, 1)) if time > first)
@@ -63,8 +62,8 @@ def list_times(start: str, freq: str, steps: range) -> tuple[list[str], list[str
     return times, []
 
 
-def _read(freq: str) -> tuple[int, str]:
-    """Split a frequency into its number and its unit.
+def read_freq(freq: str) -> tuple[int, str, At]:
+    """Split a frequency into its number and its unit, and say when that is.
 
     Raises: InvalidRequest.
     """
@@ -72,7 +71,7 @@ def _read(freq: str) -> tuple[int, str]:
     assert match is not None
     if match[2] not in WORDS:
         raise InvalidRequest(f"{freq!r} is no frequency; use {EXAMPLES}", field="freq")
-    return int(match[1] or 1), match[2]
+    return int(match[1] or 1), match[2], WORDS[match[2]]
 
 
 def _words() -> dict[str, At]:

@@ -1,1 +1,1 @@
-"""Sessions over HTTP and WebSocket: steps, states that change hands, streams, and the JSON that these share."""
+"""Sessions over HTTP and WebSocket: steps, states that change hands, streams, generation, and what these share."""

@@ -25,6 +25,7 @@ class Opening(Strict):
     """The first frame of a stream."""
 
     model: str | None = None
+    version: str | None = None
     state: bytes | None = None
     returned: Annotated[Literal["last", "all"], Field(alias="return")] = "last"
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None

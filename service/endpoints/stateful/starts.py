@@ -11,11 +11,9 @@ from typing import Protocol
 
 from service.contract.manifest import Task
 from service.engine.engine import Engine
-from service.errors import RequestError, attempt
+from service.errors import InvalidRequest, RequestError, attempt
 from service.state.sessions import Point, Sessions, null_state
 from service.web.context import Caller
-
-TASK: Task = "step"
 
 
 class Resumable(Protocol):
@@ -28,19 +26,29 @@ class Resumable(Protocol):
 
 
 async def find_starts(
-    caller: Caller, model: str | None, asked: Sequence[Resumable]
+    caller: Caller, task: Task, model: str | None, asked: Sequence[Resumable]
 ) -> tuple[Engine, list[Point | RequestError]]:
-    """Return the engine of new sessions, and where each of `asked` begins, or why it cannot: what `Sessions.resume` and
-    `Sessions.begin` give.
+    """Return the engine of new sessions of a model for `task`, and where each of `asked` begins, or why it cannot: what
+    `Sessions.resume` and `Sessions.begin` give.
 
     Raises: UnknownModel or WrongTask for the model; NotReady when a reload takes too long.
     """
     engines, sessions = caller.service.engines, caller.service.sessions
-    name = engines.name(model, TASK)
+    name = engines.name(model, task)
     tokens = [one.state for one in asked if one.state is not None]
-    resumed = iter(await sessions.resume(tokens, model=name, tenant=caller.tenant))
-    newest = engines.for_task(name, TASK)  # not before: models may be reloaded meanwhile
+    resumed = iter(await caller.resume(tokens, model=name))
+    newest = engines.for_task(name, task)  # not before: models may be reloaded meanwhile
     return newest, [_without_state(one, newest, sessions) if one.state is None else next(resumed) for one in asked]
+
+
+async def find_first(caller: Caller, task: Task, model: str | None, version: str, asked: Resumable) -> Point:
+    """Return the first point of a session with a version of a model.
+
+    Raises: InvalidRequest when `asked` carries a state; what `Sessions.begin_with` raises.
+    """
+    if "state" in asked.model_fields_set:
+        raise InvalidRequest("a state goes on with the version that made it; leave version out", field="version")
+    return await caller.service.sessions.begin_with(version, model=caller.service.engines.name(model, task), task=task)
 
 
 def _without_state(one: Resumable, newest: Engine, sessions: Sessions) -> Point | RequestError:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import Field
 
 from service.contract.manifest import Task
-from service.endpoints.stateful.step_json import CarriedResult, show_carried
+from service.endpoints.stateful.step_json import STATE_ERRORS, STATE_WANTED, CarriedResult, show_carried
 from service.errors import RequestError
 from service.state.sessions import Carried, Hold, Point, Precision
 from service.web.answers import Reply
 from service.web.batch import reply
 from service.web.context import Call
-from service.web.error_shapes import error_responses
-from service.web.routes import BODY_ERRORS, BodyRoute
-from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, BatchRequest, Strict, Token
+from service.web.error_examples import batch_errors
+from service.web.routes import BodyRoute
+from service.web.schema import A_STATE, MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, BatchRequest, Strict, Token
 
-router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
+router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=batch_errors("items", *STATE_ERRORS))
 
 
 class StateItem(Strict):
@@ -37,15 +37,33 @@ class StateRequest(BatchRequest):
     )
 
 
+EXAMPLES: dict[str, Any] = {
+    "hold": {
+        "summary": "Have the server hold a state",
+        "description": STATE_WANTED,
+        "value": {"model": "sentiment-live", "items": [{"state": A_STATE}], "hold": "server"},
+    },
+    "carry": {
+        "summary": "Carry a state in a token of half the size",
+        "description": STATE_WANTED,
+        "value": {
+            "model": "sentiment-live",
+            "items": [{"state": A_STATE}],
+            "hold": "client",
+            "precision": "float16",
+        },
+    },
+}
+
+
 @router.post("/v1/state", response_model=BatchAnswer[CarriedResult], summary="Move states into tokens or the store")
-async def state(call: Call, body: StateRequest) -> Reply:
+async def state(call: Call, body: Annotated[StateRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Return each state anew, kept as asked, without a step; the token that came stays good until it expires."""
-    sessions, tenant = call.service.sessions, call.tenant
     model = call.service.engines.name(body.model, body.task)
     engine = call.service.engines.for_task(model, body.task)
-    resumed = await sessions.resume([item.state for item in body.items], model=model, tenant=tenant)
+    resumed = await call.resume([item.state for item in body.items], model=model)
     points = {index: point for index, point in enumerate(resumed) if isinstance(point, Point)}
-    carried = await sessions.hand_out(list(points.values()), tenant=tenant, hold=body.hold, precision=body.precision)
+    carried = await call.hand_out(list(points.values()), hold=body.hold, precision=body.precision)
     results: list[Any] = list(resumed)
     for (index, point), one in zip(points.items(), carried, strict=True):
         results[index] = one if isinstance(one, RequestError) else _shown(point, one)

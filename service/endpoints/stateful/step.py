@@ -8,25 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import Field
 
 from service.contract.manifest import Task
 from service.endpoints.stateful.starts import find_starts
-from service.endpoints.stateful.step_json import CarriedResult, StepInput, read_row, show_carried, show_step
+from service.endpoints.stateful.step_json import (
+    STATE_ERRORS,
+    STATE_WANTED,
+    CarriedResult,
+    StepInput,
+    read_row,
+    show_carried,
+    show_step,
+)
 from service.engine.engine import Answer
-from service.errors import RequestError, attempt
+from service.errors import ItemTooLarge, NotFinite, RaggedInputs, RequestError, SessionTooLong, attempt
 from service.state.sessions import Carried, Hold, Point, Precision
 from service.web.answers import Reply
 from service.web.batch import Job, Outcomes, Results, reply, run_jobs
 from service.web.context import Call, Service
-from service.web.error_shapes import error_responses
-from service.web.routes import BODY_ERRORS, BodyRoute
-from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, RunRequest, Token
+from service.web.error_examples import run_errors
+from service.web.routes import BodyRoute
+from service.web.schema import A_STATE, MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, RunRequest, Token
 
-router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=BODY_ERRORS | error_responses(409, 410))
+ERRORS = run_errors(
+    "items",
+    *STATE_ERRORS,
+    ItemTooLarge("4097 steps; at most 4096 in one item", field="items[0].values", limit=4096),
+    RaggedInputs("2 values, 1 needed in every row", field="items[0].inputs[0]"),
+    NotFinite("items[0].values[1] is not a finite number", field="items[0].values[1]"),
+    SessionTooLong("5 steps; the session may take 4 more", field="items[0].values", limit=4),
+)
+router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses=ERRORS)
 
 
 class StepItem(StepInput):
@@ -52,6 +68,28 @@ class StepRequest(RunRequest):
     )
 
 
+EXAMPLES: dict[str, Any] = {
+    "begin": {
+        "summary": "A session begins, with two words of a text",
+        "description": "The answer's `state` goes into the next request.",
+        "value": {"model": "sentiment-live", "items": [{"id": "a", "text": "What a"}]},
+    },
+    "go_on": {
+        "summary": "The session goes on",
+        "description": STATE_WANTED,
+        "value": {"model": "sentiment-live", "items": [{"id": "a", "state": A_STATE, "text": "lovely film"}]},
+    },
+    "observations": {
+        "summary": "A session of numbers, and what each observation makes expect",
+        "value": {"model": "forecast-live", "items": [{"values": [20.1, 20.4, 20.3]}], "return": "all"},
+    },
+    "held": {
+        "summary": "A session whose state the server holds",
+        "value": {"model": "forecast-live", "items": [{"values": [20.1, 20.4, 20.3]}], "hold": "server"},
+    },
+}
+
+
 class Step(CarriedResult):
     outputs: dict[str, Any] = Field(description="each output by its name: the last row, or k rows")
     tokens: list[str] | None = Field(None, description="the tokens that were the steps, where the input was text")
@@ -63,9 +101,9 @@ class _StepJob(Job):
 
 
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
-async def step(call: Call, body: StepRequest) -> Reply:
+async def step(call: Call, body: Annotated[StepRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
-    newest, starts = await find_starts(call, body.model, body.items)
+    newest, starts = await find_starts(call, body.task, body.model, body.items)
     jobs = [attempt(_read, item, start, body, call.service) for item, start in zip(body.items, starts, strict=True)]
     outcomes, timing = await run_jobs(call, body, jobs)
     return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), timing)
@@ -90,7 +128,7 @@ async def _hand_out(
         if isinstance(job, _StepJob) and isinstance(answer, Answer):
             points.append(job.start.after(len(job.row.steps), answer.state))
             done.append((index, job, answer))
-    carried = await call.service.sessions.hand_out(points, tenant=call.tenant, hold=body.hold, precision=body.precision)
+    carried = await call.hand_out(points, hold=body.hold, precision=body.precision)
     results: list[Any] = list(outcomes)
     for (index, job, answer), point, one in zip(done, points, carried, strict=True):
         results[index] = one if isinstance(one, RequestError) else _shown(job, answer, body, point, one)

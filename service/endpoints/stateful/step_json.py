@@ -7,31 +7,45 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from service.contract.tensors import LARGEST_FLOAT
 from service.engine.engine import Answer, Row
-from service.errors import EmptyInput, InvalidRequest, ItemTooLarge, RaggedInputs
-from service.model.onnx_session import Array, cast
+from service.errors import ItemTooLarge, PrecisionTooLow, WrongTask
 from service.settings import Settings
 from service.state.sessions import Carried, Point, steps_left
-from service.web.schema import Result, Strict
+from service.web.error_examples import state_errors
+from service.web.numbers import NumbersInput, find_given, read_numbers, takes_numbers
+from service.web.schema import A_STATE, Result
+from service.web.texts import check_length
 
-EXACT = 2**53 - 1  # JSON numbers are read as floats of 64 bits; beyond this they may not be what the client wrote
+STATE_WANTED = f"Put the `state` of an answer to the example `begin` of /v1/step in the place of `{A_STATE}`."
+STATE_ERRORS = (
+    *state_errors("items[0].state"),
+    PrecisionTooLow(
+        'state \'h\' holds 70000, beyond float16 (65504); ask for "precision": "float32"',
+        field="items[0].state",
+        limit=65_504,
+    ),
+    ItemTooLarge(
+        'the state has 2000000 bytes; a token carries at most 1048576: leave out "hold": "client"',
+        field="items[0]",
+        limit=1_048_576,
+    ),
+    WrongTask(
+        "'sentiment' is for task 'sentiment'; for 'step' there is charlm, charlm-int8, digits-live, forecast-live, "
+        "sentiment-live, tagger-live",
+        field="model",
+    ),
+)
 
 
-class StepInput(Strict):
-    """The steps to take, in the one member that suits the model."""
+class StepInput(NumbersInput):
+    """The steps to take, in the one member that suits the model; texts are in the member called `text_member`."""
 
-    inputs: Annotated[list[Annotated[list[float], Field(fail_fast=True)]], Field(fail_fast=True)] | None = Field(
-        None, description="k rows of features"
-    )
-    values: Annotated[list[float], Field(fail_fast=True)] | None = Field(
-        None, description="k numbers, for a model without features or with one"
-    )
+    text_member: ClassVar[str] = "text"
+
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
 
@@ -50,55 +64,14 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
 
     Raises: InvalidRequest, EmptyInput, RaggedInputs or ItemTooLarge, with the member as their field.
     """
-    given = [name for name in ("inputs", "values", "text") if getattr(item, name) is not None]
     manifest, most = start.engine.manifest, settings.max_steps
     left = steps_left(start, settings)
-    wanted = "text" if manifest.text is not None else "values" if manifest.features is None else "inputs"
-    allowed = {"inputs", "values"} if wanted != "text" and manifest.features in (None, 1) else {wanted}
-    if len(given) != 1 or given[0] not in allowed:
-        have = f"{' and '.join(given)} given" if given else "nothing to step on given"
-        raise InvalidRequest(f"{have}; model {manifest.name!r} takes {' or '.join(sorted(allowed))}", field=wanted)
+    allowed = (item.text_member,) if manifest.text is not None else takes_numbers(manifest)
+    member = find_given(item, ("inputs", "values", "text"), allowed, manifest)
     if item.text is not None:
-        max_chars = settings.max_text_chars
-        if len(item.text) > max_chars:
-            message = f"the text has {len(item.text)} characters; at most {max_chars}"
-            raise ItemTooLarge(message, field="text", limit=max_chars)
-        return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most), "text"
-    if item.inputs is not None:
-        steps = _read_rows(item.inputs, manifest.features or 1, manifest.sequence.dtype)
-    else:
-        steps = _read_numbers(item.values, manifest.sequence.dtype, "values")
-    steps = steps.reshape(-1, *([] if manifest.features is None else [manifest.features]))
-    if not len(steps):
-        raise EmptyInput("no steps; give at least one", field=given[0])
-    if len(steps) > most:
-        raise ItemTooLarge(f"{len(steps)} steps; at most {most} in one item", field=given[0], limit=most)
-    return Row(steps, start.state, left), given[0]
-
-
-def _read_rows(rows: list[list[float]], features: int, dtype: str) -> Array:
-    for index, row in enumerate(rows):
-        if len(row) != features:
-            message = f"{len(row)} values, {features} needed in every row"
-            raise RaggedInputs(message, field=f"inputs[{index}]")
-    return _read_numbers(rows, dtype, "inputs")
-
-
-def _read_numbers(numbers: object, dtype: str, field: str) -> Array:
-    """Return `numbers`, in lists of equal length, as an array of `dtype`.
-
-    Raises: InvalidRequest for the first that is not whole, or too large, where the model takes whole numbers.
-    """
-    if dtype in LARGEST_FLOAT:
-        return cast(numbers, dtype)
-    array, bounds = np.asarray(numbers, np.float64), np.iinfo(dtype)
-    least, most = max(bounds.min, -EXACT), min(bounds.max, EXACT)
-    bad = np.argwhere((array != np.floor(array)) | (array < least) | (array > most))
-    if len(bad):
-        place = tuple(bad[0])
-        message = f"{array[place]:.17g} is no whole number from {least} to {most}, which this model takes"
-        raise InvalidRequest(message, field=field + "".join(f"[{index}]" for index in place))
-    return array.astype(dtype)
+        check_length(len(item.text), settings.max_text_chars, member)
+        return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most), member
+    return Row(read_numbers(item, manifest, most), start.state, left), member
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:

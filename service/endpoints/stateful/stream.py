@@ -11,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
+from service.contract.manifest import Task
 from service.endpoints.stateful.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
-from service.endpoints.stateful.starts import TASK, find_starts
+from service.endpoints.stateful.starts import find_first, find_starts
 from service.endpoints.stateful.step_json import read_row, show_step
 from service.engine.engine import Answer, Row
 from service.errors import (
@@ -32,15 +36,17 @@ from service.errors import (
     Unavailable,
 )
 from service.state.sessions import Hold, Point, Precision
-from service.web.context import Caller, Service, caller_of
+from service.web.context import Caller, Service, Work, caller_of
 from service.web.schema import read_whole
 from service.web.websocket import ABNORMAL, Connection, End
 
 log = logging.getLogger("baton.stream")
 
+TASK: Task = "step"
 PATH = "/v1/stream"
 POLICY, INTERNAL, TRY_AGAIN = 1008, 1011, 1013
-OUR_CODES = range(1000, 1016)  # others are the clients' own
+FAILED = "the service failed; the log has the cause"
+OUR_CODES, OTHER = range(1000, 1016), "other"  # the clients' own, 3000 and up
 
 
 class Streams:
@@ -48,6 +54,9 @@ class Streams:
 
     def __init__(self, service: Service) -> None:
         self._service, self._open = service, 0
+        self._closed = service.metrics.streams_closed
+        for code in (*OUR_CODES, OTHER):
+            self._closed.labels(code)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: Draining, NotReady, Overloaded."""
@@ -61,13 +70,13 @@ class Streams:
             await connection.accept()
             code = await stream.serve()
         except asyncio.CancelledError as stop:
-            caller.log += f" cut off: {stop}"
+            caller.facts["note"] = f"cut off: {stop}"
         finally:
             connection.release()
             self._open -= 1
             metrics.streams.dec()
-            metrics.streams_closed.labels(str(code) if code in OUR_CODES else "other").inc()
-            caller.log = f"close={code} frames={stream.frames} steps={stream.steps}{caller.log}"
+            self._closed.labels(code if code in OUR_CODES else OTHER).inc()
+            caller.facts = {"close": code, "frames": stream.frames, "steps": stream.steps, **caller.facts}
 
     def _admit(self, tenant: str) -> None:
         self._service.engines.admit(TASK, tenant, rows=0)  # a full queue is waited for, frame by frame
@@ -81,12 +90,14 @@ class _Stream:
 
     def __init__(self, caller: Caller, connection: Connection) -> None:
         self._caller, self._service, self._connection = caller, caller.service, connection
+        self._tracer = self._service.tracer
         self._timeout_s = self._service.settings.timeout_ms / 1000
         self._point: Point | None = None  # after the last answered frame
         self._carried = 0  # the step at which the client was last given a token, or came with one
         self._last_only, self._checkpoint_every = True, math.inf
         self._hold: Hold | None = None
         self._precision: Precision = "float32"
+        self._refused: RequestError | None = None  # for the frame's span
         self.frames = self.steps = 0
 
     async def serve(self) -> int:
@@ -108,7 +119,9 @@ class _Stream:
         try:
             point = await self._open()
             while True:
-                point = await self._answer(await self._connection.receive(), point)
+                frame = await self._connection.receive()
+                with self._traced("frame"):
+                    point = await self._answer(frame, point)
         except End as end:
             if end.left:
                 raise
@@ -117,7 +130,7 @@ class _Stream:
             error = failure
         except Exception:  # the last place that can still tell the client
             log.exception("stream %s failed", self._caller.request_id)
-            error = InternalError("the service failed; the log has the cause")
+            error = InternalError(FAILED)
         return _close_code(error), error
 
     async def _finish(self, error: RequestError | None) -> None:
@@ -126,11 +139,11 @@ class _Stream:
             try:
                 await self._send_best(self._point, self._hold, "client")
             except RequestError as failure:
-                log.warning("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure)
+                log.warning("stream %s ends without its last checkpoint: %s", self._caller.request_id, failure.code)
                 error = error or failure
         if error is not None:
             self._service.metrics.refused(error.code)
-            self._caller.log += f" code={error.log_code} message={str(error)!r}"
+            self._caller.fail(error)
             await self._refuse(error, final=True)
 
     async def _open(self) -> Point:
@@ -146,19 +159,42 @@ class _Stream:
             raise BodyTimeout(f"the first frame did not arrive within {limit} ms", limit=limit) from None
         if isinstance(first, bytes):
             raise InvalidRequest('the first frame is binary; begin with a text frame, {"model": ...}')
+        with self._traced("opening"):
+            return await self._begin(first)
+
+    async def _begin(self, first: str) -> Point:
+        """Raises: RequestError when the session cannot begin as the opening frame asks."""
         wanted = read_whole(Opening, first)
         start = await self._start(wanted)
         self._service.sessions.holds(start, wanted.hold, wanted.precision)  # refuse at once what cannot be handed out
         self._hold, self._precision = wanted.hold, wanted.precision
-        self._caller.log = f" model={start.engine.manifest.name}"
+        self._caller.facts["model"] = start.engine.manifest.name
         self._point, self._carried = start, start.step
         self._last_only = wanted.returned == "last"
         self._checkpoint_every = wanted.checkpoint_every or math.inf
         await self._send(opened(start))
         return start
 
+    @contextmanager
+    def _traced(self, name: str) -> Iterator[None]:
+        """Trace what is done inside as a frame, whatever becomes of it."""
+        if self._tracer is None:
+            yield
+            return
+        self._caller.work, self._refused = Work(time.monotonic()), None
+        try:
+            yield
+        except Exception as failure:
+            if not isinstance(failure, End):
+                self._refused = failure if isinstance(failure, RequestError) else InternalError(FAILED)
+            raise
+        finally:
+            self._tracer.end_frame(self._caller, name, self._refused)
+
     async def _start(self, wanted: Opening) -> Point:
-        _, (start,) = await find_starts(self._caller, wanted.model, [wanted])
+        if wanted.version is not None:
+            return await find_first(self._caller, TASK, wanted.model, wanted.version, wanted)
+        _, (start,) = await find_starts(self._caller, TASK, wanted.model, [wanted])
         if isinstance(start, StateError):
             self._service.metrics.tokens_rejected.labels(start.reason).inc()
         if isinstance(start, RequestError):
@@ -215,7 +251,10 @@ class _Stream:
         batcher, tenant = start.engine.batcher, self._caller.tenant
         left_s = await batcher.wait_for_room(tenant, timeout_s=self._timeout_s)
         with batcher.submit([row], tenant=tenant, timeout_s=left_s) as answer:
-            (outcome,) = (await answer).outcomes
+            served = await answer
+        if self._tracer is not None:
+            self._caller.work.runs.append((start.engine, served.timing))
+        (outcome,) = served.outcomes
         if isinstance(outcome, Exception):
             raise outcome
         return outcome, start.after(len(row.steps), outcome.state)
@@ -259,15 +298,14 @@ class _Stream:
         self, point: Point, hold: Hold | None, precision: Precision, *, asked: bool = False
     ) -> None:
         """Raises: what `Sessions.hand_out` returns."""
-        (carried,) = await self._service.sessions.hand_out(
-            [point], tenant=self._caller.tenant, hold=hold, precision=precision
-        )
+        (carried,) = await self._caller.hand_out([point], hold=hold, precision=precision)
         if isinstance(carried, RequestError):
             raise carried
         await self._send(checkpoint(point, carried, asked=asked))
         self._carried = point.step
 
     async def _refuse_in_place(self, error: RequestError) -> None:
+        self._refused = error
         self._service.metrics.item_errors.labels(error.code).inc()
         await self._refuse(error, final=False)
 

@@ -9,14 +9,14 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter
 from pydantic_core import to_json
 
 from service.contract.manifest import Task
-from service.endpoints.v2.errors import error_texts
+from service.endpoints.v2.examples import INFER_ERRORS, InferBody, InferModel, InferVersion
 from service.endpoints.v2.rows import check_rows, join_rows
 from service.endpoints.v2.schema import (
     NO_OUTPUT_PARAMETERS,
@@ -49,17 +49,26 @@ class InferRoute(BodyRoute):
         return partial(read_request, call)
 
 
-router = APIRouter(
-    route_class=InferRoute,
-    tags=["open inference protocol"],
-    responses=error_texts(400, 401, 404, 408, 409, 410, 413, 415, 429, 500, 503, 504),
-)
+router = APIRouter(route_class=InferRoute, tags=["open inference protocol"], responses=INFER_ERRORS)
 
 
 @router.post("/v2/models/{name}/infer", response_model=InferAnswer, summary="Run tensors")
-@router.post("/v2/models/{name}/versions/{version}/infer", response_model=InferAnswer, summary="Run tensors")
-async def infer(call: Call, body: InferRequest, name: str, version: str | None = None) -> WholeAnswer:
+async def infer(call: Call, body: Annotated[InferRequest, InferBody], name: InferModel) -> WholeAnswer:
     """Run the rows of the tensors, together with those of other requests."""
+    return await _infer(call, body, name)
+
+
+@router.post(
+    "/v2/models/{name}/versions/{version}/infer", response_model=InferAnswer, summary="Run tensors on a version"
+)
+async def infer_with(
+    call: Call, body: Annotated[InferRequest, InferBody], name: InferModel, version: InferVersion
+) -> WholeAnswer:
+    """Do the same with the version that is named."""
+    return await _infer(call, body, name, version)
+
+
+async def _infer(call: Call, body: InferRequest, name: str, version: str | None = None) -> WholeAnswer:
     if body.model_name not in (None, name):
         raise InvalidRequest(f"is {body.model_name!r}; the path says {name!r}", field="model_name")
     engine, settings = call.service.engines.get(name, version), call.service.settings
@@ -104,8 +113,8 @@ def _answer(call: Call, body: InferRequest, inferred: Inferred) -> WholeAnswer:
         content["parameters"] = inferred.parameters
     content["outputs"] = shown
     head = to_json(content, bytes_mode="base64")
-    call.log = f"rows={len(inferred.rows)}"
-    headers = [server_timing(inferred.timing, time.perf_counter() - call.started)]
+    call.facts = {"rows": len(inferred.rows)}
+    headers = [server_timing(inferred.timing, time.monotonic() - call.started)]
     if not tail:
         return WholeAnswer(head, 200, headers, JSON)
     headers.append((b"inference-header-content-length", b"%d" % len(head)))

@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field
 
 from service import __version__
 from service.endpoints.v2.errors import error_texts
-from service.endpoints.v2.signature import Declared, Signature, signature_of
+from service.endpoints.v2.examples import ModelName, ModelVersion
+from service.endpoints.v2.signature import Declared, signature_of
 from service.engine.engine import Engine
 from service.errors import Draining, NotReady
-from service.settings import Settings
 from service.web.context import caller_of
+from service.web.error_examples import READY_ERRORS, UNAUTHORIZED, UNKNOWN_MODEL
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # as Triton calls them
 EXTENSIONS = (
@@ -28,8 +29,12 @@ EXTENSIONS = (
 )
 TYPES = {"BYTES": "TYPE_STRING"}
 
+MODEL, VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+OF_MODEL = error_texts(UNKNOWN_MODEL)
+OF_READY = error_texts(UNKNOWN_MODEL, *READY_ERRORS)
+
 health = APIRouter(tags=["open inference protocol"])
-router = APIRouter(tags=["open inference protocol"], responses=error_texts(401))
+router = APIRouter(tags=["open inference protocol"], responses=error_texts(UNAUTHORIZED))
 
 
 class Live(BaseModel):
@@ -73,7 +78,7 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@health.get("/v2/health/ready", response_model=Ready, responses=error_texts(503), summary="Ready for work?")
+@health.get("/v2/health/ready", response_model=Ready, responses=error_texts(*READY_ERRORS), summary="Ready for work?")
 async def ready(request: Request) -> dict[str, bool]:
     """Answer 200 while every model takes work."""
     for engine in caller_of(request.scope).service.engines.all:
@@ -88,13 +93,45 @@ async def describe_server() -> dict[str, Any]:
     return {"name": "baton", "version": __version__, "extensions": EXTENSIONS}
 
 
-@router.get("/v2/models/{name}", response_model=ModelFacts, responses=error_texts(404), summary="Describe a model")
-@router.get("/v2/models/{name}/versions/{version}", response_model=ModelFacts, responses=error_texts(404))
-async def describe_model(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@router.get(MODEL, response_model=ModelFacts, responses=OF_MODEL, summary="Describe a model")
+async def describe_model(request: Request, name: ModelName) -> dict[str, Any]:
     """Return a model's versions, and the names, datatypes and shapes of the tensors that every request has."""
+    return _facts(request, name)
+
+
+@router.get(VERSION, response_model=ModelFacts, responses=OF_MODEL, summary="Describe a version")
+async def describe_version(request: Request, name: ModelName, version: ModelVersion) -> dict[str, Any]:
+    """Return the same of a version that is named."""
+    return _facts(request, name, version)
+
+
+@router.get(f"{MODEL}/ready", response_model=ModelReady, responses=OF_READY, summary="Is the model ready?")
+async def model_ready(request: Request, name: ModelName) -> dict[str, Any]:
+    """Answer 200 while the model takes new work."""
+    return _readiness(request, name)
+
+
+@router.get(f"{VERSION}/ready", response_model=ModelReady, responses=OF_READY, summary="Is the version ready?")
+async def version_ready(request: Request, name: ModelName, version: ModelVersion) -> dict[str, Any]:
+    """Answer 200 while the version takes new work."""
+    return _readiness(request, name, version)
+
+
+@router.get(f"{MODEL}/config", responses=OF_MODEL, summary="Show a model's configuration")
+async def model_configuration(request: Request, name: ModelName) -> dict[str, Any]:
+    """Return the configuration as Triton's clients read it: batch size, tensors, whether it has sequences."""
+    return _configuration(request, name)
+
+
+@router.get(f"{VERSION}/config", responses=OF_MODEL, summary="Show a version's configuration")
+async def version_configuration(request: Request, name: ModelName, version: ModelVersion) -> dict[str, Any]:
+    """Return the same of a version that is named."""
+    return _configuration(request, name, version)
+
+
+def _facts(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     engines = caller_of(request.scope).service.engines
-    engine = engines.get(name, version)
-    signature = signature_of(engine)
+    signature = signature_of(engines.get(name, version))
     return {
         "name": name,
         "versions": [other.manifest.version for other in engines.versions(name)],
@@ -110,10 +147,7 @@ async def describe_model(request: Request, name: str, version: str | None = None
     }
 
 
-@router.get("/v2/models/{name}/ready", response_model=ModelReady, responses=error_texts(404, 503), summary="Ready?")
-@router.get("/v2/models/{name}/versions/{version}/ready", response_model=ModelReady, responses=error_texts(404, 503))
-async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Answer 200 while the model takes new work."""
+def _readiness(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     engine = caller_of(request.scope).service.engines.get(name, version)
     _check_ready(engine)
     if engine.ends_ms is not None:
@@ -121,16 +155,10 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     return {"name": name, "ready": True}
 
 
-@router.get("/v2/models/{name}/config", responses=error_texts(404), summary="Show a model's configuration")
-@router.get("/v2/models/{name}/versions/{version}/config", responses=error_texts(404))
-async def configuration(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Return the configuration as Triton's clients read it: batch size, tensors, whether it has sequences."""
+def _configuration(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     service = caller_of(request.scope).service
-    engine = service.engines.get(name, version)
-    return _configuration(engine, signature_of(engine), service.settings)
-
-
-def _configuration(engine: Engine, signature: Signature, settings: Settings) -> dict[str, Any]:
+    engine, settings = service.engines.get(name, version), service.settings
+    signature = signature_of(engine)
     batched = signature.batch_first and not engine.model.one_row
     batching: dict[str, Any] = {"dynamic_batching": {}}
     if engine.manifest.streamable:

@@ -8,25 +8,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from service.endpoints.v2.errors import error_texts
+from service.endpoints.v2.examples import COMPRESSED, ModelName
 from service.engine.loader import Loader
 from service.engine.orders import Orders
-from service.errors import InvalidRequest, UnknownModel
+from service.errors import Draining, InvalidRequest, LoadFailed, Unauthorized, UnknownModel
 from service.model.repository import list_versions
 from service.settings import Settings
 from service.web.bodies import read_bytes, refuse_encodings
 from service.web.context import call_of
+from service.web.error_examples import BODY_ERRORS, UNKNOWN_MODEL
 from service.web.schema import Strict, read_whole
 
 TAG = "open inference protocol"
-router = APIRouter(tags=[TAG], responses=error_texts(400, 401, 408, 413, 415))
+router = APIRouter(
+    tags=[TAG],
+    responses=error_texts(*BODY_ERRORS, COMPRESSED, InvalidRequest("redy is no member of this request", field="redy")),
+)
 admin_router = APIRouter(
-    prefix="/v2/repository/models", tags=[TAG], responses=error_texts(400, 401, 404, 408, 413, 415, 503)
+    prefix="/v2/repository/models",
+    tags=[TAG],
+    responses=error_texts(
+        *BODY_ERRORS,
+        COMPRESSED,
+        Unauthorized('this call asks for a header "Authorization: Bearer <BATON_ADMIN_KEY>"'),
+        InvalidRequest(
+            "a model is served as its directory has it; publish the change as a new version", field="parameters.config"
+        ),
+        LoadFailed("model 'broken': version 1: schema_version: Field required"),
+        UNKNOWN_MODEL,
+        Draining("the service is shutting down, and not every worker has followed the order", retry_after_ms=1000),
+    ),
 )
 
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
@@ -50,15 +67,24 @@ class IndexLine(BaseModel):
     reason: str = Field(description="why it does not answer new work")
 
 
-def _body(kind: type[Strict]) -> dict[str, Any]:
+def _body(kind: type[Strict], **examples: Any) -> dict[str, Any]:
     """Return what OpenAPI shows of a body that may be left out."""
-    return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}}}
+    return {
+        "requestBody": {"content": {"application/json": {"schema": kind.model_json_schema(), "examples": examples}}}
+    }
+
+
+ORDER = _body(OrderRequest, sentiment={"summary": "As clients of Triton send it", "value": {}})
 
 
 @router.post(
     "/v2/repository/index",
     response_model=list[IndexLine],
-    openapi_extra=_body(IndexRequest),
+    openapi_extra=_body(
+        IndexRequest,
+        all={"summary": "Every version", "value": {}},
+        ready={"summary": "Those that answer new work", "value": {"ready": True}},
+    ),
     summary="List every version, loaded or not",
 )
 async def index(request: Request) -> list[IndexLine]:
@@ -70,15 +96,20 @@ async def index(request: Request) -> list[IndexLine]:
     return [line for line in lines if line.state == "READY" or not wanted.ready]
 
 
-@admin_router.post("/{name}/load", openapi_extra=_body(OrderRequest), summary="Load a model and its new versions")
-async def load(request: Request, name: str) -> Response:
+@admin_router.post(
+    "/{name}/load", openapi_extra=ORDER, response_class=Response, summary="Load a model and its new versions"
+)
+async def load(request: Request, name: ModelName) -> Response:
     """Answer when every worker serves the model as its directory has it."""
     await (await _orders(request, name)).load(name)
     return Response()
 
 
-@admin_router.post("/{name}/unload", openapi_extra=_body(OrderRequest), summary="Unload a model")
-async def unload(request: Request, name: str) -> Response:
+@admin_router.post("/{name}/unload", openapi_extra=ORDER, response_class=Response, summary="Unload a model")
+async def unload(
+    request: Request,
+    name: Annotated[str, Path(description="`sentiment`, for one; not filled in, since the call takes the model away")],
+) -> Response:
     """Answer when no worker begins anything with the model; what clients carry of it is served until it expires."""
     await (await _orders(request, name)).unload(name)
     return Response()
@@ -132,8 +163,8 @@ def _lines(loader: Loader, settings: Settings) -> Iterator[IndexLine]:
     for directory in list_versions(settings.models_dir):
         if directory not in seen:
             name, version = directory.parent.name, directory.name
-            if directory in loader.loading:
+            if directory in loader.directory.loading:
                 yield IndexLine(name=name, version=version, state="LOADING", reason="on trial, or being loaded")
             else:
-                reason = "unloaded" if name in unloaded else str(loader.failure(name) or "not loaded yet")
+                reason = "unloaded" if name in unloaded else str(loader.directory.failure(name) or "not loaded yet")
                 yield IndexLine(name=name, version=version, state="UNAVAILABLE", reason=reason)

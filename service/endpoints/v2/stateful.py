@@ -123,12 +123,12 @@ async def run_with_tokens(asked: Asked, engine: Engine) -> Inferred:
 
     Raises: what `Sessions.resume`, `begin` and `hand_out` give; InvalidRequest where rows and tokens do not agree.
     """
-    sessions, tenant, settings = asked.call.service.sessions, asked.call.tenant, asked.call.service.settings
+    sessions, settings = asked.call.service.sessions, asked.call.service.settings
     tokens = _tokens(asked)
     points: list[Point] = []
     if tokens is not None:
-        resumed = await sessions.resume(tokens, model=asked.model, tenant=tenant)
-        points = [_sound(asked.call, point) for point in resumed]
+        resumed = await asked.call.resume(tokens, model=asked.model)
+        points = [_sound(point) for point in resumed]
         if points:
             engine = points[0].engine
         versions = sorted({point.engine.manifest.version for point in points})
@@ -149,7 +149,7 @@ async def run_with_tokens(asked: Asked, engine: Engine) -> Inferred:
         point.after(len(row.steps), answer.state)
         for point, row, answer in zip(points, rows, inferred.answers, strict=True)
     ]
-    carried = [_sound(asked.call, one) for one in await sessions.hand_out(reached, tenant=tenant)]
+    carried = [_sound(one) for one in await asked.call.hand_out(reached)]
     inferred.tokens = [one.token for one in carried]
     return inferred
 
@@ -209,7 +209,7 @@ def _tokens(asked: Asked) -> list[bytes] | None:
         raise InvalidRequest("is given as a parameter and as a tensor; give one of them", field=STATE_TOKEN)
     if tensor is None:
         return None if given is None else [given]
-    return [_sound(asked.call, _decoded(text)) for text in tensor.ravel().tolist()]
+    return [_sound(_decoded(text)) for text in tensor.ravel().tolist()]
 
 
 def _decoded(text: str) -> bytes | StateInvalid:
@@ -219,12 +219,11 @@ def _decoded(text: str) -> bytes | StateInvalid:
         return StateInvalid("not base64url, so no state token", reason="not_base64url", field=STATE_TOKEN)
 
 
-def _sound(call: Call, outcome: T | RequestError) -> T:
-    """Return what could be made; else raise why not, counted where that is a token's fault."""
+def _sound(outcome: T | RequestError) -> T:
+    """Return what could be made; else raise why not, with the place of the token where that is its fault."""
     if isinstance(outcome, RequestError):
         if isinstance(outcome, StateError):
             outcome.field = STATE_TOKEN
-            call.service.metrics.tokens_rejected.labels(outcome.reason).inc()
         raise outcome
     return outcome
 

@@ -12,11 +12,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from service.endpoints.v2.errors import error_texts
+from service.endpoints.v2.examples import ModelName, ModelVersion
 from service.engine.engine import Engine
 from service.metrics import FAIL, SUCCESS
 from service.web.context import Service, caller_of
+from service.web.error_examples import UNAUTHORIZED, UNKNOWN_MODEL
 
-router = APIRouter(tags=["open inference protocol"], responses=error_texts(401))
+router = APIRouter(tags=["open inference protocol"], responses=error_texts(UNAUTHORIZED))
 
 TIMES, QUEUE, ROWS, LAST = (
     "baton_inference_seconds",
@@ -71,9 +73,12 @@ async def all_statistics(request: Request) -> Statistics:
 
 
 @router.get(
-    "/v2/models/{name}/stats", response_model=Statistics, responses=error_texts(404), summary="Statistics of a model"
+    "/v2/models/{name}/stats",
+    response_model=Statistics,
+    responses=error_texts(UNKNOWN_MODEL),
+    summary="Statistics of a model",
 )
-async def model_statistics(request: Request, name: str) -> Statistics:
+async def model_statistics(request: Request, name: ModelName) -> Statistics:
     """Return the statistics of every loaded version of a model."""
     service = caller_of(request.scope).service
     service.engines.get(name)
@@ -83,10 +88,10 @@ async def model_statistics(request: Request, name: str) -> Statistics:
 @router.get(
     "/v2/models/{name}/versions/{version}/stats",
     response_model=Statistics,
-    responses=error_texts(404),
+    responses=error_texts(UNKNOWN_MODEL),
     summary="Statistics of a version",
 )
-async def version_statistics(request: Request, name: str, version: str) -> Statistics:
+async def version_statistics(request: Request, name: ModelName, version: ModelVersion) -> Statistics:
     """Return the statistics of a loaded version of a model."""
     service = caller_of(request.scope).service
     return await _statistics(service, [service.engines.get(name, version)])

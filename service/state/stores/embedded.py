@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.settings import EMBEDDED_SHARE
 from service.state.stores.database import Change, Done
 from service.state.stores.folder import Folder
-from service.state.stores.store import RETRY_MS, Record, name_of, record_of, taken_bytes, value_of
+from service.state.stores.store import OPERATIONS, RETRY_MS, Record, name_of, record_of, taken_bytes, value_of
 
 log = logging.getLogger("baton.store")
 
@@ -60,7 +60,7 @@ class EmbeddedStore:
         self._idle.set()
         self._snapshots_gauge, self._bytes_gauge = metrics.held_states, metrics.held_bytes
         self._evictions = {reason: metrics.evictions.labels(reason) for reason in ("age", "space")}
-        self._failures = {name: metrics.store_failures.labels(name) for name in ("load", "save")}
+        self._failures = {name: metrics.store_failures.labels(name) for name in OPERATIONS}
         self._show(self._folder.trimmed)
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:

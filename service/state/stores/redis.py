@@ -15,6 +15,7 @@ from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.state.stores.store import (
     MARK_BYTES,
+    OPERATIONS,
     RETRY_MS,
     Record,
     name_of,
@@ -74,7 +75,8 @@ class RedisStore:
         # The last two: what answers may be no Redis, and then the parser raises whatever it stumbles on.
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError, ValueError, TypeError)
         self._refusal = ResponseError  # by a Redis that is full, say
-        self._ttl_ms, self._metrics = 1000 * ttl_s, metrics
+        self._ttl_ms = 1000 * ttl_s
+        self._failed = {name: metrics.store_failures.labels(name) for name in OPERATIONS}
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
         names = [name_of(state) for state in states]
@@ -113,7 +115,7 @@ class RedisStore:
             async with asyncio.timeout(REDIS_TIMEOUT_S) if by_s is None else asyncio.timeout_at(by_s):
                 return await work
         except self._failures as failure:
-            self._metrics.store_failures.labels(operation).inc()
+            self._failed[operation].inc()
             log.warning("the state store failed to %s: %s: %s", operation, type(failure).__name__, failure)
             known = repeatable or isinstance(failure, self._refusal)
             outcome, retry_after_ms = (UNCHANGED, RETRY_MS) if known else (UNKNOWN, None)

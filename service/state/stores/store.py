@@ -21,6 +21,7 @@ NAME_BYTES = 16
 MARK_BYTES = 16
 NO_MARK = b""  # of a record that is not there
 RETRY_MS = 1000
+OPERATIONS = ("load", "save")  # that can fail, as the metrics name them
 
 
 class Record(NamedTuple):

@@ -252,6 +252,19 @@ async def test_those_whose_room_was_taken_by_others_keep_their_turn() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_who_waits_for_room_for_several_rows_is_let_in_when_all_of_them_fit() -> None:
+    admission = room_for(4)
+    stay = admission.take(3, "anna")
+    waiting = asyncio.create_task(admission.wait("anna", rows=3, timeout_s=1000))
+    await settle()
+    release(admission, stay)
+    await settle()
+    assert not waiting.done()
+    release(admission, stay)
+    await waiting
+    admission.check(3, "anna")
+
+
 async def test_room_that_does_not_come_in_time_is_a_refusal() -> None:
     hall = Hall(1)
     with pytest.raises(Overloaded):

@@ -65,7 +65,7 @@ BROKEN_STEPPER: list[tuple[Change, str, str]] = [
     (lambda m: m["states"][0].update(dtype="float16"), "states[0].dtype", "'float32', 'float64', 'int32' or 'int64'"),
     (lambda m: m["states"].pop(), "inputs", "the graph also needs c"),
     (lambda m: m.update(states=[]), "states", "must name the states"),
-    (lambda m: m.update(streamable=False), "streamable", "must be true for task 'step'"),
+    (lambda m: m.update(streamable=False), "streamable", "must be true: steps carry states (task 'step')"),
     (lambda m: m.update(lengths=None), "inputs", "the graph also needs lengths"),
     (lambda m: m.update(lengths="x"), "inputs", "x is named more than once"),
     (lambda m: m.update(constants={"rate": 8000}), "constants.rate", "the graph has no such input"),
@@ -121,7 +121,7 @@ BROKEN_SENTIMENT: list[tuple[Change, str, str]] = [
     (
         lambda m: m.update(streamable=True, states=[tiny.state("h", 1, "batch", 4)]),
         "streamable",
-        "must be true for task 'step', and for no other",
+        "must be false: nothing is carried (task 'sentiment')",
     ),
     (lambda m: m["outputs"][0].update(labels=["same", "same"]), "outputs[0].labels", "must differ"),
 ]

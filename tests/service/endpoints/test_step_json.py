@@ -51,14 +51,14 @@ def test_a_row_knows_how_far_its_session_may_go(engines: dict[str, Engine]) -> N
     ("model", "given", "error", "field"),
     [
         ("stepper", {}, InvalidRequest, "inputs"),
-        ("stepper", {"values": [1.0]}, InvalidRequest, "inputs"),
-        ("stepper", {"text": "good"}, InvalidRequest, "inputs"),
-        ("stepper", {"inputs": [[1.0, 2.0]], "values": [1.0]}, InvalidRequest, "inputs"),
+        ("stepper", {"values": [1.0]}, InvalidRequest, "values"),
+        ("stepper", {"text": "good"}, InvalidRequest, "text"),
+        ("stepper", {"inputs": [[1.0, 2.0]], "values": [1.0]}, InvalidRequest, "values"),
         ("stepper", {"inputs": [[1.0, 2.0], [1.0]]}, RaggedInputs, "inputs[1]"),
         ("stepper", {"inputs": []}, EmptyInput, "inputs"),
         ("numbers", {"values": []}, EmptyInput, "values"),
         ("numbers", {"values": [1.0] * 5}, ItemTooLarge, "values"),
-        ("reader", {"values": [1.0]}, InvalidRequest, "text"),
+        ("reader", {"values": [1.0]}, InvalidRequest, "values"),
         ("reader", {"text": "a" * 13}, ItemTooLarge, "text"),
     ],
 )

@@ -161,7 +161,7 @@ def test_statistics_count_what_was_inferred(triton: InferenceServerClient) -> No
     ("model", "inputs", "options", "status", "says"),
     [
         ("nonesuch", {"x": STEPS}, {}, "404", "model: no model is called 'nonesuch'"),
-        ("stepper", {"x": STEPS}, {"model_version": "9"}, "404", "model 'stepper' has no version '9' here"),
+        ("stepper", {"x": STEPS}, {"model_version": "9"}, "404", "version: model 'stepper' has no version '9' here"),
         ("stepper", {"x": STEPS[0]}, {}, "400", "x: has the shape [1, 2]"),
         ("stepper", {"x": STEPS.astype(np.float64)}, {}, "400", "x: is FP64; the model takes FP32"),
         ("stepper", {"z": STEPS}, {}, "400", "z: model 'stepper' has no such input"),

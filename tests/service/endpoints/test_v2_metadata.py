@@ -22,7 +22,7 @@ def test_server_and_models_say_that_they_are_ready(server: Server) -> None:
         assert get(server, path) == (200, {"name": "stepper", "ready": True})
     assert get(server, "/models/nobody/ready")[0] == 404
     status, error = get(server, "/models/stepper/versions/2/ready")
-    assert (status, error) == (404, {"error": "model 'stepper' has no version '2' here; it has 1"})
+    assert (status, error) == (404, {"error": "version: model 'stepper' has no version '2' here; it has 1"})
 
 
 def test_the_server_names_its_extensions(server: Server) -> None:

@@ -127,7 +127,7 @@ def test_what_is_asked_for_must_be_there(server: Server) -> None:
     assert refusal(server, "nobody", body)[0] == 404
     assert refusal(server, "sentiment/versions/9", body) == (
         404,
-        "model 'sentiment' has no version '9' here; it has 1",
+        "version: model 'sentiment' has no version '9' here; it has 1",
     )
     wanted = (400, "outputs[0].name: there is no output 'score'; there are scores")
     assert refusal(server, "sentiment", {**body, "outputs": [{"name": "score"}]}) == wanted
@@ -205,7 +205,9 @@ def test_a_state_that_cannot_be_meant_is_refused(server: Server, model: str, bod
 def test_a_state_that_is_null_begins_nothing(server: Server, parameters: dict[str, Any]) -> None:
     (name,) = parameters
     error = f"parameters.{name}: is null; leave it out where a new session is to begin"
+    before = server.metric("baton_tokens_rejected_total", "reason", "null")
     assert refusal(server, "stepper", {**STEP, "parameters": parameters}) == (400, error)
+    assert server.metric("baton_tokens_rejected_total", "reason", "null") == before + (name == "state_token")
 
 
 def test_as_many_tokens_as_rows_are_needed(server: Server) -> None:
@@ -223,7 +225,7 @@ def test_as_many_tokens_as_rows_are_needed(server: Server) -> None:
     newer = {**STEP, "parameters": {"state_token": token}}
     assert refusal(server, "stepper/versions/2", newer) == (
         404,
-        "model 'stepper' has no version '2' here; it has 1",
+        "version: model 'stepper' has no version '2' here; it has 1",
     )
 
 

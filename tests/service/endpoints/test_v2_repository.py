@@ -147,14 +147,19 @@ def test_a_load_takes_up_new_versions_of_its_model_and_of_no_other(
     try:
         for client in clients:
             assert index(client, "stepper") == {"1": ("READY", ""), "2": ("UNAVAILABLE", "not loaded yet")}
+        done = crew.metric("baton_reloads_total", "outcome", "done")
         assert order(clients[0], "stepper", "load").status_code == 200
+        assert crew.metric("baton_reloads_total", "outcome", "done") == done + len(clients)
         for client in clients:
             assert states(client, "stepper") == {"1": "READY", "2": "READY"}
             assert step(client)["version"] == "2"
             assert index(client, "sentiment")["2"] == ("UNAVAILABLE", "not loaded yet")
+        refused = crew.metric("baton_reloads_total", "outcome", "refused")
         answer = order(clients[1], "sentiment", "load")
         assert answer.status_code == 400
         assert "sha256" in answer.json()["error"]
+        assert crew.metric("baton_reloads_total", "outcome", "refused") == refused + 1
+        assert crew.metric("baton_load_refused") == 1
         for client in clients:
             state, reason = index(client, "sentiment")["2"]
             assert state == "UNAVAILABLE"
@@ -165,6 +170,7 @@ def test_a_load_takes_up_new_versions_of_its_model_and_of_no_other(
         shutil.rmtree(second)
         shutil.rmtree(broken)
     assert order(clients[0], "stepper", "load").status_code == 200
+    assert crew.metric("baton_load_refused") == 0
     for client in clients:
         assert states(client, "stepper") == {"1": "READY", "2": "UNAVAILABLE"}
         assert index(client, "stepper")["2"][1].startswith("retiring; its sessions may go on until 20")
@@ -286,7 +292,7 @@ async def test_a_version_on_trial_is_shown_as_loading(tmp_path: Path, monkeypatc
 
     tiny.stepper(models)
     async with serve_here(Settings(models_dir=models, state_dir=tmp_path), Clock()) as (client, app):
-        monkeypatch.setattr("service.engine.loader.load_tried", held)
+        monkeypatch.setattr("service.engine.models_directory.load_tried", held)
         tiny.stepper(models, version="2")
         taking_up = asyncio.create_task(take_up(app.state.service.loader, Order("stepper", wanted=True)))
         await asyncio.to_thread(loading.wait, 10)
@@ -430,8 +436,10 @@ def test_the_last_model_can_be_unloaded_and_a_restart_forgets_it(tmp_path: Path,
     tiny.sentiment(tmp_path / "models")
     server = start_server(tmp_path / "models", tmp_path / "state", BATON_ADMIN_KEY="the-admin-key")
     start = server.mark()
+    assert server.metric("baton_run_threads", "model", "sentiment") == 2
     assert order(server.client, "sentiment", "unload").status_code == 200
     server.lines_since(start, until="sentiment unloaded: no models answer")
+    assert server.metric("baton_run_threads", "model", "sentiment") == 0
     assert classify(server.client) == 404
     assert server.client.get("/v1/models").json() == {"models": []}
     server.stop()

@@ -138,7 +138,7 @@ def test_a_sequence_belongs_to_its_tenant_and_its_model(
 
 
 def test_a_sequence_goes_on_with_its_version_and_its_outputs(tmp_path: Path, start_server: ServerFactory) -> None:
-    """The newer version has an output of another name, and answers what begins now."""
+    """The newer version has an output of another name, and answers what begins now. Steps count as those of tokens."""
     models = tmp_path / "models"
     tiny.stepper(models)
     server = start_server(models, tmp_path / "state")
@@ -161,4 +161,7 @@ def test_a_sequence_goes_on_with_its_version_and_its_outputs(tmp_path: Path, sta
     assert older["model_version"] == "1"
     wrong = {"inputs": [ONE], "parameters": parameters(3)}
     message = "state_token: the state is of version 1, the request names 2"
+    opened = server.metric("baton_tokens_opened_total", "model", "stepper")
     assert refusal(server, "stepper/versions/2", wrong) == (409, message)
+    assert server.metric("baton_tokens_opened_total", "model", "stepper") == opened + 1
+    assert server.metric("baton_tokens_rejected_total", "reason", "wrong_version") == 1

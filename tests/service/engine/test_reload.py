@@ -212,6 +212,7 @@ def test_a_reload_that_finds_anything_wrong_changes_nothing(
     assert " ERROR " in line
     assert says in line
     assert server.metric("baton_reloads_total", "outcome", "refused") == 1
+    assert server.metric("baton_load_refused") == 1
     assert lines(server) == before
     fresh, going = (step(server, item) for item in ({"inputs": ROWS}, {"state": whole["state"], "inputs": ROWS}))
     np.testing.assert_allclose(fresh["outputs"]["y"], whole["outputs"]["y"], atol=CLOSE)
@@ -487,7 +488,7 @@ async def test_a_token_of_a_version_that_another_worker_has_loaded_already_waits
             go_on.wait(10)
             return load_tried(*arguments, **options)
 
-        monkeypatch.setattr("service.engine.loader.load_tried", held)
+        monkeypatch.setattr("service.engine.models_directory.load_tried", held)
         tiny.stepper(running.models, seed=2, version="2")
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.to_thread(loading.wait, 10)

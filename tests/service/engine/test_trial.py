@@ -168,7 +168,7 @@ def test_inspect_drafts_a_graph_that_dies_of_being_optimised_and_says_so(tmp_pat
 
 def test_a_trial_ends_with_a_service_that_was_killed(tmp_path: Path) -> None:
     tiny_wild.endless(tmp_path / "models")
-    own = {"BATON_MODELS_DIR": str(tmp_path / "models"), "BATON_STATE_DIR": str(tmp_path / "state")}
+    own = {"BATON_MODELS_DIR": str(tmp_path / "models"), "BATON_STATE_DIR": str(tmp_path / "state"), "BATON_PORT": "0"}
     command = [sys.executable, "-m", "service", "serve"]
     with subprocess.Popen(command, env={**os.environ, **own}, cwd=ROOT, stderr=subprocess.PIPE, text=True) as service:
         assert service.stderr is not None

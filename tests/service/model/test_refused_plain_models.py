@@ -36,7 +36,7 @@ BROKEN: list[tuple[Callable[..., Path], Callable[[dict], object], str, str]] = [
     (tiny_plain.visits, shaped("inputs", 2, "time"), "inputs[2].shape", "'batch' exactly once"),
     (tiny_plain.visits, lambda m: m["outputs"][1].update(labels=["a"]), "outputs[1].labels", "1 do not fit"),
     (tiny_plain.visits, lambda m: m.update(lengths="ward"), "inputs", "ward is named more than once"),
-    (tiny_plain.visits, lambda m: m.update(streamable=True), "states", "must name the states"),
+    (tiny_plain.visits, lambda m: m.update(streamable=True), "streamable", "must be false: nothing is carried"),
     (
         tiny_plain.visits,
         lambda m: m.update(task="step"),
@@ -48,7 +48,7 @@ BROKEN: list[tuple[Callable[..., Path], Callable[[dict], object], str, str]] = [
         tiny_plain.classifier,
         lambda m: m.update(forecast={"min_history": 1, "max_history": 2, "horizon": 3, "quantiles": [0.5]}),
         "forecast",
-        "must be left out; task 'tensor' takes and gives tensors as they are",
+        "must be left out; task 'tensor' has none",
     ),
     (
         tiny.stepper,
@@ -56,7 +56,7 @@ BROKEN: list[tuple[Callable[..., Path], Callable[[dict], object], str, str]] = [
         "states",
         "nothing is carried: name them among inputs and outputs",
     ),
-    (tiny.stepper, lambda m: m.update(task="tensor"), "states", "must be left out"),
+    (tiny.stepper, lambda m: m.update(task="tensor"), "streamable", "must be false: nothing is carried"),
     (lambda root: tiny_plain.echo(root, "int8"), lambda m: m.update(lengths="n"), "lengths", "no input has a 'time'"),
     (lambda root: tiny_plain.echo(root, "int8"), shaped("outputs", 0, "batch", "time"), "outputs[0].shape", "no input"),
     (

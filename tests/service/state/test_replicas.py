@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Server, free_port
+from balancer import balanced
+from conftest import Server
 
 from baton_client import NEW, AsyncClient, Client, StepItem
 
@@ -21,58 +19,11 @@ SHARED = 10  # sessions of one request to /v1/step
 CLOSE = 1e-5
 ROWS = np.random.default_rng(7).normal(size=(SESSIONS, STEPS, 2)).astype(np.float32)
 
-CONFIGURATION = """
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-worker_processes 1;
-{user}
-events {{ worker_connections 1024; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  upstream replicas {{ {servers} }}
-  map $http_upgrade $connection_header {{ default upgrade; "" ""; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://replicas;
-      proxy_http_version 1.1;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_header;
-    }}
-  }}
-}}
-"""
-
-
-def find_nginx() -> str:
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        assert "CI" not in os.environ, "no nginx, and under CI that may not be skipped"
-        pytest.skip("no nginx; `make test` installs it")
-    return found
-
 
 @pytest.fixture
 def balancer(replicas: tuple[Server, Server], tmp_path: Path) -> Iterator[str]:
-    """The URL of an nginx that sends each request, and each stream, to the next of the replicas."""
-    nginx, port, folder = find_nginx(), free_port(), tmp_path / "nginx"
-    folder.mkdir()
-    servers = " ".join(f"server {server.url.removeprefix('http://')} max_fails=0;" for server in replicas if server.url)
-    user = "user root;" if os.geteuid() == 0 else ""
-    configuration = folder / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, servers=servers, user=user))
-    process = subprocess.Popen([nginx, "-c", configuration, "-e", folder / "error.log", "-g", "daemon off;"])
-    url = f"http://127.0.0.1:{port}"
-    with Client(url) as client:
-        client.models()  # tries until it listens
-    yield url
-    process.terminate()
-    process.wait(timeout=30)
+    with balanced([server.url for server in replicas], tmp_path / "nginx") as url:
+        yield url
 
 
 def uninterrupted(server: Server) -> np.ndarray:

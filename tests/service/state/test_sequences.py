@@ -16,6 +16,7 @@ from counting import TTL_S, Failed, Service, added, emptied, fail, serve
 from here import Clock, load_here
 
 from service.engine.engine import Engine
+from service.engine.registry import Wanted
 from service.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -319,7 +320,7 @@ async def test_a_sequence_stays_with_the_version_it_began_with_until_that_has_go
 
     async with serve([old]) as service:
         await service.advance(1, start=True)
-        service.registry.replace([new], now_ms=0, ttl_ms=1000)
+        service.registry.replace(Wanted([new], {}), now_ms=0, ttl_ms=1000)
         assert await service.step(1, take=lambda before: by(old, before)) == 2
         assert await service.step(2, start=True, take=lambda before: by(new, before)) == 1
         service.registry.remove_ended(1000)
@@ -343,6 +344,6 @@ async def test_a_sequence_of_a_version_that_is_not_there_yet_waits_for_a_reload(
         for _ in range(5):
             await asyncio.sleep(0)
         assert not waiting.done()
-        patient.registry.replace([new], now_ms=0, ttl_ms=1000)
+        patient.registry.replace(Wanted([new], {}), now_ms=0, ttl_ms=1000)
         patient.registry.settled.set()
         assert await waiting == 2

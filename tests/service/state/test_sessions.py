@@ -12,7 +12,7 @@ import tiny
 from here import Clock, load_here
 
 from service.engine.engine import Engine
-from service.engine.registry import Registry
+from service.engine.registry import Registry, Wanted
 from service.errors import (
     InvalidRequest,
     ItemTooLarge,
@@ -62,7 +62,7 @@ def sessions_of(engines: Sequence[Engine], clock: Clock, store: Any = "memory", 
     if store == "memory":
         store = MemoryStore(max_bytes=10_000, ttl_s=TTL_S, metrics=Metrics(), clock=clock)
     sealer = Sealer(KeyRing([KEY]), ttl_s=TTL_S, skew_s=0, clock=clock)
-    return Sessions(read, Registry(engines), sealer, store)
+    return Sessions(read, Registry(Wanted(engines, {})), sealer, store)
 
 
 KEY = new_key()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -32,6 +35,33 @@ def test_a_line_looks_as_one_of_the_logging_module_does() -> None:
     record = logging.LogRecord(ACCESS, logging.INFO, "", 0, "GET /healthz 200", None, None)
     assert masked(sink.getvalue()) == masked(logging.Formatter(LOG_FORMAT).format(record)) + "\n"
     assert f" {record.process} " in sink.getvalue()
+
+
+def test_what_python_writes_by_itself_is_json_too() -> None:
+    """A warning, a message whose arguments do not fit, and exceptions that nobody caught, wherever they were raised."""
+    program = """if True:
+        import logging, threading, warnings
+        from service.web.access_log import configure_logging
+        configure_logging("info", "json")
+        class Unraisable:
+            def __del__(self): raise ValueError("unheard")
+        warnings.warn("beware")
+        logging.error("so many: %d", "none")
+        Unraisable()
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start(); thread.join()
+        raise RuntimeError("the end\\nof it")
+    """
+    command = [sys.executable, "-W", "default", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    warned, misfit, unraisable, thread, end = map(json.loads, ended.stderr.splitlines())
+    assert "beware" in warned["message"]
+    assert misfit["message"] == "so many: %d"
+    assert "TypeError: %d format" in misfit["traceback"]
+    assert unraisable["traceback"].endswith("ValueError: unheard")
+    assert thread["traceback"].endswith("ZeroDivisionError: division by zero")
+    assert end["traceback"].endswith("RuntimeError: the end\nof it")
+    assert (end["level"], end["logger"]) == ("CRITICAL", "baton")
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import tiny
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.engine.engine import Answer, Row
 from service.settings import Settings
+from service.web.batch import TURN_S, Job, show_each
 from service.web.context import PEER, Peer
 
 pytestmark = pytest.mark.anyio
@@ -106,3 +109,18 @@ async def post(peer: Peer, app: FastAPI, body: dict[str, Any]) -> None:
     scope = {"type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": "/v1/step", "query_string": b""}
     headers = [(b"content-type", b"application/json")]
     await app({**scope, "headers": headers, PEER: peer}, receive, send)  # type: ignore[arg-type]
+
+
+async def test_others_have_their_turn_while_a_large_answer_is_shown() -> None:
+    turns: list[int] = []
+
+    def show(job: Job, answer: Answer) -> dict[str, Any]:
+        asyncio.get_running_loop().call_soon(turns.append, len(turns))
+        ends = time.monotonic() + 2 * TURN_S
+        while time.monotonic() < ends:
+            pass
+        return {"turns": len(turns)}
+
+    job = Job(None, Row(), None)  # type: ignore[arg-type] # no engine is asked
+    shown = await show_each([job] * 3, [Answer({}, b"")] * 3, show)
+    assert shown == [{"turns": 0}, {"turns": 1}, {"turns": 2}]

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Server
+import tiny
+import tiny_writers
+from conftest import Server, ServerFactory
 
 from service.app import create_app
 from service.settings import Settings
@@ -15,11 +17,13 @@ from service.settings import Settings
 REFUSALS = (400, 401, 404, 405, 408, 409, 410, 413, 415, 422, 429)
 
 
-def test_every_generated_request_gets_a_declared_answer(server: Server, tmp_path: Path) -> None:
+def test_every_generated_request_gets_a_declared_answer(start_server: ServerFactory, tmp_path: Path) -> None:
     """Requests that fit the schema may still name an unknown model or a horizon that is too long, so 4xx may come;
 
     one whose `timeout_ms` is a millisecond may be late, so 504 may. A 500 may not.
     """
+    models = tiny_writers.all_writers(tiny.all_models(tmp_path / "models"))
+    server = start_server(models, tmp_path / "state", BATON_MAX_STEPS="16")
     schemathesis = shutil.which("schemathesis", path=Path(sys.executable).parent)
     assert schemathesis is not None
     (tmp_path / "schemathesis.toml").write_text(
@@ -30,7 +34,7 @@ def test_every_generated_request_gets_a_declared_answer(server: Server, tmp_path
     command = [schemathesis, "run", f"{server.url}/openapi.json", *options, "--no-color"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "25 selected / 25 total" in ended.stdout
+    assert "32 selected / 32 total" in ended.stdout
     assert not [line for line in server.lines if "Traceback" in line]
 
 
@@ -43,6 +47,12 @@ def test_the_document_asks_for_a_key_where_the_service_does(tiny_models: Path, t
         open_to_all = path in ("/healthz", "/readyz", "/metrics") or path.startswith("/v2/health/")
         assert ("security" in operation) != open_to_all
         assert "security" not in next(iter(open_document["paths"][path].values()))
+
+
+def test_the_document_leads_to_the_page_where_that_is(tiny_models: Path, tmp_path: Path) -> None:
+    for page in (True, False):
+        settings = Settings(models_dir=tiny_models, state_dir=tmp_path, store="memory", page=page)
+        assert ("](/)" in create_app(settings).openapi()["info"]["description"]) is page
 
 
 def test_the_document_declares_what_a_state_can_be_refused_with(server: Server) -> None:

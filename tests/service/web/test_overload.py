@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import tiny
-import uvicorn
 from here import vouched
+from slow import RawClient, slow_service, until_queued
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import create_app
@@ -26,63 +24,8 @@ from service.engine.engine import Engine, Row
 from service.settings import Settings
 from service.web.access_log import ACCESS
 from service.web.door import DOOR
-from service.web.heads import HttpProtocol
 
 pytestmark = pytest.mark.anyio
-
-
-class SlowModel:
-    """Holds every run of a session until it is let go, and keeps the lengths of the rows of each run."""
-
-    def __init__(self, session: object) -> None:
-        self._run = session.run  # type: ignore[attr-defined]
-        self.runs: list[list[int]] = []
-        self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
-
-    def __call__(self, names: list[str], feeds: dict) -> list:
-        self.entered.release()
-        self.open.acquire()
-        self.runs.append(feeds["lengths"].tolist())
-        return self._run(names, feeds)
-
-    @property
-    def rows(self) -> int:
-        return sum(map(len, self.runs))
-
-    async def wait_entered(self) -> None:
-        await asyncio.to_thread(self.entered.acquire)
-
-    def let_go(self, runs: int) -> None:
-        for _ in range(runs):
-            self.open.release()
-
-
-@asynccontextmanager
-async def slow_service(
-    models: Path, state: Path, *middleware: Any, **settings: Any
-) -> AsyncIterator[tuple[httpx.AsyncClient, SlowModel]]:
-    """Serve on loopback, in this process, so that the test decides when a run of the model ends.
-
-    Time refuses nobody unless the test says so: how long its runs take is no matter of the service's pace.
-    """
-    chosen = {"run_threads": 1, "max_wait_ms": 10**9, **settings}
-    app = create_app(Settings(models_dir=models, state_dir=state, **chosen), tried=vouched(models))
-    for added in middleware:
-        app.add_middleware(added)
-    session = app.state.service.engines.get("sentiment").model.session
-    session.run = slow = SlowModel(session)
-    listening = socket.create_server(("127.0.0.1", 0))
-    http = partial(HttpProtocol, head_ms=10_000)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, http=http))  # type: ignore[arg-type]
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    url = "http://{}:{}".format(*listening.getsockname())
-    try:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            yield client, slow
-    finally:
-        slow.let_go(1000)
-        server.should_exit = True
-        await serving
 
 
 def ask(
@@ -97,47 +40,8 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-class RawClient:
-    """A connection on which a test writes what it likes; answers come one by one."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, client: httpx.AsyncClient) -> AsyncIterator[RawClient]:
-        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-        try:
-            yield cls(reader, writer)
-        finally:
-            writer.close()
-
-    async def send(self, *lines: str, body: bytes = b"") -> None:
-        """Send a head, or nothing where there are no lines, and a body, or as much of one."""
-        self._writer.write("".join(f"{line}\r\n" for line in (*lines, "") if lines).encode() + body)
-        await self._writer.drain()
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:-2])}
-        return int(head[0].split()[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
-
-    async def ended(self) -> bool:
-        """Wait for the connection's end; a reset is an error."""
-        return await self._reader.read() == b""
-
-
 POST = "POST /v1/sentiment HTTP/1.1"
 HOST, JSON = "Host: service", "Content-Type: application/json"
-
-
-async def until_queued(client: httpx.AsyncClient, rows: int) -> None:
-    """Wait until so many rows wait or run."""
-    shown = f'baton_queue_rows{{model="sentiment",version="1"}} {rows}.0'
-    for _ in range(10_000):
-        if shown in (await client.get("/metrics")).text:
-            return
-    raise AssertionError(f"never saw {shown}")
 
 
 async def test_a_full_queue_is_429_with_retry_after_and_harms_nobody_who_waits(
@@ -408,12 +312,14 @@ async def test_a_full_model_refuses_before_the_body_is_parsed_and_its_neighbours
         assert (await running).status_code == 200
 
 
-async def test_the_flood_of_one_tenant_does_not_starve_another(tiny_models: Path, tmp_path: Path) -> None:
+async def test_the_flood_of_one_tenant_does_not_starve_another(
+    tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log tells whose flood it was."""
+    caplog.set_level(logging.INFO, ACCESS)
     keys = {"anna": "annas-key", "berta": "bertas-key"}
-    async with slow_service(tiny_models, tmp_path, queue_rows=4, max_items=4, batch_cells=2, api_keys=keys) as (
-        client,
-        slow,
-    ):
+    limits = {"queue_rows": 4, "max_items": 4, "batch_cells": 2}
+    async with slow_service(tiny_models, tmp_path, api_keys=keys, log_format="json", **limits) as (client, slow):
         running = ask(client, "good", key="annas-key")
         await slow.wait_entered()
         flood = [ask(client, "good", key="annas-key") for _ in range(3)]
@@ -426,6 +332,8 @@ async def test_the_flood_of_one_tenant_does_not_starve_another(tiny_models: Path
         assert (await other).status_code == 200  # behind the run under way, and one of the other's at most
         slow.let_go(10)
         assert {(await task).status_code for task in (running, *flood)} == {200}
+    lines = [json.loads(record.message) for record in caplog.records if record.name == ACCESS]
+    assert [line["tenant"] for line in lines if line["status"] == 429] == ["anna"]
 
 
 @asynccontextmanager

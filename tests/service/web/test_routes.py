@@ -311,6 +311,7 @@ def test_the_metrics_count_what_happened(tiny_models: Path, tmp_path: Path, star
     }
     assert {key: server.metric(*key) for key in expected} == expected
     assert server.metric("baton_session_steps_sum") == 2 + 4 + 6 + 8
+    assert server.metric("baton_resident_bytes", "worker", "0") > 2**20
     families = list(text_string_to_metric_families(server.client.get("/metrics").text))
     assert all(family.name.startswith("baton_") for family in families)
     server.stop()
@@ -359,6 +360,9 @@ def test_models_and_limits_can_be_looked_up(server: Server) -> None:
     }
     facts = server.client.get("/v1/models/stepper").json()
     assert (facts["state_bytes"], facts["inputs"][0]["shape"]) == (32, ["batch", "time", 2])
+    (begun,) = server.post("/v1/step", {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}).json()["results"]
+    assert facts["token_chars"] == len(begun["state"])
+    assert server.client.get("/v1/models/sentiment").json()["token_chars"] is None
     info = server.client.get("/v1/info").json()
     assert info["devices"]["stepper"] == "cpu"
     assert info["limits"]["max_body_bytes"] == 4 * 2**20
@@ -368,8 +372,10 @@ def test_models_and_limits_can_be_looked_up(server: Server) -> None:
 def test_openapi_describes_every_call_from_the_models_that_validate(server: Server) -> None:
     document = server.client.get("/openapi.json").json()
     assert {path for path in document["paths"] if not path.startswith("/v2")} == {
-        *("/v1/sentiment", "/v1/forecast", "/v1/step", "/v1/state"),
+        *("/v1/sentiment", "/v1/forecast", "/v1/step", "/v1/state", "/v1/generate", "/v1/completions"),
+        *("/v1/tag", "/v1/transform", "/v1/classify"),
         *("/v1/models", "/v1/models/{name}", "/v1/info"),
+        *("/v1/models/{name}/card", "/v1/models/{name}/pictures/{file}"),
         *("/healthz", "/readyz", "/metrics"),
     }
     body = document["paths"]["/v1/step"]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -21,9 +21,12 @@ from each_worker import each_worker, pid_behind
 from prometheus_client.parser import text_string_to_metric_families
 from streams import Stream
 
+from service.workers.cores import allowed_cores
+
 ByPid = Callable[[Server], dict[int, httpx.Client]]
 
 WORKERS = 2
+RESIDENT = "baton_resident_bytes"
 SLOW_BODY = b"POST /v1/sentiment HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
@@ -132,12 +135,17 @@ def assert_counted(clients: list[httpx.Client], sent: int) -> None:
             ("baton_session_steps_count", {}, sent),
             ("baton_queue_rows", model, 0),
             ("baton_model_info", {**model, "task": "step"}, 1),
+            ("baton_run_threads", model, WORKERS),
             ("baton_limit", {"name": "max_items"}, 1024),
         )
     }
     for client in clients * 3:
         shown = metrics(client)
         assert {key: shown.get(key) for key in expected} == expected
+        memory = {dict(labels)["worker"]: size for (name, labels), size in shown.items() if name == RESIDENT}
+        assert set(memory) == {*map(str, range(WORKERS)), "supervisor"}
+        assert all(size > 2**20 for size in memory.values())
+        assert shown["baton_cores", frozenset()] == allowed_cores()
         assert not any(label == "pid" for _, labels in shown for label, _ in labels)
 
 
@@ -230,7 +238,7 @@ def test_a_worker_that_hangs_is_replaced_and_the_others_are_not(
 ) -> None:
     """With the supervisor's second made shorter, so that nobody waits for thirty of them."""
     faster = "from service.workers import port, supervisor; port.BEAT_S, supervisor.LOOK_S = 0.01, 0.1"
-    command = (sys.executable, "-c", f"{faster}; from service.cli import main; main()")
+    command = (sys.executable, "-c", f"{faster}; from service.cli.command import main; main()")
     server = start_server(tiny_models, tmp_path, command=command, BATON_WORKERS="2")
     victim, survivor = clients_by_pid(server)
     start = len(server.lines)
@@ -304,14 +312,15 @@ def test_what_is_wrong_in_every_worker_ends_start_up_with_one_line(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_that_can_not_be_replaced_ends_the_service_with_the_reason(
+def test_workers_of_whom_none_can_be_replaced_end_the_service_with_the_reason(
     tmp_path: Path, start_server: ServerFactory, clients_by_pid: ByPid
 ) -> None:
     directory = tiny.stepper(tmp_path / "models")
     server = start_server(tmp_path / "models", tmp_path / "state", BATON_WORKERS="2")
-    victim, _ = clients_by_pid(server)
+    victims = list(clients_by_pid(server))
     (directory / "model.onnx").write_bytes(b"changed")
-    os.kill(victim, signal.SIGKILL)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
     assert server.process.wait(timeout=30) == 1
     server.kill()
     assert server.lines[-1].startswith(f"baton: {directory}/manifest.json: sha256")

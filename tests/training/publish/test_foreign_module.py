@@ -17,7 +17,7 @@ from echo import no_server
 from torch import Tensor, nn
 
 from service.contract.files import read_manifest, verify_files
-from service.contract.manifest import Forecast
+from service.contract.parts import Forecast
 from training import export_module
 from training.evaluate import ask, serving
 from training.export.parity import BOUND

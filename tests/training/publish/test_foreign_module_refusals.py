@@ -326,7 +326,10 @@ def misspelt():
         ("none.py:build", "none.py is no file"),
         ("model.py:build", "model.py has no function build"),
         ("model.py:nothing", "returns a NoneType; it must return a dict with module and example"),
-        ("model.py:misspelt", "returns a dict of module, exampel; it must .* any of description, forecast, lengths"),
+        (
+            "model.py:misspelt",
+            "returns a dict of module, exampel; it must .* any of description, feedback, forecast, lengths",
+        ),
     ],
 )
 def test_a_source_that_gives_no_module_is_refused(tmp_path: Path, source: str, message: str) -> None:

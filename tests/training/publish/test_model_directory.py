@@ -138,7 +138,9 @@ def test_streamable_bidirectional_release_is_not_published(tmp_path: Path, modul
 def test_release_that_breaks_the_contract_is_not_published(tmp_path: Path, module: echo.Echo) -> None:
     """The manifest is validated by the service's own code before anything is served."""
     release = echo.release(module, task="sentiment", measure=refuse_to_measure)
-    with pytest.raises(PublishError, match="task 'sentiment' needs a tokenizer"):
+    with pytest.raises(
+        PublishError, match=r"contract: streamable: must be false: nothing is carried \(task 'sentiment'\)"
+    ):
         publish(release, tmp_path, command="test", seed=0)
     assert echo.files_below(tmp_path) == []
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from pydantic import Field
 from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
@@ -87,6 +88,7 @@ def make_tokenizer(characters: str) -> Tokenizer:
     ids = {character: number for number, character in enumerate([*characters, UNKNOWN])}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
     return tokenizer
 
 

@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 
 from service.contract import tensors
+from service.contract.parts import Feedback
 from training.datasets import find
 from training.export.graph import Array, Servable
 from training.recipe import Kind, Release, TextReader
@@ -22,6 +23,7 @@ from training.tasks.charlm.network import CharNetwork
 
 TEXT = "tiny_shakespeare/input.txt"
 MAX_LENGTH = 4096  # characters of one item
+FIRST = "\n"  # what is written from nothing begins behind a line break, as each speech does
 LICENCE = "Apache-2.0, as the project; trained on works of Shakespeare, which are in the public domain"
 LIMITS = (
     "Shakespeare's plays as one old edition prints them are all it was trained on: it is an example of a stepping "
@@ -68,7 +70,8 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
     return Release(
         name=name,
         task="step",
-        description="Says after each character of a text, in Shakespeare's English, how likely each next one is.",
+        description="Says after each character of a text, in Shakespeare's English, how likely each next one is, and "
+        "writes such text.",
         servable=servable(module.network, tuple(characters)),
         data=(
             find(TEXT).used_as(
@@ -81,6 +84,9 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         measure=partial(figures, corpus, name),
         networks=(module.network.recurrent.network,),
         text=TextReader(make_tokenizer(characters).to_str(), MAX_LENGTH, UNKNOWN),
+        feedback=Feedback(
+            kind="categorical", output="probabilities", form="probabilities", start=characters.index(FIRST)
+        ),
     )
 
 

@@ -52,7 +52,7 @@ def report_live_classifier(
         for share in SHARES
     ]
     caption = f"Accuracy on the {part} when only the first part of each text has been read."
-    while_reading = Picture("while-reading", caption, draw_by_share(SHARES, np.array(right)))
+    while_reading = Picture("while-reading", caption, draw_by_share(SHARES, np.array(right), "read, % of the words"))
     mistakes = _mistakes(texts, last, truth, labels, part)
     return (*_pictures(last, truth, labels, part), while_reading), (mistakes,)
 

@@ -15,7 +15,7 @@ import lightning
 import numpy as np
 from pydantic import Field
 
-from service.contract import manifest as contract
+from service.contract import parts as contract
 from service.contract import provenance, tensors
 from training.datasets import find
 from training.export.graph import Servable

@@ -12,7 +12,7 @@ from functools import partial
 import lightning
 import numpy as np
 
-from service.contract import manifest as contract
+from service.contract import parts as contract
 from service.contract import provenance, tensors
 from training.datasets import find
 from training.export.graph import Array, Servable

@@ -1,0 +1,84 @@
+"""What a manifest declares beside its tensors: how text becomes ids, what a forecaster takes, what a signal is, and how
+an output becomes the next input.
+
+It knows pydantic and the standard library only. Invariant: a part that exists is consistent in itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from service.contract.provenance import Sha256
+from service.contract.tensors import FieldError, Part, Size
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Quantile = Annotated[float, Field(gt=0, lt=1)]
+Id = Annotated[int, Field(ge=0)]
+
+
+class Characters(Part):
+    """How a token's characters become ids beside the token's own.
+
+    Of each token `width` characters are read as they stand in the text; a longer token gives its first `width // 2` and
+    its last ones. The ids: 0 where a token has no more characters, 1 for a character that is not in `alphabet`, and
+    from 2 on the characters of `alphabet`.
+    """
+
+    alphabet: str = Field(min_length=1)
+    width: Size
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if len(set(self.alphabet)) < len(self.alphabet):
+            raise FieldError("alphabet", "names a character twice")
+        return self
+
+
+class Text(Part):
+    """How text becomes ids; `polarity` weighs the labels into one number from -1 to 1."""
+
+    tokenizer: FileName
+    sha256: Sha256
+    max_length: Size
+    unknown_token: str
+    characters: Characters | None = None
+    polarity: tuple[Annotated[float, Field(ge=-1, le=1)], ...] | None = None
+
+
+class Forecast(Part):
+    """What a forecasting model takes and gives. Units: numbers of values; quantiles as probabilities."""
+
+    min_history: Size
+    max_history: Size
+    horizon: Size
+    quantiles: tuple[Quantile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_history > self.max_history:
+            raise ValueError(f"min_history {self.min_history} is above max_history {self.max_history}")
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError("quantiles must rise strictly")
+        return self
+
+
+class Signal(Part):
+    """A sequence of samples at a fixed rate, as many in a step as the input has features. Units: samples a second."""
+
+    sample_rate: Size
+
+
+class Feedback(Part):
+    """How an output becomes the next input, so that a model can generate.
+
+    The output named `output` has a number for each id, at each step; an id that is drawn from them is the next step.
+    `start` is the id that a session takes first which has nothing else to begin with, `end` the id that ends a text.
+    """
+
+    kind: Literal["categorical"]
+    output: str
+    form: Literal["probabilities", "logits"]
+    start: Id | None = None
+    end: Id | None = None

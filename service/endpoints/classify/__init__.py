@@ -1,0 +1,1 @@
+"""POST /v1/classify: texts, series and audio in, labels out."""

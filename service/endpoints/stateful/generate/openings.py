@@ -1,0 +1,121 @@
+"""Where generated sequences begin: after a prompt, at a state, or at the id that the model starts with.
+
+It knows items and their runs, not how ids are drawn. Invariant: a sequence begins with nothing only where the model
+declares what is fed then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.batching.submission import Timing
+from service.endpoints.stateful.generate.schema import MAX_WHOLE_STEPS, TASK, GenerateItem
+from service.endpoints.stateful.starts import find_starts
+from service.endpoints.stateful.step_json import read_row
+from service.engine.engine import Answer, Engine, Row
+from service.errors import BatchTooLarge, InvalidRequest, RequestError, attempt
+from service.state.sessions import Hold, Point, Precision
+from service.web.batch import Job, run_within
+from service.web.context import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Where the choices of an item fork: the point after its prompt, which has so many `steps`."""
+
+    point: Point
+    steps: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """The last ids before that point, of a text."""
+        assert self.point.state is not None
+        return self.point.engine.recent(self.point.state)
+
+
+@dataclass(slots=True)
+class _Prompt(Job):
+    start: Point
+
+
+def check(
+    call: Call, model: str | None, *, items: int, forks: int, max_steps: int, field: str, text: bool, whole: bool
+) -> None:
+    """Check what a request asks of all its items; `field` is where it says `max_steps`, `text` whether it is for text
+    alone, and `whole` whether the answer comes at once.
+
+    Raises: InvalidRequest, BatchTooLarge.
+    """
+    settings, engines = call.service.settings, call.service.engines
+    if max_steps > settings.max_steps:
+        message = f"{max_steps} steps; at most {settings.max_steps} here"
+        raise InvalidRequest(message, field=field, limit=settings.max_steps)
+    if items * forks > settings.max_items:
+        message = f"{items * forks} choices; at most {settings.max_items} in one request"
+        raise BatchTooLarge(message, field="n", limit=settings.max_items)
+    steps = items * forks * max_steps
+    if whole and steps > MAX_WHOLE_STEPS:
+        message = f'{steps} steps of all choices; at most {MAX_WHOLE_STEPS} in one answer: ask for fewer, or "stream"'
+        raise BatchTooLarge(message, field=field, limit=MAX_WHOLE_STEPS)
+    if text and engines.for_task(engines.name(model, TASK), TASK).manifest.text is None:
+        message = "the model has no tokenizer: it writes ids, not text; take /v1/generate without stop"
+        raise InvalidRequest(message, field="model")
+
+
+async def open_all(
+    call: Call,
+    model: str | None,
+    items: Sequence[GenerateItem],
+    hold: Hold | None,
+    precision: Precision,
+    limit_s: float,
+) -> tuple[Engine, list[Opening | RequestError], Timing]:
+    """Run the prompts of one request together; return the engine of new sessions, and where each item begins, or why
+    it cannot. They wait for room as long as `limit_s`; a request whose first row has none was refused at the door.
+
+    Raises: what `find_starts` and `run_within` raise.
+    """
+    newest, starts = await find_starts(call, TASK, model, items)
+    read = [attempt(_read, call, item, start, hold, precision) for item, start in zip(items, starts, strict=True)]
+    prompts = [one for one in read if isinstance(one, _Prompt)]
+    for engine, rows in Counter(prompt.engine for prompt in prompts).items():
+        await engine.batcher.wait_for_room(call.tenant, rows=rows, timeout_s=limit_s)
+    outcomes, timing = await run_within(call, prompts, limit_s)
+    ran = iter(zip(prompts, outcomes, strict=True))
+    return newest, [_opening(*next(ran)) if isinstance(one, _Prompt) else one for one in read], timing
+
+
+def _read(
+    call: Call, item: GenerateItem, start: Point | RequestError, hold: Hold | None, precision: Precision
+) -> _Prompt | Opening:
+    """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
+    if isinstance(start, RequestError):
+        raise start
+    call.service.sessions.holds(start, hold, precision)
+    if item.text or item.inputs is not None or item.values is not None:
+        return _Prompt(start.engine, *read_row(item, start, call.service.settings), start)
+    if start.state is not None:
+        return Opening(start)
+    manifest = start.engine.manifest
+    assert manifest.feedback is not None
+    if manifest.feedback.start is None:
+        what = "a prompt" if manifest.text is not None else "values"
+        message = f"nothing to begin with; give {what} or a state: {manifest.name!r} declares no id to start with"
+        raise InvalidRequest(message)
+    return _Prompt(start.engine, Row(np.array([manifest.feedback.start], manifest.sequence.dtype)), None, start)
+
+
+def _opening(prompt: _Prompt, outcome: Answer | RequestError) -> Opening | RequestError:
+    if isinstance(outcome, RequestError):
+        return outcome
+    encoding, steps = prompt.row.encoding, len(prompt.row.steps)
+    point = prompt.start.after(steps, outcome.state)
+    if encoding is not None:
+        vocabulary = prompt.engine.model.vocabulary
+        assert vocabulary is not None
+        prompt.engine.metrics.text_read(vocabulary.unknown_ratio(encoding.ids))
+    return Opening(point, steps)
