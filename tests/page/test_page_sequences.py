@@ -19,7 +19,7 @@ import tiny_sequences
 import tiny_writers
 import wav
 from browsing import Visit, VisitFactory
-from conftest import Server
+from conftest import Server, ServerFactory
 from playwright.sync_api import Locator, Page, Route, expect
 from test_page_requests import newest, run_in_node, run_in_python, run_in_shell
 
@@ -39,7 +39,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny_sequences.live_tagger(models, text=settings, outputs=[numbered])
     tiny_sequences.cleaner(models)
     tiny_sequences.cleaner(models, samples=4, name="cleaner-frames")
-    tiny_sequences.cleaner(models, samples=3, signal=False, name="rows")
+    tiny_sequences.cleaner(models, samples=3, rate=None, name="rows")
     tiny_sequences.widener(models)
     tiny_sequences.listener(models)
     tiny_writers.generator(models)
@@ -422,14 +422,19 @@ def test_a_browser_without_a_microphone_says_so(page_visit: Visit) -> None:
     expect(page.get_by_role("alert")).to_contain_text("The browser gives no microphone")
 
 
-def test_a_recording_is_one_and_is_heard(visits: VisitFactory, sequences: Server) -> None:
-    """While the browser asks for the microphone nothing else can be recorded."""
-    page = visits(sequences.url, permissions=["microphone"]).open("#listen")
+def test_a_recording_is_one_and_is_heard(visits: VisitFactory, start_server: ServerFactory, tmp_path: Path) -> None:
+    """While the browser asks for the microphone nothing else can be recorded; what came is told in seconds."""
+    tiny_sequences.listener(tmp_path / "models", samples=400, rate=8000)
+    visit = visits(start_server(tmp_path / "models", tmp_path / "state").url, permissions=["microphone"])
+    page = visit.open("#listen")
     scores_shown(page)
     record = page.get_by_role("button", name="Record")
     assert record.evaluate("(button) => (button.click(), button.ariaDisabled)") == "true"
-    page.get_by_role("button", name="End the recording").click()
+    with page.expect_response("**/v1/classify") as heard:
+        page.get_by_role("button", name=re.compile(r"End the recording \(\d+ s\)")).click()
     expect(page.get_by_text("A recording: ")).to_be_visible()
+    (result,) = heard.value.json()["results"]
+    expect(page.get_by_text(f"Heard in {result['steps']} steps.")).to_be_visible()
 
 
 def test_a_recording_without_sound_is_told(visits: VisitFactory, sequences: Server) -> None:

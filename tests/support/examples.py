@@ -20,7 +20,8 @@ from service.web.schema import A_STATE
 
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
 BEGINS = {"POST /v1/step": "begin", "POST /v1/generate": "prompt", "POST /v1/completions": "prompt"}
-STATES = {"state", "state_token"}  # members that are tokens
+STATES = {"state", "state_token"}  # members that are tokens, or a word like READY
+LONGEST_WORD = 40  # characters
 ALONE = "answer"  # the name of the only example of a call that is asked nothing
 UNLOAD = "POST /v2/repository/models/{name}/unload"  # has no example: a click must not take a model away
 
@@ -86,9 +87,12 @@ def without_states(content: Any) -> Any:
     if not isinstance(content, dict):
         return content
     return {
-        name: A_STATE if name in STATES and isinstance(part, str) else without_states(part)
-        for name, part in content.items()
+        name: A_STATE if name in STATES and is_token(part) else without_states(part) for name, part in content.items()
     }
+
+
+def is_token(part: Any) -> bool:
+    return isinstance(part, str) and len(part) > LONGEST_WORD
 
 
 def record() -> None:

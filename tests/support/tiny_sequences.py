@@ -87,7 +87,9 @@ def live_tagger(root: Path, tokenizer: Tokenizer | None = None, **changes: Any) 
     return write_model(root, build, made, tokenizer=tokenizer, **{**manifest, **changes})
 
 
-def cleaner(root: Path, *, samples: int = 1, live: bool = False, signal: bool = True, **changes: Any) -> Path:
+def cleaner(
+    root: Path, *, samples: int = 1, live: bool = False, rate: int | None = SAMPLE_RATE, **changes: Any
+) -> Path:
     """A GRU that gives as many numbers as it takes in each step; bidirectional unless `live`.
 
     A step of one sample has no axis for it.
@@ -108,8 +110,8 @@ def cleaner(root: Path, *, samples: int = 1, live: bool = False, signal: bool = 
         "outputs": [tensor("clean", "float32", "batch", "time", *sizes)],
         "states": [state("h", 1, "batch", 4)] if live else [],
     }
-    if signal:
-        manifest["signal"] = {"sample_rate": SAMPLE_RATE}
+    if rate is not None:
+        manifest["signal"] = {"sample_rate": rate}
     return write_model(root, build, {"clean": made, **({"h_out": h} if live else {})}, **{**manifest, **changes})
 
 
@@ -128,7 +130,9 @@ def widener(root: Path) -> Path:
     return write_model(root, build, {"rows": build.dense(x, 1, 2)}, **manifest)
 
 
-def listener(root: Path, *, samples: int = 4, live: bool = False, signal: bool = True, **changes: Any) -> Path:
+def listener(
+    root: Path, *, samples: int = 4, live: bool = False, rate: int | None = SAMPLE_RATE, **changes: Any
+) -> Path:
     """A GRU over frames of a signal, or rows, with scores of two labels: after each step if `live`, else for the
     whole."""
     build = GraphBuilder(21)
@@ -143,8 +147,8 @@ def listener(root: Path, *, samples: int = 4, live: bool = False, signal: bool =
         "outputs": [tensor("scores", "float32", "batch", *(["time"] if live else []), len(KINDS), labels=KINDS)],
         "states": [state("h", 1, "batch", 4)] if live else [],
     }
-    if signal:
-        manifest["signal"] = {"sample_rate": SAMPLE_RATE}
+    if rate is not None:
+        manifest["signal"] = {"sample_rate": rate}
     return write_model(root, build, {"scores": scores, **({"h_out": h} if live else {})}, **{**manifest, **changes})
 
 
@@ -167,8 +171,8 @@ def all_sequences(root: Path) -> Path:
     cleaner(root)
     cleaner(root, samples=4, name="cleaner-frames")
     cleaner(root, samples=4, live=True, name="cleaner-live")
-    cleaner(root, samples=3, signal=False, name="rows")
+    cleaner(root, samples=3, rate=None, name="rows")
     listener(root)
     listener(root, live=True, name="listener-live")
-    listener(root, samples=2, signal=False, name="rows-kind")
+    listener(root, samples=2, rate=None, name="rows-kind")
     return root

@@ -41,9 +41,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny_plain.words(models)
     tiny_sequences.live_tagger(models, text=tiny.text_settings(polarity=None, max_length=64))
     tiny_sequences.cleaner(models)
-    tiny_sequences.cleaner(models, samples=3, signal=False, name="rows")
+    tiny_sequences.cleaner(models, samples=3, rate=None, name="rows")
     tiny_sequences.listener(models)
-    tiny_sequences.listener(models, samples=2, signal=False, name="rows-kind")
+    tiny_sequences.listener(models, samples=2, rate=None, name="rows-kind")
     keys = json.dumps({"shop": KEY})
     server = Server(models, tmp_path_factory.mktemp("state"), BATON_API_KEYS=keys)
     server.client.headers["authorization"] = f"Bearer {KEY}"

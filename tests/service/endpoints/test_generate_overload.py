@@ -43,7 +43,8 @@ async def check_goes_on(client: httpx.AsyncClient, answer: httpx.Response, promp
 
 
 async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(models: Path, tmp_path: Path) -> None:
-    async with slow_service(models, tmp_path, model="generator") as (client, slow):
+    """A run takes one row, so that the next id waits for the other's prompt and does not join it."""
+    async with slow_service(models, tmp_path, model="generator", batch_cells=1) as (client, slow):
         late = generate(client, "abc", timeout_ms=1000)
         for _ in range(3):  # the prompt, and two ids
             await slow.wait_entered()

@@ -13,6 +13,8 @@ export const title = "Listen";
 const LEAD = "The sound goes to the service as a WAV file, and nowhere else; the model hears it at its own rate.";
 const HEIGHT_PX = 220;
 const EXAMPLE_S = 0.8;
+const END = "End the recording";
+const TOLD_EVERY_MS = 1000;
 const MOST_POINTS = 2000; // that are drawn of a sound
 
 const listens = ({ signal, answers }) => Boolean(signal) && answers.includes("classify");
@@ -99,15 +101,20 @@ class ListenPanel {
     }
     const parts = [];
     this.recorder = new MediaRecorder(stream);
-    this.recorder.addEventListener("dataavailable", ({ data }) => parts.push(data));
+    const began = performance.now();
+    this.recorder.addEventListener("dataavailable", ({ data }) => {
+      if (data.size === 0) return;
+      parts.push(data);
+      this.record.textContent = `${END} (${Math.round((performance.now() - began) / 1000)} s)`;
+    });
     this.recorder.addEventListener("stop", async () => {
       for (const track of stream.getTracks()) track.stop();
       this.recorder = null;
       this.record.textContent = "Record";
       await this.takeRecording(new Blob(parts));
     });
-    this.recorder.start();
-    this.record.textContent = "End the recording";
+    this.recorder.start(TOLD_EVERY_MS);
+    this.record.textContent = END;
   }
 
   async takeRecording(recording) {
