@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from training.fit.modules import SeededModule
-from training.fit.state_penalty import PENALTY_WEIGHT, state_penalty
+from training.fit.state_penalty import state_penalty
 from training.recipe import Section
 from training.tasks.denoise.data import MINUTE, RATE, Signals, Values, cases, signal_power
 from training.tasks.denoise.network import DenoiseNetwork
 
 DB = 10.0  # in a factor of ten
 WARM_UP = 0.05  # of the run, to the highest learning rate
-WEIGHT_DECAY = 0.01
+STATE_LIMIT, STATE_WEIGHT = 0.5, 1.0  # cells of size 10 round by some 5e-5 between PyTorch and ONNX Runtime
 VALIDATED_ROWS = 12
 RATIO_RANGE = -2.0, 20.0  # dB, drawn evenly
 MIXED = 0.25  # share of the windows in which all kinds of noise are mixed, the others have one kind
@@ -50,6 +50,7 @@ class Settings(Section):
     seconds: int = Field(ge=1)
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
 
 
 class Drawing:
@@ -126,8 +127,8 @@ class DenoiseModule(SeededModule):
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         ratio, states = self._ratio(batch)
         self.log("train_ratio", ratio, prog_bar=True, batch_size=len(batch[0]))
-        loss = -ratio / DB  # as large as the losses that the penalty is weighed against
-        return loss + PENALTY_WEIGHT * state_penalty(states) if states else loss
+        loss = -ratio / DB
+        return loss + STATE_WEIGHT * state_penalty(states, STATE_LIMIT) if states else loss
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         ratio, _ = self._ratio(batch)
@@ -142,4 +143,4 @@ class DenoiseModule(SeededModule):
         return DB * torch.log10(power / missed).mean(), tuple(states[2:])
 
     def configure_optimizers(self) -> Any:
-        return self.one_cycle(self.settings.learning_rate, weight_decay=WEIGHT_DECAY, warm_up=WARM_UP)
+        return self.one_cycle(self.settings.learning_rate, weight_decay=self.settings.weight_decay, warm_up=WARM_UP)
