@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,13 +40,23 @@ NO_STEPS: Array = np.empty(0)
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A step that was drawn and run: its id, the state after it, and what was expected where that was asked for."""
+
+    id: int
+    state: bytes
+    expected: Expected | None
+
+
 @dataclass(slots=True, eq=False)
 class Row:
-    """A sequence to run: `steps`, or a `text` whose tokens will be the steps, or one step to `draw` from the state.
+    """A sequence to run: `steps`, or a `text` whose tokens will be the steps, or steps to draw one after the other.
 
     `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
     take. A text may come split into words; one of more than `max_tokens` is cut when `cut`, refused otherwise.
-    `encoding` is set once the text has been tokenised, `expected` once the step is drawn where that is asked for.
+    `encoding` is set once the text has been tokenised. Steps are drawn by `draws`, each from the state after the one
+    before; `drawn` are those that were, fewer where the sequence ended or the next of them fails.
     `others` are what the row gives to the inputs beside the sequence, in the manifest's order; those with time have as
     many steps.
 
@@ -57,17 +68,19 @@ class Row:
     state: bytes | None = None
     steps_left: int = sys.maxsize
     text: str | Words | None = None
-    draw: Draw | None = None
+    draws: Sequence[Draw] = ()
     max_tokens: int = 0
     cut: bool = False
     encoding: Encoding | None = None
-    expected: Expected | None = None
+    drawn: list[Drawn] = field(default_factory=list)
     others: tuple[Array, ...] = ()
 
 
 @dataclass(slots=True)
 class Answer:
     """The outputs of the model for a row, and its `state` after it: all states, little-endian, in manifest order.
+
+    Of a row whose steps are drawn they are those of the first; its `Row.drawn` has the others.
 
     Shapes: outputs [time, *sizes], cut to the row's own steps, or [*sizes] where the graph's output has no time and an
     input has.
@@ -139,8 +152,8 @@ class Engine:
                 row.encoding = encoding
 
     def _size(self, row: Row, finite: bool) -> int | Exception:
-        if row.draw is not None:
-            return 1
+        if row.draws:
+            return len(row.draws)
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():
                 return len(row.steps)
@@ -158,44 +171,66 @@ class Engine:
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
+        """Run rows together, then those of which more steps are to be drawn, until all are.
+
+        Where a step after a row's first fails, its steps before that count; who draws on from there learns why.
+        """
+        answers = self._run(rows)
+        going = [row for row, answer in zip(rows, answers, strict=True) if row.draws and isinstance(answer, Answer)]
+        while going := [row for row in going if self._goes_on(row)]:
+            made = self._run(going)
+            going = [row for row, answer in zip(going, made, strict=True) if isinstance(answer, Answer)]
+        return answers
+
+    def _goes_on(self, row: Row) -> bool:
+        assert self._feedback is not None
+        return len(row.drawn) < len(row.draws) and row.drawn[-1].id != self._feedback.end
+
+    def _run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
-            self._draw([row for row in rows if row.draw is not None])
+            expected = self._draw([row for row in rows if row.draws])
             others = [row.others for row in rows] if self.manifest.others else []
-            outputs, states, finite = self._forward.run(
-                [row.steps for row in rows], [row.state for row in rows], others
-            )
+            states = [row.drawn[-1].state if row.drawn else row.state for row in rows]
+            outputs, after, finite = self._forward.run([row.steps for row in rows], states, others)
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
-                return [answer for row in rows for answer in self.run([row])]
+                return [answer for row in rows for answer in self._run([row])]
             if isinstance(failure, RequestError):
                 return [failure]
             log.error("%s: the run of one row failed: %s", self.manifest.name, failure)
             error = ModelFailed("the model fails on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
+        for row, state, sound in zip(rows, after, finite, strict=True):
+            if row.draws and sound:
+                row.drawn.append(Drawn(int(row.steps[0]), state, expected.get(row)))
         return [
             Answer(made, state) if sound else NotFinite(DRIVEN_OFF)
-            for made, state, sound in zip(outputs, states, finite, strict=True)
+            for made, state, sound in zip(outputs, after, finite, strict=True)
         ]
 
-    def _draw(self, rows: list[Row]) -> None:
-        """Draw the steps of `rows` from what the last steps of their sessions made, which their states hold.
+    def _draw(self, rows: list[Row]) -> dict[Row, Expected]:
+        """Draw the next steps of `rows` from what the last steps of their sessions made, which their states hold.
+
+        Returns what was expected of those of which that is asked for.
 
         Raises: NotFinite where that cannot be done.
         """
-        draws = [row.draw for row in rows if row.draw is not None]
-        if not draws:
-            return
+        expected: dict[Row, Expected] = {}
+        if not rows:
+            return expected
         assert self._feedback is not None
         form = self._feedback.form
-        states = b"".join([row.state or self.layout.new for row in rows])
-        made: Array = np.frombuffer(states, self.layout.dtype)[self._feedback.output]
+        draws = [row.draws[len(row.drawn)] for row in rows]
+        states = [row.drawn[-1].state if row.drawn else row.state or self.layout.new for row in rows]
+        made: Array = np.frombuffer(b"".join(states), self.layout.dtype)[self._feedback.output]
         drawn = draw(made, form, draws).astype(self.manifest.sequence.dtype)
         for row, wanted, of_row, step in zip(rows, draws, made, drawn[:, None], strict=True):
             row.steps = step
             if wanted.likeliest is not None:
-                row.expected = expect(of_row, form, int(step[0]), wanted.likeliest)
+                expected[row] = expect(of_row, form, int(step[0]), wanted.likeliest)
+        return expected
 
     def recent(self, state: bytes) -> list[int]:
         """Return the last ids before `state`, for a model that has feedback and texts."""

@@ -115,8 +115,9 @@ def test_choices_are_what_single_requests_give_with_the_seeds_that_they_tell(wri
 
 
 def test_the_choices_of_an_item_share_the_run_of_its_prompt(writers: Server) -> None:
+    """And take their three steps in two rows: of one step, and of two."""
     answer = writers.post("/v1/generate", {"model": "generator", "items": [PROMPT], "n": 4, "max_steps": 3})
-    assert answer.json()["usage"] == {"rows": 1 + 4 * 3, "steps": 6 + 4 * 3, "padded_steps": 6 + 4 * 3, "batch_rows": 4}
+    assert answer.json()["usage"] == {"rows": 1 + 4 * 2, "steps": 6 + 4 * 3, "padded_steps": 6 + 4 * 3, "batch_rows": 4}
 
 
 def test_a_state_of_steps_is_gone_on_from_and_a_state_is_stepped_on(writers: Server, models: Path) -> None:
@@ -280,6 +281,18 @@ def test_a_session_ends_with_its_last_step(models: Path, tmp_path: Path, start_s
     assert (choice["step"], choice["steps"], choice["finish"]) == (10, 4, "length")
     answer = server.post("/v1/generate", {"model": "generator", "items": [{"state": choice["state"]}]})
     assert error_of(answer)[:2] == (422, "session_too_long")
+
+
+def test_what_was_drawn_before_a_step_that_fails_stays(writers: Server) -> None:
+    """Wherever in a run that step is: after each id a choice would have ended so."""
+    body = {"model": "muted", "items": [{"prompt": "a"}], "n": 16, "seed": 1, "max_steps": 24}
+    (result,) = writers.post("/v1/generate", body).json()["results"]
+    ended = [choice for choice in result["choices"] if choice["finish"] == "error"]
+    assert {choice["steps"] % 4 for choice in ended} == {0, 1, 2, 3}
+    for choice in ended:
+        assert choice["text"].index("g") == choice["steps"] - 1 == len(choice["text"]) - 1
+        shorter = {"model": "muted", "seed": choice["seed"], "max_steps": choice["steps"]}
+        assert one(writers, {"prompt": "a"}, **shorter)["text"] == choice["text"]
 
 
 def test_an_id_that_was_not_drawn_is_not_counted(writers: Server) -> None:

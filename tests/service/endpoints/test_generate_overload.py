@@ -52,7 +52,7 @@ async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(models:
         await slow.wait_entered()
         other = generate(client, "d", max_steps=1)
         await until_queued(client, 2, "generator")
-        slow.let_go(1)  # the third id, and then the other's prompt has the model
+        slow.let_go(1)  # the third id, in the run of the second, and then the other's prompt has the model
         answer = await late
         assert answer.status_code == 504
         slow.let_go(1000)
@@ -61,7 +61,7 @@ async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(models:
 
 
 async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(models: Path, tmp_path: Path) -> None:
-    """Room is given in turn: first to the two choices that came before its next id."""
+    """Room is given in turn: first to the two choices that came before its fourth id."""
     async with slow_service(models, tmp_path, model="generator", queue_rows=2, max_items=2) as (client, slow):
         late = generate(client, "abc", timeout_ms=1000)
         await slow.wait_entered()
@@ -72,12 +72,12 @@ async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(models: 
         for _ in range(2):  # the other's prompt, then the second id
             slow.let_go(1)
             await slow.wait_entered()
-        slow.let_go(1)
+        slow.let_go(2)  # the third has the same run
         answer = await late
         assert answer.status_code == 429
         slow.let_go(1000)
         assert (await other).status_code == 200
-        await check_goes_on(client, answer, "abc", "overloaded", 2)
+        await check_goes_on(client, answer, "abc", "overloaded", 3)
 
 
 @pytest.mark.parametrize("body_comes_along", [True, False])

@@ -54,7 +54,7 @@ router = APIRouter(route_class=BodyRoute, tags=["stateful"], responses={**ERRORS
 async def generate(
     call: Call, body: Annotated[GenerateRequest, Body(openapi_examples=EXAMPLES)]
 ) -> Reply | EventStream:
-    """Draw ids one by one and feed each as the next step. Sequences share runs; items fail alone.
+    """Draw ids one after the other and feed each as the next step. Sequences share runs; items fail alone.
 
     With `stream` the answer is server-sent events: what each choice adds as it comes, with its last its state; an error
     where an item fails; and at the end what the answer cost.
@@ -104,6 +104,7 @@ def _wanted(body: GenerateRequest) -> Wanted:
         seed=body.seed,
         stops=body.stop,
         likely=0 if body.probabilities else None,
+        pause=body.state_every,
     )
 
 

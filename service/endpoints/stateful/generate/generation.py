@@ -1,6 +1,6 @@
 """Generation: stepping with feedback, the sequences of one request side by side.
 
-Each turn draws the next id of every sequence that has not ended, and feeds it, in one run that other requests share. It
+Each turn draws and feeds the next ids of every sequence that has not ended, in one run that other requests share. It
 knows points, rows and ids, not how they are shown. Invariants: a choice depends on its seed and on where it began, not
 on its neighbours; whatever ends a sequence, its point is after the last id that it counts.
 """
@@ -21,7 +21,7 @@ from service.batching.submission import Timing
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import SEEDS, Finish
 from service.engine.drawing import Choice, Draw, Numbers
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Answer, Drawn, Engine, Row
 from service.errors import Draining, InternalError, ModelFailed, RequestError
 from service.model.decoding import Decoding
 from service.state.sessions import Point, steps_left
@@ -30,6 +30,7 @@ from service.web.context import Call
 from service.web.numbers import EXACT
 
 log = logging.getLogger("baton.generation")
+MOST_DRAWN = 4  # ids of a sequence in one run: what hands a run over from thread to thread costs as much as a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Wanted:
     """What is asked of the sequences: `forks` of each item, of `max_steps` at most, up to one of the texts `stops`.
 
     Sequence i of an item draws by seed `seed` + i, or from one that is drawn itself. With `likely` what the model held
-    likely is noted: of the id that was drawn, and of so many of the likeliest.
+    likely is noted: of the id that was drawn, and of so many of the likeliest. Each `pause` steps a turn ends.
     """
 
     choice: Choice
@@ -46,6 +47,7 @@ class Wanted:
     seed: int | None
     stops: Sequence[str]
     likely: int | None
+    pause: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,13 @@ class Fork:
         return self._start.after(self.steps, self._state)
 
     def next_row(self) -> Row:
-        """Return the row that draws the next id."""
-        draw = Draw(self._wanted.choice, self._numbers.at(self._start.step + self.steps), self._wanted.likely)
-        self._row = Row(state=self._state, draw=draw, steps_left=self._left - self.steps)
+        """Return the row that draws the next ids: few at first, so that the first is soon there."""
+        count = min(MOST_DRAWN, self._most - self.steps, 1 + self.steps)
+        if self._wanted.pause is not None:
+            count = min(count, self._wanted.pause - self.steps % self._wanted.pause)
+        first = self._start.step + self.steps
+        draws = [Draw(self._wanted.choice, self._numbers.at(first + i), self._wanted.likely) for i in range(count)]
+        self._row = Row(state=self._state, draws=draws, steps_left=self._left - self.steps)
         return self._row
 
     def take(self, outcome: Answer | Exception) -> None:
@@ -102,21 +108,25 @@ class Fork:
         if not isinstance(outcome, Answer):
             self.fail(outcome if isinstance(outcome, RequestError) else InternalError("the model failed"))
             return
-        drawn = int(self._row.steps[0])
-        if (expected := self._row.expected) is not None:
-            place = 0 if self.decoding is None else self.decoding.length
-            self.likely.append(Likely(drawn, expected.share, expected.likeliest, place))
-        self._state = outcome.state
-        self.steps += 1
-        self.ids.append(drawn)
-        if drawn == self._end:
-            self.finish = "end"
-        elif self.decoding is not None:
-            self._decode(self.decoding, drawn)
-        if self.finish is None and self.steps == self._most:
-            self.finish = "length"
+        for drawn in self._row.drawn:
+            if self.finish is None:
+                self._add(drawn)
         if self.finish is not None and self.decoding is not None:
             self.decoding.end()
+
+    def _add(self, drawn: Drawn) -> None:
+        if drawn.expected is not None:
+            place = 0 if self.decoding is None else self.decoding.length
+            self.likely.append(Likely(drawn.id, drawn.expected.share, drawn.expected.likeliest, place))
+        self._state = drawn.state
+        self.steps += 1
+        self.ids.append(drawn.id)
+        if drawn.id == self._end:
+            self.finish = "end"
+        elif self.decoding is not None:
+            self._decode(self.decoding, drawn.id)
+        if self.finish is None and self.steps == self._most:
+            self.finish = "length"
 
     def _decode(self, decoding: Decoding, drawn: int) -> None:
         try:
@@ -156,7 +166,7 @@ class Generation:
         self.forks = list(starmap(Fork, _forks(call, wanted, openings)))
 
     async def turn(self) -> Sequence[Fork]:
-        """Draw the next id of each live sequence; return those, some of which may have ended. What an engine refuses
+        """Draw the next ids of each live sequence; return those, some of which may have ended. What an engine refuses
         ends its own sequences alone.
 
         Raises: ClientDisconnect.
@@ -206,7 +216,7 @@ class Generation:
             for fork in forks:
                 fork.fail(copy(error))
             return
-        engine.metrics.drew(sum(isinstance(outcome, Answer) for outcome in served.outcomes))
+        engine.metrics.drew(sum(len(row.drawn) for row in rows))
         for fork, outcome in zip(forks, served.outcomes, strict=True):
             fork.take(outcome)
 
