@@ -22,6 +22,7 @@ UNITS = {
     "sentiment-32": "texts/s",
     "int8": "texts/s",
     "tag-1": "texts/s",
+    "tag-8": "texts/s",
     "ids-32": "rows/s",
     "step-1": "steps/s",
     "step-held": "steps/s",
@@ -232,6 +233,9 @@ WANTED: dict[str, Callable[[Raw], list[Figure]]] = {
     "int8": lambda raw: [_int8(raw)],
     "tag-1": lambda raw: [
         _closed("tag-1", raw, "in_process", "`/v1/tag`, 1 text a request, of the limit on every core", 0.7)
+    ],
+    "tag-8": lambda raw: [
+        _closed("tag-8", raw, "in_process", "`/v1/tag`, 8 texts a request, of the limit on every core", 0.7)
     ],
     "ids-32": lambda raw: [
         _closed("ids-32", raw, "in_process", "`/v2` infer, 32 rows of 25 ids as bytes, of the limit on every core", 0.8)

@@ -89,7 +89,7 @@ class RaggedLimit(Limit):
         for place, row in enumerate(rows):
             steps[place, : len(row)] = row
         self._cells += int(lengths.sum())
-        self._padded_cells += steps.size
+        self._padded_cells += steps.shape[0] * steps.shape[1]
         declared = self._manifest.get("constants", {})
         constants = {name: np.array(value, np.float32) for name, value in declared.items()}
         return {self._sequence["name"]: steps, self._lengths: lengths, **constants}

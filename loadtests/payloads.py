@@ -68,9 +68,9 @@ def single_texts(folder: Path, data: Path) -> Pool:
     return write_pool(folder / "texts-1.jsonl", "/v1/sentiment", batches, "inputs")
 
 
-def tagged_texts(folder: Path, data: Path, model: str) -> Pool:
-    batches = [[text] for text in read_texts(data)]
-    return write_pool(folder / "texts-tag.jsonl", "/v1/tag", batches, "inputs", model=model)
+def tagged_texts(folder: Path, data: Path, model: str, per_request: int) -> Pool:
+    batches = _batches(read_texts(data), per_request)
+    return write_pool(folder / f"texts-tag-{per_request}.jsonl", "/v1/tag", batches, "inputs", model=model)
 
 
 def many_texts(folder: Path, data: Path) -> Pool:

@@ -136,10 +136,10 @@ def sentiment_32(bench: Bench) -> Raw:
         return {**bench.measure(pool, 8, {"in_process": limit_floor(limit)}), "limit": described(limit)}
 
 
-def tag_1(bench: Bench) -> Raw:
-    """One text a request, each of its words labelled, beside the limit."""
+def tag(texts: int, bench: Bench) -> Raw:
+    """So many texts a request, each of their words labelled, beside the limit."""
     model = newest(TAGGER)
-    pool = payloads.tagged_texts(bench.folder, bench.data, TAGGER)
+    pool = payloads.tagged_texts(bench.folder, bench.data, TAGGER, texts)
     with on_every_core(partial(tag_limit, model, pool.content)) as limit:
         return {**bench.measure(pool, PEAK_CONNECTIONS, {"in_process": limit_floor(limit)}), "limit": described(limit)}
 
@@ -261,7 +261,8 @@ SCENARIOS: dict[str, Callable[[Bench], Raw]] = {
     "tokens-mixed": tokens_mixed,
     "sentiment-32": sentiment_32,
     "int8": int8,
-    "tag-1": tag_1,
+    "tag-1": partial(tag, 1),
+    "tag-8": partial(tag, 8),
     "ids-32": ids_32,
     "step-1": step_1,
     "step-held": step_held,

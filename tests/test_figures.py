@@ -65,6 +65,7 @@ MEASURES: dict[str, Measure] = {
     "forecast-live": partial(forecast_live.measure, "forecast-live"),
     "charlm": characters,
     "denoise": partial(heartbeats, "denoise"),
+    "denoise-live": partial(heartbeats, "denoise-live"),
     "digits": partial(sounds, "digits"),
     "digits-live": partial(sounds, "digits-live"),
     "tagger": partial(words, "tagger"),
@@ -112,6 +113,9 @@ TARGETS: dict[str, dict[str, Callable[[Metric], bool]]] = {
     },
     "charlm": {"validation_nats_per_character": at_most(1.42)},
     "denoise": {"test_output_snr": above_the_floor(5.0)},
+    "denoise-live": {
+        "test_output_snr": lambda metric: metric.value >= published("denoise")["test_output_snr"].value - 2
+    },
     "digits": {"fsdd_test_accuracy": at_least(0.98)},
     "digits-live": {"fsdd_test_accuracy": at_least(0.95)},
     "tagger": {"ud_ewt_test_upos_accuracy": at_least(0.955)},

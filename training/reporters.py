@@ -61,6 +61,7 @@ REPORTERS: dict[str, Reporter] = {
     "segrnn": report_segrnn,
     "charlm": _play,
     "denoise": report_denoise,
+    "denoise-live": report_denoise,
     "digits": _digits,
     "digits-live": _digits,
     "tagger": _sentences,

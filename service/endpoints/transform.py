@@ -24,7 +24,7 @@ ERRORS = run_errors(
     ItemTooLarge("5000 samples; at most 4096 in one item", field="items[0].values", limit=4096),
     RaggedInputs("2 values, 1 needed in every row", field="items[0].inputs[0]"),
     NotFinite("items[0].values[1] is not a finite number", field="items[0].values[1]"),
-    WrongTask("'forecast' is for task 'forecast'; for 'transform' there is denoise", field="model"),
+    WrongTask("'forecast' is for task 'forecast'; for 'transform' there is denoise, denoise-live", field="model"),
 )
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERRORS)
 

@@ -37,6 +37,7 @@ from service.settings import Settings
 log = logging.getLogger("baton.engine")
 
 NO_STEPS: Array = np.empty(0)
+MOST_DRAWN = 4  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
@@ -93,7 +94,8 @@ class Answer:
 class Engine:
     """A model with its batcher: rows in, answers out.
 
-    `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays.
+    `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays. `most_drawn` is how
+    many steps a row may have drawn.
     """
 
     def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
@@ -103,6 +105,8 @@ class Engine:
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
         self.layout = StateLayout(self.manifest.carried)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
+        same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
+        self.most_drawn = 1 if same_size else MOST_DRAWN  # each step drawn has a run beside rows of one step alone
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             prepare=self.prepare,
@@ -111,7 +115,7 @@ class Engine:
             max_wait_s=settings.max_wait_ms / 1000,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),
-            same_size=self.manifest.lengths is None and self.manifest.sequence.has_time,
+            same_size=same_size,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
 

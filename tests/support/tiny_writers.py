@@ -61,7 +61,7 @@ def generator(
 
     After the id `mute` none is likely.
     """
-    build = GraphBuilder(7)
+    build = GraphBuilder(7, lengths=changes.get("lengths", "lengths") or "")
     (embedded,) = build.add("Gather", [build.weight(ids + 1, 3), "ids"])
     y, h = build.recurrent("GRU", embedded, 3, 4, ["h"], linear_before_reset=1)
     logits = build.dense(y, 4, ids)

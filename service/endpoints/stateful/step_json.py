@@ -34,8 +34,8 @@ STATE_ERRORS = (
         limit=1_048_576,
     ),
     WrongTask(
-        "'sentiment' is for task 'sentiment'; for 'step' there is charlm, charlm-int8, digits-live, forecast-live, "
-        "sentiment-live, tagger-live",
+        "'sentiment' is for task 'sentiment'; for 'step' there is charlm, charlm-int8, denoise-live, digits-live, "
+        "forecast-live, sentiment-live, tagger-live",
         field="model",
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,22 @@ def test_a_session_ends_with_its_last_step(models: Path, tmp_path: Path, start_s
     assert (choice["step"], choice["steps"], choice["finish"]) == (10, 4, "length")
     answer = server.post("/v1/generate", {"model": "generator", "items": [{"state": choice["state"]}]})
     assert error_of(answer)[:2] == (422, "session_too_long")
+
+
+def test_a_graph_without_lengths_writes_the_same_beside_prompts_of_other_lengths(
+    writers: Server, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    tiny_writers.generator(tmp_path / "models", lengths=None)
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    prompts = ["abcdefgh"[:length] for length in (1, 2, 3, 4, 5, 6, 7, 8)] * 4
+
+    def write(where: Server, number: int) -> list[str]:
+        (result,) = ask(where, {"prompt": prompts[number]}, n=3, seed=number, max_steps=30)
+        return [choice["text"] for choice in result["choices"]]
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(partial(write, server), range(len(prompts))))
+    assert together == [write(writers, number) for number in range(len(prompts))]
 
 
 def test_what_was_drawn_before_a_step_that_fails_stays(writers: Server) -> None:

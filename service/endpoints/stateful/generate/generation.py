@@ -30,7 +30,6 @@ from service.web.context import Call
 from service.web.numbers import EXACT
 
 log = logging.getLogger("baton.generation")
-MOST_DRAWN = 4  # ids of a sequence in one run: what hands a run over from thread to thread costs as much as a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Fork:
 
     def next_row(self) -> Row:
         """Return the row that draws the next ids: few at first, so that the first is soon there."""
-        count = min(MOST_DRAWN, self._most - self.steps, 1 + self.steps)
+        count = min(self.engine.most_drawn, self._most - self.steps, 1 + self.steps)
         if self._wanted.pause is not None:
             count = min(count, self._wanted.pause - self.steps % self._wanted.pause)
         first = self._start.step + self.steps
