@@ -1,6 +1,6 @@
 """What goes out: an endpoint's reply as bytes, with the headers that tell its timing.
 
-It knows bytes and headers, not models. Invariant: an answer is dumped once, straight to bytes.
+It knows bytes and headers, not models. Invariant: each part of an answer is dumped once, straight to bytes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from fastapi import Response
 from pydantic_core import to_json
 
 from service.batching.submission import Timing
+from service.web.turns import in_turns
 
 JSON = b"application/json"
+FEW_RESULTS = 16  # that are dumped at once
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -35,11 +37,28 @@ class Reply:
     timing: Timing
     total_s: float
 
-    def answer(self) -> WholeAnswer:
+    async def answer(self) -> WholeAnswer:
         headers = [server_timing(self.timing, self.total_s)]
         if "error" in self.content:
             headers += retry_after(self.content["error"])
-        return WholeAnswer(to_json(self.content, bytes_mode="base64"), self.status, headers)
+        return WholeAnswer(await dump(self.content), self.status, headers)
+
+
+async def dump(content: dict[str, Any]) -> bytes:
+    """Return `content` as JSON; many results one by one, between which other requests have their turn."""
+    results = content.get("results", ())
+    if len(results) <= FEW_RESULTS:
+        return _json(content)
+    dumped = [_json(result) async for result in in_turns(results)]
+    members = [
+        _json(name) + b":" + (b"[" + b",".join(dumped) + b"]" if name == "results" else _json(part))
+        for name, part in content.items()
+    ]
+    return b"{" + b",".join(members) + b"}"
+
+
+def _json(part: Any) -> bytes:
+    return to_json(part, bytes_mode="base64")
 
 
 def server_timing(timing: Timing, total_s: float) -> tuple[bytes, bytes]:

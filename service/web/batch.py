@@ -21,6 +21,7 @@ from service.errors import InternalError, InvalidRequest, RequestError, StateErr
 from service.web.answers import Reply
 from service.web.context import Call
 from service.web.schema import BatchRequest, Rejected, RunRequest
+from service.web.turns import in_turns
 
 
 @dataclass(slots=True)
@@ -41,7 +42,6 @@ class Partial:
 
 
 NO_RUN = Timing()
-TURN_S = 0.01  # after which other requests have theirs
 J = TypeVar("J", bound=Job)
 Outcomes = list[Answer | RequestError]
 Results = Sequence[dict[str, Any] | RequestError | Partial]
@@ -81,11 +81,7 @@ async def show_each(
     Other requests have their turn where showing takes long.
     """
     results: list[Any] = []
-    began = time.monotonic()
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if time.monotonic() - began > TURN_S:
-            await asyncio.sleep(0)
-            began = time.monotonic()
+    async for job, outcome in in_turns(zip(jobs, outcomes, strict=True)):
         if isinstance(outcome, RequestError):
             results.append(outcome)
         else:

@@ -41,7 +41,7 @@ class BodyRoute(APIRoute):
         read = self.choose_reader(call)
         body = read(await read_bytes(call))
         reply: Reply | Response = await self.endpoint(call, body, **call.path_params)
-        answer = reply if isinstance(reply, Response) else reply.answer()
+        answer = reply if isinstance(reply, Response) else await reply.answer()
         await answer(scope, receive, send)
 
     def wanted(self, parameters: Mapping[str, str], body: bytes | None) -> tuple[Task | None, str | None]:

@@ -18,8 +18,9 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.engine.engine import Answer, Row
 from service.settings import Settings
-from service.web.batch import TURN_S, Job, show_each
+from service.web.batch import Job, show_each
 from service.web.context import PEER, Peer
+from service.web.turns import TURN_S
 
 pytestmark = pytest.mark.anyio
 
