@@ -19,11 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import datatypes
 import httpx
 import pytest
-import tiny
-import tiny_sequences
 from programs import find_program
 
 from service.launch import launch
@@ -31,7 +28,7 @@ from service.launch import launch
 # The tests' own processes run on the emulated processor, too, where `python -m training.old_cpu` runs the tests.
 sys.executable = os.environ.get("OLD_CPU_PYTHON", sys.executable)
 
-pytest_plugins = ("browsing",)
+pytest_plugins = ("browsing", "served")
 
 ROOT = Path(__file__).parent.parent
 LOG_LIMIT_S = 10
@@ -197,47 +194,6 @@ ServerFactory = Callable[..., Server]
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.all_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="session")
-def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service over the tiny models, shared by tests that leave nothing behind."""
-    running = Server(tiny_models, tmp_path_factory.mktemp("state"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def sequence_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models, and those that give something for each step or label sequences of any kind."""
-    return tiny_sequences.all_sequences(tiny.all_models(tmp_path_factory.mktemp("sequence-models")))
-
-
-@pytest.fixture(scope="session")
-def sequence_server(sequence_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service over them, shared by tests that leave nothing behind."""
-    running = Server(sequence_models, tmp_path_factory.mktemp("sequence-state"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models, and one for each datatype."""
-    return datatypes.all_echoes(tiny.all_models(tmp_path_factory.mktemp("oip-models")))
-
-
-@pytest.fixture(scope="session")
-def oip_server(oip_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service over them with an admin key, shared by tests that leave it as it was."""
-    running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_ADMIN_KEY=ADMIN_KEY)
-    yield running
-    running.stop()
 
 
 COMMAND_LIMITS = {"BATON_MAX_ITEMS": "3", "BATON_MAX_STEPS": "4"}  # so that a few items are several requests

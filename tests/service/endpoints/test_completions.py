@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 import tiny_writers
-from conftest import TOKEN_KEYS, Server, ServerFactory, free_port
+from conftest import Server, ServerFactory, free_port
 from generating import one
 
 PROMPT = "abc de"
@@ -20,18 +20,6 @@ PROMPT = "abc de"
 
 def client_of(server: Server, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, **options)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_writers.all_writers(tmp_path_factory.mktemp("writers"))
-
-
-@pytest.fixture(scope="module")
-def writers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(models, tmp_path_factory.mktemp("state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +143,10 @@ def test_logprobs_end_where_the_text_does(client: openai.OpenAI) -> None:
 
 
 def test_a_state_goes_on_after_the_service_was_killed(
-    models: Path, tmp_path: Path, start_server: ServerFactory
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """Streamed to the middle, killed, started again: the rest by the state is that of an uninterrupted completion."""
-    server = start_server(models, tmp_path, BATON_PORT=str(free_port()))
+    server = start_server(writer_models, tmp_path, BATON_PORT=str(free_port()))
     with client_of(server) as client:
         whole = complete(client, max_tokens=40).choices[0].text
         pieces, _ = streamed(client, max_tokens=25)
@@ -248,8 +236,10 @@ def test_a_prompt_that_fails_is_one_failure_however_many_choices_it_has(client: 
     assert writers.metric("baton_item_errors_total", "cause", "not_finite") == before + 2
 
 
-def test_whoever_has_no_key_is_told_in_openai_s_form(models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(models, tmp_path, BATON_API_KEYS='{"acme": "key-of-acme"}')
+def test_whoever_has_no_key_is_told_in_openai_s_form(
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(writer_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-acme"}')
     with client_of(server) as client, pytest.raises(openai.AuthenticationError) as refusal:
         complete(client)
     assert refusal.value.body["type"] == "authentication_error"  # type: ignore[index]
@@ -268,10 +258,10 @@ def until_it_fails(events: Any, told: list[Any]) -> tuple[list[Any], openai.APIE
 
 
 def test_a_stream_tells_its_states_and_then_why_it_ends(
-    models: Path, tmp_path: Path, start_server: ServerFactory
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """When the service shuts down; the state goes on from there."""
-    server = start_server(models, tmp_path, BATON_MAX_STEPS="1000000", BATON_PORT=str(free_port()))
+    server = start_server(writer_models, tmp_path, BATON_MAX_STEPS="1000000", BATON_PORT=str(free_port()))
     with client_of(server) as client:
         events = complete(client, max_tokens=1_000_000, stream=True)
         told = [next(events).choices[0] for _ in range(20)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,26 +17,14 @@ from generating import ask, error_of, greedy_by_hand, one, same, stream
 PROMPT = {"prompt": "abc de"}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_writers.all_writers(tmp_path_factory.mktemp("writers"))
-
-
-@pytest.fixture(scope="module")
-def writers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(models, tmp_path_factory.mktemp("state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
-    yield running
-    running.stop()
-
-
-def test_greedy_is_the_loop_of_likeliest_letters(writers: Server, models: Path) -> None:
+def test_greedy_is_the_loop_of_likeliest_letters(writers: Server, writer_models: Path) -> None:
     choice = one(writers, PROMPT, temperature=0, max_steps=20)
-    assert choice["text"] == greedy_by_hand(models / "generator" / "1", PROMPT["prompt"], 20)
+    assert choice["text"] == greedy_by_hand(writer_models / "generator" / "1", PROMPT["prompt"], 20)
     assert (choice["steps"], choice["step"], choice["finish"]) == (20, 26, "length")
 
 
 def test_the_logits_of_a_model_are_drawn_from_as_its_probabilities(
-    models: Path, tmp_path: Path, start_server: ServerFactory, writers: Server
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory, writers: Server
 ) -> None:
     tiny_writers.generator(tmp_path / "models", form="logits")
     server = start_server(tmp_path / "models", tmp_path / "state")
@@ -95,14 +82,14 @@ def test_an_answer_is_the_same_alone_and_beside_31_others(writers: Server) -> No
 
 
 def test_an_answer_goes_on_by_its_token_elsewhere_as_if_never_interrupted(
-    models: Path, tmp_path: Path, start_server: ServerFactory
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """Half of it on a server that is killed then, and half on another."""
-    first = start_server(models, tmp_path / "one", BATON_TOKEN_KEYS=TOKEN_KEYS)
+    first = start_server(writer_models, tmp_path / "one", BATON_TOKEN_KEYS=TOKEN_KEYS)
     whole = one(first, PROMPT, seed=11, max_steps=40)
     half = one(first, PROMPT, seed=11, max_steps=20)
     first.kill()
-    second = start_server(models, tmp_path / "two", BATON_TOKEN_KEYS=TOKEN_KEYS)
+    second = start_server(writer_models, tmp_path / "two", BATON_TOKEN_KEYS=TOKEN_KEYS)
     rest = one(second, {"state": half["state"]}, seed=11, max_steps=20)
     assert half["text"] + rest["text"] == whole["text"]
     assert (half["step"], rest["step"]) == (26, whole["step"])
@@ -121,11 +108,11 @@ def test_the_choices_of_an_item_share_the_run_of_its_prompt(writers: Server) -> 
     assert answer.json()["usage"] == {"rows": 1 + 4 * 2, "steps": 6 + 4 * 3, "padded_steps": 6 + 4 * 3, "batch_rows": 4}
 
 
-def test_a_state_of_steps_is_gone_on_from_and_a_state_is_stepped_on(writers: Server, models: Path) -> None:
+def test_a_state_of_steps_is_gone_on_from_and_a_state_is_stepped_on(writers: Server, writer_models: Path) -> None:
     step = {"model": "generator", "items": [{"text": PROMPT["prompt"]}]}
     stepped = writers.post("/v1/step", step).json()["results"][0]
     written = one(writers, {"state": stepped["state"]}, temperature=0, max_steps=4)
-    assert written["text"] == greedy_by_hand(models / "generator" / "1", PROMPT["prompt"], 4)
+    assert written["text"] == greedy_by_hand(writer_models / "generator" / "1", PROMPT["prompt"], 4)
     assert same(written, one(writers, PROMPT, temperature=0, max_steps=4, seed=written["seed"]))
     on = {"model": "generator", "items": [{"state": written["state"], "text": "a"}]}
     assert writers.post("/v1/step", on).json()["results"][0]["step"] == 6 + 4 + 1
@@ -172,7 +159,7 @@ def test_only_the_likeliest_are_drawn(writers: Server) -> None:
     assert one(writers, PROMPT, temperature=100, seed=1)["text"] != greedy["text"]
 
 
-def test_probabilities_are_what_the_model_held_each_drawn_id_to_be(writers: Server, models: Path) -> None:
+def test_probabilities_are_what_the_model_held_each_drawn_id_to_be(writers: Server, writer_models: Path) -> None:
     choice = one(writers, PROMPT, seed=2, max_steps=8, temperature=3, probabilities=True)
     step = {"model": "generator", "items": [{"text": PROMPT["prompt"] + choice["text"]}], "return": "all"}
     made = np.array(writers.post("/v1/step", step).json()["results"][0]["outputs"]["probabilities"])
@@ -276,8 +263,8 @@ def test_a_model_without_feedback_is_for_another_task(server: Server) -> None:
     assert error_of(answer) == (422, "wrong_task", "model")
 
 
-def test_a_session_ends_with_its_last_step(models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(models, tmp_path, BATON_MAX_SESSION_STEPS="10")
+def test_a_session_ends_with_its_last_step(writer_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
+    server = start_server(writer_models, tmp_path, BATON_MAX_SESSION_STEPS="10")
     choice = one(server, PROMPT, seed=1)
     assert (choice["step"], choice["steps"], choice["finish"]) == (10, 4, "length")
     answer = server.post("/v1/generate", {"model": "generator", "items": [{"state": choice["state"]}]})

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-import tiny_writers
 from slow import RawClient, slow_service, until_queued
 
 pytestmark = pytest.mark.anyio
@@ -18,11 +17,6 @@ ENDPOINTS = [
     ("/v1/generate", {"items": [{"prompt": "a"}]}),
     ("/v1/completions", {"prompt": "a"}),
 ]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_writers.all_writers(tmp_path_factory.mktemp("writers"))
 
 
 def generate(client: httpx.AsyncClient, prompt: str, **options: Any) -> asyncio.Task[httpx.Response]:
@@ -42,9 +36,9 @@ async def check_goes_on(client: httpx.AsyncClient, answer: httpx.Response, promp
     assert choice["text"] + rest["text"] == whole["text"]
 
 
-async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(models: Path, tmp_path: Path) -> None:
+async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(writer_models: Path, tmp_path: Path) -> None:
     """A run takes one row, so that the next id waits for the other's prompt and does not join it."""
-    async with slow_service(models, tmp_path, model="generator", batch_cells=1) as (client, slow):
+    async with slow_service(writer_models, tmp_path, model="generator", batch_cells=1) as (client, slow):
         late = generate(client, "abc", timeout_ms=1000)
         for _ in range(3):  # the prompt, and two ids
             await slow.wait_entered()
@@ -60,9 +54,9 @@ async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(models:
         await check_goes_on(client, answer, "abc", "deadline", 3)
 
 
-async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(models: Path, tmp_path: Path) -> None:
+async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(writer_models: Path, tmp_path: Path) -> None:
     """Room is given in turn: first to the two choices that came before its fourth id."""
-    async with slow_service(models, tmp_path, model="generator", queue_rows=2, max_items=2) as (client, slow):
+    async with slow_service(writer_models, tmp_path, model="generator", queue_rows=2, max_items=2) as (client, slow):
         late = generate(client, "abc", timeout_ms=1000)
         await slow.wait_entered()
         slow.let_go(1)
@@ -83,12 +77,12 @@ async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(models: 
 @pytest.mark.parametrize("body_comes_along", [True, False])
 @pytest.mark.parametrize(("path", "body"), ENDPOINTS)
 async def test_a_request_whose_first_row_has_no_room_is_refused_at_the_door(
-    models: Path, tmp_path: Path, path: str, body: dict[str, Any], body_comes_along: bool
+    writer_models: Path, tmp_path: Path, path: str, body: dict[str, Any], body_comes_along: bool
 ) -> None:
     """With its head where the body came along, else once the body names the model."""
     content = json.dumps({"model": "generator", **body}).encode()
     head = (f"POST {path} HTTP/1.1", "Host: service", "Content-Type: application/json")
-    async with slow_service(models, tmp_path, model="generator", queue_rows=1, max_items=1) as (client, slow):
+    async with slow_service(writer_models, tmp_path, model="generator", queue_rows=1, max_items=1) as (client, slow):
         running = generate(client, "abc", max_steps=2)
         await slow.wait_entered()
         async with RawClient.to(client) as raw:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,10 @@ ENDLESS = {"max_steps": 1_000_000}
 WHOLE = {"max_steps": 10_000}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_writers.all_writers(tmp_path_factory.mktemp("writers"))
-
-
-@pytest.fixture(scope="module")
-def writers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(models, tmp_path_factory.mktemp("state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
-    yield running
-    running.stop()
-
-
 @pytest.fixture
-def enduring(models: Path, tmp_path: Path, start_server: ServerFactory) -> Server:
+def enduring(writer_models: Path, tmp_path: Path, start_server: ServerFactory) -> Server:
     """A service whose generations may take as long as a test wants."""
-    return start_server(models, tmp_path / "state", BATON_MAX_STEPS="1000000", BATON_TOKEN_KEYS=TOKEN_KEYS)
+    return start_server(writer_models, tmp_path / "state", BATON_MAX_STEPS="1000000", BATON_TOKEN_KEYS=TOKEN_KEYS)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +77,11 @@ def test_a_state_comes_with_every_so_many_steps_and_goes_on_from_there(writers: 
 
 
 def test_the_server_holds_no_states_on_the_way(
-    writers: Server, models: Path, tmp_path: Path, start_server: ServerFactory
+    writers: Server, writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """Neither where it is asked to, nor where they came so, nor where no token may carry them; the last it does."""
     held = one(writers, PROMPT, max_steps=1, hold="server")["state"]
-    small = start_server(models, tmp_path, BATON_MAX_STATE_BYTES="1")
+    small = start_server(writer_models, tmp_path, BATON_MAX_STATE_BYTES="1")
     body = {"model": "generator", "stream": True, "state_every": 2}
     for server, more in (
         (writers, {"items": [PROMPT], "hold": "server"}),
@@ -187,10 +174,10 @@ def test_no_run_is_made_for_a_client_that_left(enduring: Server, streams: bool) 
 
 
 def test_a_client_that_does_not_read_holds_up_nobody_and_is_cut_off(
-    models: Path, tmp_path: Path, start_server: ServerFactory
+    writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """What it has not read fills its connection; then it is waited for, and given up."""
-    server = start_server(models, tmp_path, BATON_MAX_STEPS="1000000", BATON_STREAM_IDLE_S="1")
+    server = start_server(writer_models, tmp_path, BATON_MAX_STEPS="1000000", BATON_STREAM_IDLE_S="1")
     mark = server.mark()
     connection = request(server, {"stream": True, "n": 64, "probabilities": True})
     wait_for_ids(server, 64)
@@ -204,7 +191,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_is_cut_off(
 
 
 def test_a_stream_ends_with_its_state_when_the_service_shuts_down(
-    enduring: Server, models: Path, tmp_path: Path, start_server: ServerFactory
+    enduring: Server, writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """And goes on from it elsewhere, as if it had never stopped."""
     body = {"model": "generator", "items": [PROMPT], "seed": 6, "n": 2, "stream": True, **ENDLESS}
@@ -218,7 +205,7 @@ def test_a_stream_ends_with_its_state_when_the_service_shuts_down(
     assert last["summary"] == {"ok": 0, "failed": 1}
     (error,) = [event for event in told if "error" in event]
     assert (error["index"], error["error"]["code"], error["error"]["field"]) == (0, "draining", "items[0]")
-    other = start_server(models, tmp_path / "other", BATON_TOKEN_KEYS=TOKEN_KEYS)
+    other = start_server(writer_models, tmp_path / "other", BATON_TOKEN_KEYS=TOKEN_KEYS)
     for number in range(2):
         begun = joined([event for event in told if "choice" in event], choice=number)
         assert begun["finish"] == "error"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_sequences
 from slow import slow_service, until_queued
 
 pytestmark = pytest.mark.anyio
@@ -20,17 +19,12 @@ CALLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sequences.all_sequences(tmp_path_factory.mktemp("models"))
-
-
 @pytest.mark.parametrize(("model", "path", "body"), CALLS, ids=[path for _, path, _ in CALLS])
 async def test_who_is_refused_late_or_gone_is_never_run_and_strands_nobody(
-    models: Path, tmp_path: Path, model: str, path: str, body: dict[str, Any]
+    sequence_models: Path, tmp_path: Path, model: str, path: str, body: dict[str, Any]
 ) -> None:
     body = {"model": model, **body}
-    async with slow_service(models, tmp_path, model=model, queue_rows=3, max_items=3) as (client, slow):
+    async with slow_service(sequence_models, tmp_path, model=model, queue_rows=3, max_items=3) as (client, slow):
         running = asyncio.create_task(client.post(path, json=body))
         await slow.wait_entered()
         late = await client.post(path, json={**body, "timeout_ms": 20})

@@ -1,0 +1,68 @@
+"""Services that tests share, each over tiny models of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datatypes
+import pytest
+import tiny
+import tiny_sequences
+import tiny_writers
+from conftest import ADMIN_KEY, TOKEN_KEYS, Server
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.all_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over the tiny models, shared by tests that leave nothing behind."""
+    running = Server(tiny_models, tmp_path_factory.mktemp("state"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def sequence_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models, and those that give something for each step or label sequences of any kind."""
+    return tiny_sequences.all_sequences(tiny.all_models(tmp_path_factory.mktemp("sequence-models")))
+
+
+@pytest.fixture(scope="session")
+def sequence_server(sequence_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them, shared by tests that leave nothing behind."""
+    running = Server(sequence_models, tmp_path_factory.mktemp("sequence-state"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models, and one for each datatype."""
+    return datatypes.all_echoes(tiny.all_models(tmp_path_factory.mktemp("oip-models")))
+
+
+@pytest.fixture(scope="session")
+def oip_server(oip_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them with an admin key, shared by tests that leave it as it was."""
+    running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_ADMIN_KEY=ADMIN_KEY)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def writer_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models that generate."""
+    return tiny_writers.all_writers(tmp_path_factory.mktemp("writer-models"))
+
+
+@pytest.fixture(scope="session")
+def writers(writer_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them, shared by tests that leave nothing behind."""
+    running = Server(writer_models, tmp_path_factory.mktemp("writer-state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
+    yield running
+    running.stop()
