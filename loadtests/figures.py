@@ -184,11 +184,12 @@ def _overload(raw: Raw) -> list[Figure]:
 def _start(raw: Raw) -> list[Figure]:
     default, alone = raw["default"], raw["one_worker"]
     ready_s = statistics.median(default["ready_s"])
-    servers = f"eight models, {workers(default['workers'])}"
+    models = f"{raw['models']} models"
+    servers = f"{models}, {workers(default['workers'])}"
     return [
         Figure(f"{servers}: start to ready", f"{ready_s:.2f} s", ready_s, at_most=2, unit=" s"),
         _memory(default, servers, 400),
-        _memory(alone, "eight models, 1 worker", 220),
+        _memory(alone, f"{models}, 1 worker", 220),
     ]
 
 

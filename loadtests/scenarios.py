@@ -64,7 +64,8 @@ TAGGER = "tagger"
 
 def start(bench: Bench) -> Raw:
     """Time to readiness and memory of the committed models alone: as by default, and with one worker."""
-    return {"default": _starts(bench), "one_worker": _starts(bench, BATON_WORKERS="1")}
+    models = len(list(COMMITTED.iterdir()))
+    return {"models": models, "default": _starts(bench), "one_worker": _starts(bench, BATON_WORKERS="1")}
 
 
 def _starts(bench: Bench, **settings: str) -> Raw:
