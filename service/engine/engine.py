@@ -37,7 +37,7 @@ from service.settings import Settings
 log = logging.getLogger("baton.engine")
 
 NO_STEPS: Array = np.empty(0)
-MOST_DRAWN = 4  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
+MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 

@@ -292,7 +292,7 @@ def test_what_was_drawn_before_a_step_that_fails_stays(writers: Server) -> None:
     body = {"model": "muted", "items": [{"prompt": "a"}], "n": 16, "seed": 1, "max_steps": 24}
     (result,) = writers.post("/v1/generate", body).json()["results"]
     ended = [choice for choice in result["choices"] if choice["finish"] == "error"]
-    assert {choice["steps"] % 4 for choice in ended} == {0, 1, 2, 3}
+    assert len({choice["steps"] for choice in ended}) > 6
     for choice in ended:
         assert choice["text"].index("g") == choice["steps"] - 1 == len(choice["text"]) - 1
         shorter = {"model": "muted", "seed": choice["seed"], "max_steps": choice["steps"]}
