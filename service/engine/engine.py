@@ -76,6 +76,11 @@ class Row:
     drawn: list[Drawn] = field(default_factory=list)
     others: tuple[Array, ...] = ()
 
+    @property
+    def reached(self) -> bytes | None:
+        """The state after the steps that were drawn so far."""
+        return self.drawn[-1].state if self.drawn else self.state
+
 
 @dataclass(slots=True)
 class Answer:
@@ -195,8 +200,9 @@ class Engine:
         try:
             expected = self._draw([row for row in rows if row.draws])
             others = [row.others for row in rows] if self.manifest.others else []
-            states = [row.drawn[-1].state if row.drawn else row.state for row in rows]
-            outputs, after, finite = self._forward.run([row.steps for row in rows], states, others)
+            outputs, after, finite = self._forward.run(
+                [row.steps for row in rows], [row.reached for row in rows], others
+            )
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run([row])]
@@ -227,8 +233,8 @@ class Engine:
         assert self._feedback is not None
         form = self._feedback.form
         draws = [row.draws[len(row.drawn)] for row in rows]
-        states = [row.drawn[-1].state if row.drawn else row.state or self.layout.new for row in rows]
-        made: Array = np.frombuffer(b"".join(states), self.layout.dtype)[self._feedback.output]
+        states = b"".join([row.reached or self.layout.new for row in rows])
+        made: Array = np.frombuffer(states, self.layout.dtype)[self._feedback.output]
         drawn = draw(made, form, draws).astype(self.manifest.sequence.dtype)
         for row, wanted, of_row, step in zip(rows, draws, made, drawn[:, None], strict=True):
             row.steps = step

@@ -1,6 +1,6 @@
 """A penalty on large states, for training that carries state from one chunk of a long sequence to the next.
 
-It knows states as tensors, not networks, tasks or data. Invariant: a state within the limit costs nothing.
+It knows states as tensors, not networks, tasks or data. Invariant: a state within `STATE_LIMIT` costs nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ STATE_LIMIT = 5.0  # tanh(5) is within 1e-4 of 1: a larger cell says no more
 PENALTY_WEIGHT = 0.01
 
 
-def state_penalty(states: tuple[Tensor, ...], limit: float = STATE_LIMIT) -> Tensor:
-    """Return the mean squared excess of the states over `limit`.
+def state_penalty(states: tuple[Tensor, ...]) -> Tensor:
+    """Return the mean squared excess of the states over `STATE_LIMIT`.
 
     Without this penalty single cells grow without bound, and float32 becomes too coarse for the parity suite.
 
