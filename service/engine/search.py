@@ -39,7 +39,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Likeliest:
-    """What a search looks for: `beams` are followed at a time, of `most` ids at most; `end` is the id that ends a text.
+    """What a search looks for: `beams` are followed at a time, of `most` ids at most; `end` ends a text.
 
     At a `length_penalty` of 0 the likeliest hypothesis is best, the higher it is the longer ones are preferred. With
     `attends` the weights of attention are kept.
@@ -48,7 +48,7 @@ class Likeliest:
     beams: int
     length_penalty: float
     most: int
-    end: int
+    end: int | None
     attends: bool = False
 
 
