@@ -37,6 +37,7 @@ ERRORS = run_errors(
 )
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERRORS)
 
+SHORTEST, LONGEST = 10, 3  # pieces that a translation may have, and for each of the text more: then it goes in circles
 MAX_WEIGHTS = 500_000  # of attention, in one answer: a quarter of a second to write them
 
 
@@ -118,8 +119,10 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
     limit_s = timeout_s(body, settings.timeout_ms)
     read = [attempt(_read, item, engine, settings) for item in body.inputs]
     outcomes, begun = await run_within(call, read, limit_s)
-    wanted = _wanted(body, engine, settings)
-    jobs = [_begin(job, outcome, engine, wanted) for job, outcome in zip(read, outcomes, strict=True)]
+    jobs = [
+        outcome if isinstance(outcome, RequestError) else _begin(job, outcome, engine, body, settings)
+        for job, outcome in zip(read, outcomes, strict=True)
+    ]
     searched, timing = await run_searches(call, jobs, limit_s)
     if body.attention:
         _check_size(searched)
@@ -137,26 +140,18 @@ def _read(item: str | TranslateItem, engine: Engine, settings: Settings) -> Job:
     return Job(engine.starter, Row(text=text, max_tokens=settings.max_steps), member)
 
 
-def _wanted(body: TranslateRequest, engine: Engine, settings: Settings) -> Likeliest:
-    feedback, text = engine.manifest.feedback, engine.manifest.text
-    assert feedback is not None
-    assert feedback.end is not None
-    assert text is not None
-    most = min(text.max_length, settings.max_steps, settings.max_session_steps - 1)
-    return Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention)
-
-
 def _begin(
-    read: Job | RequestError, outcome: Answer | RequestError, engine: Engine, wanted: Likeliest
-) -> _Search | RequestError:
-    if isinstance(outcome, RequestError):
-        return outcome
-    feedback = engine.manifest.feedback
-    assert feedback is not None
+    read: Job | RequestError, answer: Answer, engine: Engine, body: TranslateRequest, settings: Settings
+) -> _Search:
+    """Return the search that begins with what the start graph made of a text."""
+    feedback, text = engine.manifest.feedback, engine.manifest.text
     assert isinstance(read, Job)  # what was refused has no answer
+    assert feedback is not None
+    assert text is not None
+    most = min(text.max_length, SHORTEST + LONGEST * len(read.row.steps), settings.max_session_steps - 1)
+    search = Search(Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention))
     first = np.array([feedback.start], engine.manifest.sequence.dtype)
-    search = Search(wanted)
-    return _Search(engine, Row(first, engine.begun(outcome), search=search), read.member, search, read.row)
+    return _Search(engine, Row(first, engine.begun(answer), search=search), read.member, search, read.row)
 
 
 def _check_size(searched: Sequence[SearchJob | RequestError]) -> None:
@@ -196,6 +191,6 @@ def _translation(engine: Engine, found: Hypothesis, source: Row, body: Translate
     }
     if body.attention:
         read = [*map(starter.own_name, source.encoding.ids)]
-        weights = [np.round(of_token, 4).tolist() for of_token in found.attention[: len(found.ids)]]
+        weights = [np.round(of_token.astype(float), 4).tolist() for of_token in found.attention[: len(found.ids)]]
         made["attention"] = {"source": read, "tokens": [*map(vocabulary.own_name, found.ids)], "weights": weights}
     return made

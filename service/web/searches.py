@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from service.batching.submission import Timing
-from service.engine.engine import MOST_DRAWN, Engine
+from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.engine.search import Search
 from service.errors import Draining, InternalError, RequestError
@@ -54,7 +54,7 @@ async def _turn(call: Call, live: dict[int, SearchJob], limit_s: float) -> tuple
     """Take a few steps of each search; return why some of them cannot go on, by their places."""
     rows: dict[Engine, list[Row]] = {}
     for job in live.values():
-        job.search.until = job.search.steps + MOST_DRAWN
+        job.search.until = job.search.steps + job.engine.most_drawn
         rows.setdefault(job.engine, []).append(job.row)
     for engine, part in rows.items():
         limit_s = await engine.batcher.wait_for_room(call.tenant, rows=len(part), timeout_s=limit_s)
