@@ -93,6 +93,16 @@ def test_generation_from_a_condition_goes_on_from_its_state(client: Client) -> N
     assert continued.text == rest.text
 
 
+def test_the_best_of_a_search_are_choices_with_scores_and_states(client: Client) -> None:
+    (best,) = client.translate(["abc de"], beams=4, alternatives=4)
+    choices = client.generate(condition="abc de", model="translate", beams=4, n=4, max_steps=16).choices
+    assert [choice.text for choice in choices] == [best.text, *(each.text for each in best.alternatives)]
+    for choice, each in zip(choices, [best, *best.alternatives], strict=True):
+        assert choice.score == pytest.approx(each.score, abs=2e-4)
+        assert choice.seed is None
+        assert choice.state
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "condition", "member"),
     [
