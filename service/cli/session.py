@@ -77,9 +77,8 @@ class Session:
         answer = self._api.post("/v1/step", {"model": self.model, "return": "all", "items": [item]})
         (result,) = answer["results"]
         if "error" in result:
-            if (
-                result["error"]["code"] == EMPTY and self.begin is None
-            ):  # a text without tokens, as a blank line, is no step
+            empty = result["error"]["code"] == EMPTY  # a text without tokens, such as a blank line, is no step
+            if empty and self.begin is None:
                 return []
             raise Refusal(result["error"])
         self.state, self.step, self.expires_at = result["state"], result["step"], result["expires_at"]
@@ -92,9 +91,8 @@ class Session:
 
     def _start(self) -> dict[str, Any]:
         """Return the members of a request that say where its steps begin."""
-        state = {} if self.state is None else {"state": self.state}
-        begin = {} if self.begin is None else {"begin": {"text": self.begin}}
-        return {**state, **begin}
+        begin = None if self.begin is None else {"text": self.begin}
+        return {name: value for name, value in (("state", self.state), ("begin", begin)) if value is not None}
 
 
 def _labelled(labels: Sequence[str] | None, value: Any) -> Any:
