@@ -82,7 +82,9 @@ class ModelFacts(ModelLine):
     states: tuple[State, ...]
     state_bytes: int
     memory_bytes: int
-    token_chars: int | None = Field(description="of a token that carries the state, without its memory; null where there are no sessions")
+    token_chars: int | None = Field(
+        description="of a token that carries the state, without its memory; null where there are no sessions"
+    )
     arithmetic: Arithmetic
     text: Text | None
     forecast: Forecast | None
