@@ -73,7 +73,7 @@ report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.m
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report]'
 	$(BIN)/python -m training report
 
-report-gradients: $(VENV)/.development  ## measure gradients through time, and draw docs/recurrent-networks.md (MINUTES minutes)
+report-gradients: $(VENV)/.development  ## measure gradients through time, and draw docs/recurrent-networks.md (4 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m training gradients
 
 bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 9 minutes)

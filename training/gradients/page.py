@@ -33,9 +33,9 @@ def write_report(study: Study, page: Path) -> None:
 def with_tables(page: str, study: Study) -> str:
     """Return the page with each table between its marks, `<!-- name:begin -->` and `<!-- name:end -->`."""
     for name, table in tables(study).items():
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, _, rest = page.partition(begin)
-        page = before + begin + table + end + rest.partition(end)[2]
+        begin = f"<!-- {name}:begin -->\n"
+        start, end = page.index(begin) + len(begin), page.index(f"<!-- {name}:end -->")
+        page = page[:start] + table + page[end:]
     return page
 
 

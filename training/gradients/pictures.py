@@ -39,7 +39,7 @@ def draw_pictures(study: Study) -> dict[str, Figure]:
 def draw_radii(starts: Iterable[Start]) -> Figure:
     """Draw the gradient by distance for each cell and radius, beside radius to the power of the distance."""
     by_network = {start.network: start.shares for start in starts}
-    figure, panels = _panels("share of the gradient's norm")
+    figure, panels = _panels()
     for axes, cell in zip(panels, CELLS, strict=True):
         for radius, color in zip(RADII, COLORS, strict=True):
             shares = by_network[Network(cell=cell, radius=radius)]
@@ -53,7 +53,7 @@ def draw_radii(starts: Iterable[Start]) -> Figure:
 def draw_remedies(starts: Iterable[Start]) -> Figure:
     """Draw what the bias of the gate that keeps does to the LSTM and the GRU, and a skip to all cells."""
     by_network = {start.network: start.shares for start in starts}
-    figure, panels = _panels("share of the gradient's norm")
+    figure, panels = _panels()
     for axes, cell in zip(panels, CELLS[1:], strict=False):
         for keep, color in zip((0.0, 1.0, OPEN), COLORS, strict=True):
             shares = by_network[Network(cell=cell, radius=1.0, keep=keep)]
@@ -73,7 +73,8 @@ def draw_remedies(starts: Iterable[Start]) -> Figure:
 
 def draw_clipping(trainings: Iterable[Training]) -> Figure:
     """Draw loss and gradient norm over plain gradient descent at the large radius, clipped and not."""
-    figure, panels = plt.subplots(2, len(CELLS), figsize=(WIDTH_INCHES, 2 * ROW_INCHES), sharex=True, squeeze=False)
+    size = (WIDTH_INCHES, 2 * ROW_INCHES)
+    figure, panels = plt.subplots(2, len(CELLS), figsize=size, sharex=True, sharey="row", squeeze=False)
     for training in trainings:
         if training.method == "descent" and training.network.radius == LARGE:
             column = CELLS.index(training.network.cell)
@@ -93,7 +94,7 @@ def draw_clipping(trainings: Iterable[Training]) -> Figure:
 
 def draw_learned(trainings: Iterable[Training]) -> Figure:
     """Draw the gradient by distance before and after training by Adam, at the small radius."""
-    figure, panels = _panels("share of the gradient's norm")
+    figure, panels = _panels()
     remedies = {
         (0.0, False): (MODEL, "none"),
         (0.0, True): (TRUTH, "skip"),
@@ -111,9 +112,9 @@ def draw_learned(trainings: Iterable[Training]) -> Figure:
     return figure
 
 
-def _panels(ylabel: str) -> tuple[Figure, list[Axes]]:
+def _panels() -> tuple[Figure, list[Axes]]:
     figure, panels = plt.subplots(1, len(CELLS), figsize=(WIDTH_INCHES, PANEL_INCHES), sharey=True, squeeze=False)
-    panels[0, 0].set(yscale="log", ylim=(LOWEST, HIGHEST), ylabel=ylabel)
+    panels[0, 0].set(yscale="log", ylim=(LOWEST, HIGHEST), ylabel="share of the gradient's norm")
     for axes in panels[0]:
         axes.set_xlabel("steps back")
     return figure, list(panels[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp, inf
 
 import pytest
@@ -42,7 +43,7 @@ def test_without_a_recurrent_matrix_a_gate_multiplies_the_gradient_by_its_own_va
     """From the second step back on, for an LSTM's cell is seen through the output gate only at the last."""
     keep = 3.0
     shares = at_rest(Reader(cell, 0.0, keep=keep), 12)
-    assert [after / before for before, after in zip(shares[1:], shares[2:], strict=False)] == pytest.approx(
+    assert [after / before for before, after in pairwise(shares[1:])] == pytest.approx(
         [1 / (1 + exp(-keep))] * 10, rel=1e-4
     )
 
@@ -109,3 +110,10 @@ def test_a_network_whose_gradient_arrives_learns_to_remember() -> None:
     before = accuracy(reader, *held_out)
     train(reader, torch.optim.Adam(reader.parameters(), 3e-3), steps=6, updates=60, seed=0)
     assert accuracy(reader, *held_out) == 1 > before
+
+
+def test_pytorch_begins_a_plain_network_with_a_radius_that_vanishes() -> None:
+    """Numbers between ±1/√n make a radius of 1/√3 as n grows, which the page gives as about 0.58."""
+    torch.manual_seed(0)
+    matrix = torch.nn.RNN(1, 400).weight_hh_l0.detach()
+    assert float(torch.linalg.eigvals(matrix).abs().max()) == pytest.approx(3**-0.5, abs=0.04)
