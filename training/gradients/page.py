@@ -21,9 +21,11 @@ BACK = 50  # steps, in the table
 
 
 def write_report(study: Study, page: Path) -> None:
-    """Write the raw numbers, every picture, and the page's tables."""
+    """Write the raw numbers and every picture in place of those before, and the page's tables."""
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        file.unlink()
     (folder / NUMBERS).write_text(study.model_dump_json() + "\n")
     for name, figure in {**draw_configurations(), **draw_pictures(study)}.items():
         save(figure, folder, name)
