@@ -68,7 +68,9 @@ class Loop:
         self._source, self._target = (
             Tokenizer.from_file(str(directory / part["text"]["tokenizer"])) for part in (self._start, self._manifest)
         )
-        self._names = [self._manifest["feedback"]["output"], *(state["output"] for state in self._manifest["states"] if "output" in state)]
+        handed_on = [state["output"] for state in self._manifest["states"] if "output" in state]
+        self._ids = self._manifest["inputs"][0]["name"]
+        self._names = [self._manifest["feedback"]["output"], *handed_on]
         self.batch = max(BATCHES, key=self._try)
 
     def _try(self, batch: int) -> float:
