@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 
 from service.batching.submission import Served, Submission, Timing
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError, attempt
 from service.web.answers import Reply
 from service.web.context import Call

@@ -78,7 +78,7 @@ class Servable:
 
     @property
     def output_names(self) -> list[str]:
-        return [*(tensor.name for tensor in self.outputs), *(state.output for state in self.states)]
+        return [*(tensor.name for tensor in self.outputs), *(state.output for state in self.states if state.output)]
 
     def collate(self, rows: list[Array], width: int | None = None) -> tuple[Array, Array]:
         """Stack rows. Shapes: returns [batch, width or longest, ...], zero beyond each length, and lengths [batch]."""

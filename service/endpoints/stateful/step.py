@@ -24,7 +24,7 @@ from service.endpoints.stateful.step_json import (
     show_carried,
     show_step,
 )
-from service.engine.engine import Answer
+from service.engine.rows import Answer
 from service.errors import ItemTooLarge, NotFinite, RaggedInputs, RequestError, SessionTooLong, attempt
 from service.state.sessions import Carried, Hold, Point, Precision
 from service.web.answers import Reply

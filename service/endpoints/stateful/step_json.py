@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from service.engine.engine import Answer, Row
+from service.engine.rows import Answer, Row
 from service.errors import ItemTooLarge, PrecisionTooLow, WrongTask
 from service.settings import Settings
 from service.state.sessions import Carried, Point, steps_left

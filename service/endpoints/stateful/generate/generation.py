@@ -21,7 +21,8 @@ from service.batching.submission import Timing
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import SEEDS, Finish
 from service.engine.drawing import Choice, Draw, Numbers
-from service.engine.engine import Answer, Drawn, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Drawn, Row
 from service.errors import Draining, InternalError, ModelFailed, RequestError
 from service.model.decoding import Decoding
 from service.state.sessions import Point, steps_left

@@ -16,7 +16,8 @@ from service.batching.submission import Timing
 from service.endpoints.stateful.generate.schema import MAX_WHOLE_STEPS, TASK, GenerateItem
 from service.endpoints.stateful.starts import find_starts
 from service.endpoints.stateful.step_json import read_row
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import BatchTooLarge, InvalidRequest, RequestError, attempt
 from service.state.sessions import Hold, Point, Precision
 from service.web.batch import Job, run_within
