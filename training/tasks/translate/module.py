@@ -56,7 +56,7 @@ class Settings(Section):
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Seen:
     """The pairs that training and its choices may see."""
 
     train: list[Pair]
@@ -66,15 +66,13 @@ class Corpus:
 class TranslateModule(SeededModule):
     """Train a `Translator` by AdamW and a one-cycle rate; what is kept is a running mean of weights."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, seed: int) -> None:
+    def __init__(self, settings: Settings, seen: Seen, seed: int) -> None:
         super().__init__(seed)
         self.settings = settings
-        read, written = (list(dict.fromkeys(texts)) for texts in zip(*corpus.train, strict=True))
+        read, written = (list(dict.fromkeys(texts)) for texts in zip(*seen.train, strict=True))
         self.source = learn_source(read, settings.source_vocabulary)
         self.target = learn_target(written, settings.target_vocabulary)
-        self.train_part, self.dev_part = (
-            Pairs.of(part, self.source, self.target) for part in (corpus.train, corpus.dev)
-        )
+        self.train_part, self.dev_part = (Pairs.of(part, self.source, self.target) for part in (seen.train, seen.dev))
         self.network = settings.make(self.source.get_vocab_size(), self.target.get_vocab_size())
 
     def configure_callbacks(self) -> list[Callback]:

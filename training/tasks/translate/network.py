@@ -84,13 +84,16 @@ class Decoder(nn.Module):
         weights = self._attend(wrote, memory, memory_lengths)
         context = weights @ memory
         thought, second = self.second(self.dropout(torch.cat([wrote, context], 2)), lengths, (h1, c1))
-        read = self.read_out(self.dropout(torch.cat([thought, context], 2)))
-        return nn.functional.linear(self.dropout(read), self.table.weight, self.bias), weights, *first, *second
+        read = self.dropout(self.read_out(self.dropout(torch.cat([thought, context], 2))))
+        # As one matrix: the graph then holds the table once, for both ends of the decoder.
+        scores = nn.functional.linear(read.flatten(0, 1), self.table.weight, self.bias)
+        return scores.view(*ids.shape, -1), weights, *first, *second
 
     def _attend(self, wrote: Tensor, memory: Tensor, memory_lengths: Tensor) -> Tensor:
         scores = (self.ask(wrote) @ memory.transpose(1, 2)).float() * memory.shape[2] ** -0.5
         there = torch.arange(memory.shape[1], device=memory.device) < memory_lengths[:, None]
-        return scores.masked_fill(~there[:, None], float("-inf")).softmax(2)
+        weights: Tensor = scores.masked_fill(~there[:, None], float("-inf")).softmax(2)
+        return weights
 
 
 class Translator(nn.Module):

@@ -31,8 +31,8 @@ SPELLINGS = (
     ("[\u00a0\u2009\u202f]", " "),  # the spaces that French has before ! ? : ; and within « »
     ("[\u2018\u2019]", "'"),
 )
-# What merges stay within. A clitic ends with its apostrophe (l' | amour) and a hyphen begins what it ties (a | -t | -il);
-# English keeps its contractions whole (don't).
+# What merges stay within. A clitic ends with its apostrophe (l' | amour) and a hyphen begins what it ties (a | -t |
+# -il); English keeps its contractions whole (don't).
 SOURCE_WORDS = r" ?\p{L}+(?:'\p{L}+)*| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
 TARGET_WORDS = r" ?\p{L}+'?|-\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
 
