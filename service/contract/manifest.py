@@ -115,7 +115,7 @@ class Manifest(Members):
 
     def _check_tensors(self) -> None:
         given = [*(tensor.name for tensor in self.inputs), *self.constants, *(s.input for s in self.states)]
-        given += [name for name in (self.lengths, self.memory_lengths) if name is not None]
+        given += [name for name in (self.lengths, self.memory_lengths) if name]
         answers = [t.name for t in self.outputs]
         carried = [s.output for s in self.states if s.output is not None]  # a state may be an answer
         for field, names in (("inputs", given), ("outputs", answers), ("states", carried)):

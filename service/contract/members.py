@@ -69,7 +69,7 @@ class Members(Part):
         """The shapes of the inputs that are fed by row: all but the constants."""
         fed: dict[str, Shape] = {tensor.name: tensor.shape for tensor in self.inputs}
         fed |= {state.input: state.shape for state in self.states}
-        return fed | {name: ("batch",) for name in (self.lengths, self.memory_lengths) if name is not None}
+        return fed | {name: ("batch",) for name in (self.lengths, self.memory_lengths) if name}
 
     @property
     def row_steps(self) -> tuple[int, int | None]:

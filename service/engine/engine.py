@@ -132,7 +132,8 @@ class Engine:
         if row.draws:
             return len(row.draws)
         if row.search is not None:
-            return row.search.wanted.beams * (row.search.until - row.search.steps)
+            opening = 0 if row.search.begun else len(row.steps)
+            return opening + row.search.wanted.beams * (row.search.until - row.search.steps)
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():
                 return len(row.steps)
@@ -192,8 +193,11 @@ class Engine:
         if row.search is not None:
             weights = self.manifest.attention
             attention = [one.outputs[weights][-1] for one in made] if weights else []
-            row.search.take([one.state for one in made], attention)
-            return Answer({}, b"")
+            if row.search.begun:
+                row.search.take([one.state for one in made], attention)
+            else:
+                row.search.begin(made[0].state, attention)
+            return Answer({}, made[0].state if made else b"")
         (one,) = made
         if row.draws:
             row.drawn.append(Drawn(int(row.steps[0]), one.state, row.expected))

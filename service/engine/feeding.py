@@ -64,10 +64,11 @@ class Feeder:
         searches = [(row, row.search) for row in rows if row.search is not None]
         if not searches:
             return {}
+        lanes: dict[Row, list[Lane]] = {row: [(row.steps, row.state)] for row, _ in searches}
+        searches = [(row, search) for row, search in searches if search.begun]
         made = self._made([one.state for _, search in searches for one in search.live])
         check_drawable(made, self._form)
         logp, done = log_probabilities(made, self._form), 0
-        lanes: dict[Row, list[Lane]] = {}
         for row, search in searches:
             chosen = search.choose(logp[done : done + len(search.live)])
             done += len(search.live)

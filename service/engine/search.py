@@ -53,14 +53,15 @@ class Likeliest:
 
 
 class Search:
-    """A search under way, from the state after what came before it; `live` hypotheses go on, `ended` ones do not.
+    """A search under way; `live` hypotheses go on, `ended` ones do not.
 
-    `until` is the number of steps at which it waits, and `steps` how many it has taken.
+    It has `begun` once what comes before it has run. `until` is the number of steps at which it waits, and `steps` how
+    many it has taken.
     """
 
-    def __init__(self, wanted: Likeliest, state: bytes, attention: Array | None) -> None:
-        self.wanted = wanted
-        self.live = [Hypothesis((), 0.0, state, () if attention is None else (attention,))]
+    def __init__(self, wanted: Likeliest) -> None:
+        self.wanted, self.begun = wanted, False
+        self.live: list[Hypothesis] = []
         self.ended: list[Hypothesis] = []
         self.steps = self.until = 0
         self._chosen: list[tuple[Hypothesis, int, float]] = []
@@ -68,7 +69,8 @@ class Search:
 
     @property
     def done(self) -> bool:
-        return not self.live or len(self.ended) >= self.wanted.beams or self.steps >= self.wanted.most
+        over = not self.live or len(self.ended) >= self.wanted.beams or self.steps >= self.wanted.most
+        return self.begun and over
 
     @property
     def best(self) -> list[Hypothesis]:
@@ -97,6 +99,10 @@ class Search:
     def states(self) -> list[bytes]:
         """The states from which the chosen ids go on."""
         return [before.state for before, _, _ in self._chosen]
+
+    def begin(self, state: bytes, attention: Sequence[Array]) -> None:
+        """Begin at the state after what came before, with what its last step attended to, if that is kept."""
+        self.live, self.begun = [Hypothesis((), 0.0, state, tuple(attention) if self.wanted.attends else ())], True
 
     def take(self, states: Sequence[bytes], attention: Sequence[Array]) -> None:
         """Take the states after the chosen ids, and what these steps attended to, if that is kept."""

@@ -26,7 +26,8 @@ class Carried:
         """Take the rows' states; None is what a session begins with. Raises: StateInvalid where one is not finite."""
         self._states, self._layout = states, layout
         before = [state or layout.new for state in given]
-        self._fixed = np.frombuffer(b"".join([state[: layout.size] for state in before]), layout.dtype)
+        fixed = b"".join([state[: layout.size] for state in before])
+        self._fixed = np.frombuffer(fixed, layout.dtype, len(before))
         self._memories = [state[layout.size :] for state in before]
         self.entries = [layout.entries(state) for state in before]
         memory = [layout.memory(state) for state in before] if layout.entry_size else []

@@ -239,3 +239,16 @@ def merged(timings: Sequence[Timing]) -> Timing:
         padded_cells=sum(t.padded_cells for t in timings),
         batch_rows=max((t.batch_rows for t in timings), default=0),
     )
+
+
+def in_turn(one: Timing, other: Timing) -> Timing:
+    """Return where the time went in two parts of the work, the first of which began first."""
+    return Timing(
+        submitted=one.submitted,
+        queue_s=one.queue_s + other.queue_s,
+        run_s=one.run_s + other.run_s,
+        rows=one.rows + other.rows,
+        cells=one.cells + other.cells,
+        padded_cells=one.padded_cells + other.padded_cells,
+        batch_rows=max(one.batch_rows, other.batch_rows),
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from service.contract.manifest import Task
+from service.endpoints.stateful.conditions import Condition
 from service.endpoints.stateful.step_json import STATE_WANTED, StepInput
 from service.state.sessions import Hold, Precision
 from service.web.schema import (
@@ -40,15 +41,17 @@ StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class GenerateItem(StepInput):
-    """What a sequence begins with: a prompt, a state, both, or nothing."""
+    """What a sequence begins with: a prompt, a state or a condition, one of these and a prompt, or nothing."""
 
     text_member: ClassVar[str] = "prompt"
+    condition_member: ClassVar[str] = "condition"
 
     text: str | None = Field(
         None, alias="prompt", description="for a model with a tokenizer; each token is a step, and an empty text none"
     )
     id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     state: Token | None = Field(None, description="the state of an earlier answer, to go on from there")
+    condition: Condition | None = Field(None, description="what a model with a start graph begins from")
 
 
 class GenerateRequest(RunRequest):
