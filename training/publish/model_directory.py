@@ -141,7 +141,9 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, and check it and its files as the service does. Raises: ManifestError."""
-    text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    begun = {} if manifest.start is None else manifest.start.states
+    own = {place: {"start"} for place, state in enumerate(manifest.states) if state.input in begun}  # begin otherwise
+    text = manifest.model_dump_json(indent=2, exclude_none=True, exclude={"states": own}) + "\n"
     write_files(directory, {MANIFEST_FILE: text.encode()})
     verify_files(directory, read_manifest(directory))
 

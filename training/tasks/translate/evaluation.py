@@ -21,9 +21,7 @@ from training.evaluate import ask
 from training.tasks.translate.text import SOURCE_WORDS, TARGET_WORDS, Pair, make_normalizer
 
 BEAMS = 4
-FLOOR = (
-    "each word as the word of train's translations that goes with it most (Dice), in the same order; others as they are"
-)
+FLOOR = "each word as the one that train's translations have most often beside it (Dice), in the sentence's order"
 
 References = Mapping[str, Sequence[str]]  # by sentence
 
