@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from training.catalogue import find_recipe
 from training.datasets import Found
 from training.fit.runs import fit
 from training.publish.model_directory import publish
-from training.tasks.translate import evaluation
+from training.tasks.translate import evaluation, report
 from training.tasks.translate import recipe as translate
 from training.tasks.translate.evaluation import WordTable, by_sentence, figures
 from training.tasks.translate.module import Seen, Settings, TranslateModule
@@ -156,6 +157,22 @@ def test_figures_are_over_all_references_beside_a_word_table(tokenized: bool, mo
     assert (bleu.value, chrf.value) == pytest.approx((100, 100))
     assert bleu.floor is not None
     assert bleu.floor < 50
+
+
+def test_a_report_shows_what_was_looked_at_and_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = {"source": ["a", "b"], "tokens": ["c"], "weights": [[0.25, 0.75]]}
+
+    def answer(url, path, field, items, **options):
+        return [{"text": "Est-il ici ?", "attention": looked} for _ in items]
+
+    monkeypatch.setattr(evaluation, "ask", answer)
+    monkeypatch.setattr(report, "ask", answer)
+    model = SimpleNamespace(name="translate")
+    (picture,), (lengths, examples) = report.report_translate("http://service", model, by_sentence(PAIRS), "test")
+    assert picture.name == "attention"
+    assert lengths.rows[0][:2] == ("3", "3")
+    assert examples.rows[0] == ("Is he here?", "Est-il ici ?", "Est-il ici ?")
+    assert len(examples.rows) == 4
 
 
 def test_a_word_table_pairs_words_that_stand_beside_each_other() -> None:
