@@ -216,7 +216,7 @@ class Manifest(Members):
             if (found.dtype, found.shape) != (state.dtype, due):
                 has = f"is {found.dtype} {list(found.shape)}"
                 raise FieldError(field, f"{output!r} {has}; the state takes {state.dtype} {list(due)}")
-            if "start" in state.model_fields_set:
+            if state.start != 0:
                 raise FieldError(field, f"{name!r} has a 'start' of its own; leave out the state's, or this")
 
 

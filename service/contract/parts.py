@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from service.contract.provenance import Sha256
+from service.contract.provenance import Network, Sha256
 from service.contract.tensors import FieldError, Part, Size, Tensor
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -114,3 +114,4 @@ class Start(Part):
     constants: dict[str, Constant] = Field(default_factory=dict)
     text: Text | None = None
     states: dict[str, str] = Field(min_length=1)
+    networks: tuple[Network, ...] = ()

@@ -7,27 +7,26 @@ hypotheses of all texts share runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field, Tag
 
-from service.batching.submission import Timing
 from service.contract.manifest import Task
-from service.engine.engine import MOST_DRAWN, Engine
+from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.engine.search import Hypothesis, Likeliest, Search
-from service.errors import BatchTooLarge, InternalError, InvalidRequest, ItemTooLarge, RequestError, WrongTask, attempt
+from service.errors import BatchTooLarge, InvalidRequest, ItemTooLarge, RequestError, WrongTask, attempt
 from service.settings import Settings
 from service.web.answers import Reply
-from service.web.batch import NO_RUN, Job, in_turn, reply, run_within, serve_rows, timeout_s
+from service.web.batch import Job, in_turn, reply, run_within, timeout_s
 from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
 from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
+from service.web.searches import Beams, LengthPenalty, SearchJob, run_searches
 from service.web.texts import check_length, count_unknown, text_or_object
 from service.web.turns import in_turns
 
@@ -38,7 +37,7 @@ ERRORS = run_errors(
 )
 router = APIRouter(route_class=BodyRoute, tags=["batch"], responses=ERRORS)
 
-MAX_BEAMS = 16
+SHORTEST, LONGEST = 10, 3  # pieces that a translation may have, and for each of the text more: then it goes in circles
 MAX_WEIGHTS = 500_000  # of attention, in one answer: a quarter of a second to write them
 
 
@@ -57,11 +56,11 @@ class TranslateRequest(RunRequest):
     items_field: ClassVar[str] = "inputs"
 
     inputs: list[TextOrItem] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
-    beams: int = Field(4, ge=1, le=MAX_BEAMS, description="hypotheses to follow at a time; 1 takes the likeliest piece")
-    length_penalty: float = Field(
-        1.0, ge=0, le=10, description="0 prefers what is likeliest as a whole, higher values longer texts"
+    beams: Beams = Field(4, description="hypotheses to follow at a time; 1 takes the likeliest piece")
+    length_penalty: LengthPenalty = Field(
+        1.0, description="0 prefers what is likeliest as a whole, higher values longer texts"
     )
-    alternatives: int = Field(1, ge=1, le=MAX_BEAMS, description="translations of each text, at most `beams`")
+    alternatives: Beams = Field(1, description="translations of each text, at most `beams`")
     attention: bool = Field(False, description="add how much each piece of a translation attends to each of the text")
 
 
@@ -100,11 +99,10 @@ class Translated(Result, Translation):
 
 
 @dataclass(slots=True)
-class _Search(Job):
+class _Search(SearchJob):
     """The search for translations of one text; `source` is the row of the start graph that read it."""
 
     source: Row
-    search: Search = field(kw_only=True)
 
 
 @router.post("/v1/translate", response_model=BatchAnswer[Translated], summary="Translate texts")
@@ -121,14 +119,16 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
     limit_s = timeout_s(body, settings.timeout_ms)
     read = [attempt(_read, item, engine, settings) for item in body.inputs]
     outcomes, begun = await run_within(call, read, limit_s)
-    wanted = _wanted(body, engine, settings)
-    jobs = [_begin(job, outcome, engine, wanted) for job, outcome in zip(read, outcomes, strict=True)]
-    searched, timing = await _search(call, engine, jobs, limit_s)
+    jobs = [
+        outcome if isinstance(outcome, RequestError) else _begin(job, outcome, engine, body, settings)
+        for job, outcome in zip(read, outcomes, strict=True)
+    ]
+    searched, timing = await run_searches(call, jobs, limit_s)
     if body.attention:
         _check_size(searched)
     results: list[Any] = []
     async for one in in_turns(searched):
-        results.append(one if isinstance(one, RequestError) else _shown(one, body))
+        results.append(_shown(one, body) if isinstance(one, _Search) else one)
     return reply(call, body, engine, results, in_turn(begun, timing))
 
 
@@ -140,53 +140,23 @@ def _read(item: str | TranslateItem, engine: Engine, settings: Settings) -> Job:
     return Job(engine.starter, Row(text=text, max_tokens=settings.max_steps), member)
 
 
-def _wanted(body: TranslateRequest, engine: Engine, settings: Settings) -> Likeliest:
-    feedback, text = engine.manifest.feedback, engine.manifest.text
-    assert feedback is not None
-    assert feedback.end is not None
-    assert text is not None
-    most = min(text.max_length, settings.max_steps, settings.max_session_steps - 1)
-    return Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention)
-
-
 def _begin(
-    read: Job | RequestError, outcome: Answer | RequestError, engine: Engine, wanted: Likeliest
-) -> _Search | RequestError:
-    if isinstance(outcome, RequestError):
-        return outcome
-    feedback = engine.manifest.feedback
-    assert feedback is not None
+    read: Job | RequestError, answer: Answer, engine: Engine, body: TranslateRequest, settings: Settings
+) -> _Search:
+    """Return the search that begins with what the start graph made of a text."""
+    feedback, text = engine.manifest.feedback, engine.manifest.text
     assert isinstance(read, Job)  # what was refused has no answer
+    assert feedback is not None
+    assert text is not None
+    most = min(text.max_length, SHORTEST + LONGEST * len(read.row.steps), settings.max_session_steps - 1)
+    search = Search(Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention))
     first = np.array([feedback.start], engine.manifest.sequence.dtype)
-    search = Search(wanted)
-    return _Search(engine, Row(first, engine.begun(outcome), search=search), read.member, read.row, search=search)
+    return _Search(engine, Row(first, engine.begun(answer), search=search), read.member, search, read.row)
 
 
-async def _search(
-    call: Call, engine: Engine, jobs: Sequence[_Search | RequestError], limit_s: float
-) -> tuple[list[_Search | RequestError], Timing]:
-    """Search until each text has its translations, in turns of a few steps of all that have none.
-
-    Raises: what the batcher raises for all of them; ClientDisconnect.
-    """
-    found, timing = [*jobs], NO_RUN
-    while live := [(i, job) for i, job in enumerate(found) if isinstance(job, _Search) and not job.search.done]:
-        for _, job in live:
-            job.search.until = job.search.steps + MOST_DRAWN
-        left_s = await engine.batcher.wait_for_room(call.tenant, rows=len(live), timeout_s=limit_s)
-        (served,) = await serve_rows(call, {engine: [job.row for _, job in live]}, left_s)
-        timing = served.timing if timing is NO_RUN else in_turn(timing, served.timing)
-        for (index, job), outcome in zip(live, served.outcomes, strict=True):
-            if not isinstance(outcome, Answer):
-                error = copy(outcome) if isinstance(outcome, RequestError) else InternalError("the model failed")
-                error.field = error.field or job.member
-                found[index] = error
-    return found, timing
-
-
-def _check_size(searched: Sequence[_Search | RequestError]) -> None:
+def _check_size(searched: Sequence[SearchJob | RequestError]) -> None:
     """Raises: BatchTooLarge for an answer whose JSON would hold up other requests."""
-    found = [one for job in searched if isinstance(job, _Search) for one in job.search.best]
+    found = [one for job in searched if isinstance(job, SearchJob) for one in job.search.best]
     weights = sum(len(each) for one in found for each in one.attention)
     if weights > MAX_WEIGHTS:
         message = f"{weights} weights of attention; at most {MAX_WEIGHTS} in one answer: send fewer texts"
@@ -221,6 +191,6 @@ def _translation(engine: Engine, found: Hypothesis, source: Row, body: Translate
     }
     if body.attention:
         read = [*map(starter.own_name, source.encoding.ids)]
-        weights = [np.round(of_token, 4).tolist() for of_token in found.attention[: len(found.ids)]]
+        weights = [np.round(of_token.astype(float), 4).tolist() for of_token in found.attention[: len(found.ids)]]
         made["attention"] = {"source": read, "tokens": [*map(vocabulary.own_name, found.ids)], "weights": weights}
     return made

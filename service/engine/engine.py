@@ -52,8 +52,10 @@ class Engine:
         self.layout, feedback = StateLayout(self.manifest.carried), self.manifest.feedback
         self._feeder = None if feedback is None else Feeder(self.manifest, feedback, self.layout)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
-        same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
-        self.most_drawn = 1 if same_size else MOST_DRAWN  # each step drawn has a run beside rows of one step alone
+        self._same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
+        self.most_drawn = (
+            1 if self._same_size else MOST_DRAWN
+        )  # each step drawn has a run beside rows of one step alone
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             prepare=self.prepare,
@@ -62,7 +64,7 @@ class Engine:
             max_wait_s=settings.max_wait_ms / 1000,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),
-            same_size=same_size,
+            same_size=self._same_size,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
         self.starter = None if model.starter is None else Engine(model.starter, settings, metrics.of_start_graph())
@@ -133,6 +135,8 @@ class Engine:
             return len(row.draws)
         if row.search is not None:
             opening = 0 if row.search.begun else len(row.steps)
+            if self._same_size:
+                return opening or 1  # what its first run takes: nothing longer may share that
             return opening + row.search.wanted.beams * (row.search.until - row.search.steps)
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():

@@ -37,8 +37,8 @@ class Row:
     take. A text may come split into words; one of more than `max_tokens` is cut when `cut`, refused otherwise; `first`
     are steps before those of its tokens. `encoding` is set once the text has been tokenised. Steps are drawn by
     `draws`, each from the state after the one before; `drawn` are those that were, fewer where the sequence ended or
-    the next of them fails. A `search` begins after `steps`, and takes its own until it waits. `others` are what the row gives to the inputs
-    beside the sequence, in the manifest's order; those with time have as many steps.
+    the next of them fails. A `search` begins after `steps`, and takes its own until it waits. `others` are what the row
+    gives to the inputs beside the sequence, in the manifest's order; those with time have as many steps.
 
     Shapes: steps [time] or [time, features], where time is 1 if no input has a time axis; others [time, *sizes], or
     [*sizes] for an input without time.

@@ -157,3 +157,55 @@ def test_a_session_that_lacks_its_condition_begins_nowhere(conditioned: Server) 
     ids = {"name": "ids", "datatype": "INT32", "shape": [1, 1], "data": [1]}
     inferred = conditioned.post("/v2/models/translate/infer", {"inputs": [ids]})
     assert "begin from a condition" in inferred.text
+
+
+def search(server: Server, item: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    answer = server.post("/v1/generate", {**TRANSLATE, "items": [item], **options})
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    return result["choices"]
+
+
+def test_the_best_of_a_search_are_the_translations(conditioned: Server) -> None:
+    options = {"beams": 4, "length_penalty": 2.0}
+    asked = {"inputs": ["abc de"], "alternatives": 4, **options}
+    (best,) = conditioned.post("/v1/translate", asked).json()["results"]
+    choices = search(conditioned, {"condition": {"text": "abc de"}}, n=4, max_steps=16, **options)
+    found = [(each["text"], each["score"], each["finish"]) for each in (best, *best["alternatives"])]
+    assert [(each["text"], each["score"], each["finish"]) for each in choices] == found
+
+
+def test_each_beam_is_a_fork_that_goes_on_elsewhere_after_a_crash(
+    conditioned_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    settings, goes_on = {"BATON_TOKEN_KEYS": TOKEN_KEYS}, {"beams": 4, "n": 2, "max_steps": 6}
+    one = start_server(conditioned_models, tmp_path, **settings)
+    beams = search(one, {"condition": {"text": "gfe de"}}, beams=4, n=4, max_steps=4)
+    assert len({each["text"] for each in beams}) == 4
+    due = [search(one, {"state": each["state"]}, **goes_on) for each in beams]
+    one.kill()
+    other = start_server(conditioned_models, tmp_path, **settings)
+    for each, there in zip(beams, due, strict=True):
+        here = search(other, {"state": each["state"]}, **goes_on)
+        assert [(c["text"], c["score"], c["step"]) for c in here] == [(c["text"], c["score"], c["step"]) for c in there]
+
+
+def test_a_search_counts_the_steps_of_its_state(conditioned: Server) -> None:
+    for each in search(conditioned, {"condition": {"text": "abc"}, "prompt": "ab"}, beams=3, n=3, max_steps=5):
+        assert (each["steps"], each["step"]) == (len(each["text"]), 3 + len(each["text"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"beams": 2, "n": 3}, "n"),
+        ({"beams": 2, "temperature": 0}, "temperature"),
+        ({"beams": 2, "stream": True}, "stream"),
+        ({"length_penalty": 1}, "length_penalty"),
+    ],
+)
+def test_members_of_drawing_and_of_searching_do_not_mix(
+    conditioned: Server, options: dict[str, Any], field: str
+) -> None:
+    answer = conditioned.post("/v1/generate", {**TRANSLATE, "items": [{"condition": {"text": "abc"}}], **options})
+    assert error_of(answer)[1:] == ("invalid_request", field)

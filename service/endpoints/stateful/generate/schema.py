@@ -26,6 +26,7 @@ from service.web.schema import (
     Token,
     Usage,
 )
+from service.web.searches import Beams, LengthPenalty
 
 TASK: Task = "generate"
 SEEDS = 2**63  # seeds are below
@@ -72,6 +73,13 @@ class GenerateRequest(RunRequest):
         description="texts that end a choice, and are not part of it; those that begin before the state are not seen",
     )
     n: Forks = Field(1, description="choices for each item, which fork after its prompt")
+    beams: Beams | None = Field(
+        None,
+        description="search for the likeliest sequences, so many at a time, instead of drawing; the `n` best are given",
+    )
+    length_penalty: LengthPenalty = Field(
+        1.0, description="with beams: 0 prefers what is likeliest as a whole, higher values longer sequences"
+    )
     probabilities: bool = Field(False, description="add how likely the model held each drawn id")
     stream: bool = Field(False, description="answer with server-sent events, as the ids are drawn")
     state_every: int | None = Field(
@@ -85,11 +93,14 @@ class Choice(BaseModel):
     """One generated sequence; its state is after all ids that were drawn, those of the stop text and the end too."""
 
     choice: int
-    seed: int = Field(description="the same request with this seed and n 1 gives this choice")
+    seed: int | None = Field(
+        None, description="the same request with this seed and n 1 gives this choice; left out with beams"
+    )
+    score: float | None = Field(None, description="with beams: log probability over length penalty, the best first")
     text: str | None = Field(None, description="for a model with a tokenizer, without the stop text")
     ids: list[int] | None = Field(None, description="for a model without")
     probabilities: list[float] | None = Field(None, description="of each drawn id, where they were asked for")
-    steps: int = Field(description="ids that were drawn")
+    steps: int = Field(description="ids that were drawn; with beams without the model's end, as in the state")
     finish: Finish = Field(
         description="stop: a stop text came; end: the model's end; length: as many steps as may be; "
         "error: the item's error came in between, and the state goes on from there"
