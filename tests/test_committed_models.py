@@ -53,7 +53,7 @@ def ask(server: Server, path: str, **body: object) -> list[dict]:
 def test_every_recipe_s_model_is_there_once() -> None:
     """Nothing was released yet, so that older versions would only make the service larger."""
     found = [directory.parent.name for directory in VERSIONS]
-    assert {*found} == {*found} - UNPUBLISHED
+    assert UNPUBLISHED.isdisjoint(found)
     assert {*found} | UNPUBLISHED >= {*names()}
     assert len({*found}) == len(found)
 
