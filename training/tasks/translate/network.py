@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Write a translation: after each of its tokens, the scores of the next one, and where the decoder looked."""
+    """Write a translation: after each of its tokens, how likely each next one is, and where the decoder looked."""
 
     def __init__(self, vocabulary: int, width: int, hidden: int, memory: int, dropout: float) -> None:
         """`hidden` of each of the two layers; `memory` is the width of what is attended to."""
@@ -64,7 +64,17 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.table.weight, std=TABLE_DEVIATION)
 
-    def forward(
+    def forward(self, ids: Tensor, lengths: Tensor, memory_lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the probabilities of the next tokens, the attention's weights, then the states but the memory.
+
+        Probabilities, not their logits: float32 is too coarse for the parity suite at a logit of 10.
+
+        Shapes: as `logits`, probabilities [batch, time, vocabulary].
+        """
+        scores, *rest = self.logits(ids, lengths, memory_lengths, *states)
+        return scores.softmax(2), *rest
+
+    def logits(
         self,
         ids: Tensor,
         lengths: Tensor,
@@ -112,5 +122,5 @@ class Translator(nn.Module):
         sizes, lengths = (torch.full((len(rows),), rows.shape[1], dtype=torch.int32) for rows in (source, ids))
         h, c, memory = self.encoder(source, sizes)
         fresh = self.decoder.second.zero_states(len(ids))
-        scores: Tensor = self.decoder(ids, lengths, sizes.to(ids.device), h, c, *fresh, memory)[0]
+        scores, *_ = self.decoder.logits(ids, lengths, sizes.to(ids.device), h, c, *fresh, memory)
         return scores

@@ -102,12 +102,13 @@ def servable(network: Translator) -> Servable:
     """Return the decoder with its signature, and the encoder as what its sessions begin with."""
     encoder, decoder = network.encoder, network.decoder
     hidden: tensors.Shape = (1, "batch", decoder.first.hidden_size)
+    ids = decoder.table.num_embeddings
     carried = [f"{kind}{layer}" for layer in range(LAYERS) for kind in "hc"]
     return Servable(
         decoder,
         tensors.Tensor(name="ids", dtype="int32", shape=("batch", "time")),
         (
-            tensors.Tensor(name="logits", dtype="float32", shape=("batch", "time", decoder.table.num_embeddings)),
+            tensors.Tensor(name="probabilities", dtype="float32", shape=("batch", "time", ids)),
             tensors.Tensor(name="attention", dtype="float32", shape=("batch", "time", "memory")),
         ),
         _draw(decoder),
@@ -163,7 +164,7 @@ def release(name: str, settings: Settings, module: lightning.LightningModule) ->
         measure=partial(figures, name, f"{corpus.name}_test", train, test, corpus.tokenized),
         networks=(network.decoder.first.network.model_copy(update={"layers": LAYERS}),),
         text=TextReader(module.target.to_str(), WRITTEN, UNKNOWN),
-        feedback=Feedback(kind="categorical", output="logits", form="logits", start=START_ID, end=END_ID),
+        feedback=Feedback(kind="categorical", output="probabilities", form="probabilities", start=START_ID, end=END_ID),
         condition_text=TextReader(module.source.to_str(), module.train_part.longest_source, UNKNOWN),
     )
 
