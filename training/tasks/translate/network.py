@@ -121,6 +121,6 @@ class Translator(nn.Module):
         """
         sizes, lengths = (torch.full((len(rows),), rows.shape[1], dtype=torch.int32) for rows in (source, ids))
         h, c, memory = self.encoder(source, sizes)
-        fresh = self.decoder.second.zero_states(len(ids))
-        scores, *_ = self.decoder.logits(ids, lengths, sizes.to(ids.device), h, c, *fresh, memory)
+        h1, c1 = self.decoder.second.zero_states(len(ids))
+        scores, *_ = self.decoder.logits(ids, lengths, sizes.to(ids.device), h, c, h1, c1, memory)
         return scores
