@@ -27,6 +27,7 @@ from training.tasks.forecast.recipe import KIND as FORECAST
 from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
 from training.tasks.segrnn.recipe import KIND as SEGRNN
 from training.tasks.tagger.recipe import KIND as TAGGER
+from training.tasks.translate.recipe import KIND as TRANSLATE
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -40,6 +41,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "denoise": DENOISE,
     "digits": DIGITS,
     "tagger": TAGGER,
+    "translate": TRANSLATE,
 }
 T = TypeVar("T", bound=Section)
 
