@@ -8,7 +8,7 @@ import { render } from "../markdown.js";
 
 export const title = "Models";
 
-const CALLED = ["sentiment", "forecast", "step", "tag", "transform", "classify"]; // tasks whose call has their name
+const CALLED = ["sentiment", "forecast", "step", "tag", "transform", "classify", "translate"]; // tasks whose call has their name
 
 export function serves() {
   return true;
