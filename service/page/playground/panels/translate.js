@@ -41,7 +41,7 @@ class TranslatePanel {
     this.warnings = element("ul", { class: "note warnings" });
     this.best = element("div", { "aria-live": "polite" });
     this.list = element("ol", { class: "translations", "aria-label": "Translations" });
-    this.attention = element("div", { class: "box" });
+    this.attention = element("div", { class: "box", hidden: true });
     const names = this.models.map(({ name }) => name);
     const select = choice(names, (name) => {
       this.model = this.models[names.indexOf(name)];
