@@ -15,7 +15,7 @@ import tiny_writers
 from browsing import Visit, VisitFactory
 from conftest import Server
 from playwright.sync_api import Locator, Page, expect
-from test_page_requests import newest, run_in_node, run_in_shell, without_timing
+from test_page_requests import newest, run_in_node, run_in_python, run_in_shell, without_timing
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 800}
@@ -283,6 +283,8 @@ def test_models_are_in_the_parts_that_run_them(visits: VisitFactory, translators
     page.get_by_role("tab", name="Models").click()
     page.locator("details.box > summary").filter(has=page.get_by_role("heading", name="translate", exact=True)).click()
     expect(page.get_by_text("Try it: Translate · runs by POST /v1/translate.")).to_be_visible()
+    expect(page.get_by_role("row", name="condition source int32")).to_be_visible()
+    expect(page.get_by_text("; 16 bytes more for each entry of its condition.")).to_be_visible()
 
 
 def test_lines_translate_again(page_visit: Visit) -> None:
@@ -294,3 +296,7 @@ def test_lines_translate_again(page_visit: Visit) -> None:
     in_script = lines["JavaScript"].replace("console.log(answer)", "console.log(JSON.stringify(answer))")
     for again in (run_in_shell(lines["curl"]), run_in_node(in_script)):
         assert without_timing(json.loads(again)) == without_timing(made)
+    (result,), (in_python,) = made["results"], run_in_python(lines["Python"])["answer"]
+    found = [result, *result["alternatives"]]
+    assert [one.text for one in (in_python, *in_python.alternatives)] == [one["text"] for one in found]
+    np.testing.assert_allclose(in_python.attention.weights, result["attention"]["weights"])
