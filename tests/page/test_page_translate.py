@@ -48,12 +48,13 @@ def ask(server: Server, **changes: Any) -> dict[str, Any]:
     return result
 
 
-def translate(page: Page, text: str = TEXT) -> None:
-    """Have another text translated, and wait until its translations are shown, and none of the one before."""
+def translate(page: Page, text: str = TEXT) -> dict[str, Any]:
+    """Have another text translated, wait until the answer is shown, and none to the one before, and return it."""
     with page.expect_response(lambda answer: answer.request.post_data_json["inputs"] == [text]) as answered:
         page.get_by_label("Text to translate").fill(text)
-    best = answered.value.json()["results"][0]
-    expect(page.get_by_text(f"Score {signed(best['score'])}, ended by")).to_be_visible()
+    answer: dict[str, Any] = answered.value.json()
+    expect(page.get_by_text(f"Score {signed(answer['results'][0]['score'])}, ended by")).to_be_visible()
+    return answer
 
 
 def signed(score: float) -> str:
@@ -169,6 +170,15 @@ def test_a_piece_that_is_pointed_at_shows_what_it_attended_to(page_visit: Visit,
     looks_at(1)
     pieces(page).nth(0).focus()
     looks_at(0)
+
+
+def test_a_piece_that_is_tapped_shows_what_it_attended_to(visits: VisitFactory, translators: Server) -> None:
+    page = visits(translators.url, viewport=PHONE, has_touch=True, is_mobile=True).open("#translate")
+    translate(page)
+    pieces(page).nth(3).tap()
+    weights = ask(translators)["attention"]["weights"][3]
+    shares = listed(page, "Text").locator("small")
+    expect(shares).to_have_text([f"{share} %" for share in percents(weights)])
 
 
 def test_pieces_are_gone_through_by_keyboard(page_visit: Visit) -> None:
@@ -289,9 +299,7 @@ def test_models_are_in_the_parts_that_run_them(visits: VisitFactory, translators
 
 def test_lines_translate_again(page_visit: Visit) -> None:
     page = page_visit.open("#translate")
-    with page.expect_response("**/v1/translate") as answered:
-        translate(page)
-    made = answered.value.json()
+    made = translate(page)
     lines = newest(page, "/v1/translate")
     in_script = lines["JavaScript"].replace("console.log(answer)", "console.log(JSON.stringify(answer))")
     for again in (run_in_shell(lines["curl"]), run_in_node(in_script)):
