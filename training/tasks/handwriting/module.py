@@ -1,0 +1,151 @@
+"""The handwriting model's training: whole words at once, those of like length together, by the density of each point.
+
+It knows words, the network and Lightning, not files or publishing. The figure that chooses the checkpoint is of points
+alone: whether a word ends counts in training, not in it. Invariant: validation has no word of a writer trained on, and
+its figure is a mean over points, whatever batches they come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from training.fit.modules import SeededModule
+from training.fit.state_penalty import state_penalty
+from training.recipe import Section
+from training.tasks.handwriting.data import Word, scale_of
+from training.tasks.handwriting.mixture import nats
+from training.tasks.handwriting.network import HandwritingNetwork
+
+WARM_UP = 0.15  # of the run, to the highest learning rate
+POOL = 20  # batches whose words are sorted by length together
+VALIDATED_ROWS = 128
+ENDS_WEIGHT = 1.0
+STATE_WEIGHT = 0.3  # of the penalty on large states, which float32 is too coarse for
+
+FIGURES = ("val_nats", "val_end_nats")
+
+Batch = tuple[Tensor, ...]  # points [rows, time, 3], how many of them, texts as ids [rows, memory], how many of them
+
+
+class Settings(Section):
+    """What a recipe of this kind sets.
+
+    Units: `hidden` of each of the `layers`; `gaussians` of the window; `components` of the mixture; `rows` per batch;
+    `learning_rate` the highest of the one-cycle schedule.
+    """
+
+    hidden: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    gaussians: int = Field(ge=1)
+    components: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    rows: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a network's numbers mean: its characters in the order of their ids, and its unit.
+
+    Units: `scale` in thousandths of an inch.
+    """
+
+    characters: str
+    scale: float
+
+    @classmethod
+    def of(cls, words: Sequence[Word]) -> Self:
+        """Learn the characters and the scale of a training part."""
+        return cls("".join(sorted({character for word in words for character in word.text})), scale_of(words))
+
+    def ids(self, text: str) -> Tensor:
+        """Return a text as ids, at least one; an unknown character has the id after the last."""
+        known = {character: number for number, character in enumerate(self.characters)}
+        return torch.tensor([known.get(character, len(known)) for character in text or "\0"], dtype=torch.int32)
+
+    def collate(self, words: Sequence[Word]) -> Batch:
+        """Stack words, zero beyond their ends."""
+        points = [torch.from_numpy(word.points / np.float32([self.scale, self.scale, 1])) for word in words]
+        return *_padded(points), *_padded([self.ids(word.text) for word in words])
+
+    def batches(self, words: Sequence[Word], rows: int, shuffle: torch.Generator | None = None) -> list[Batch]:
+        """Cut into batches of words of like length, in random order if `shuffle` is given."""
+        order = torch.randperm(len(words), generator=shuffle).tolist() if shuffle else range(len(words))
+        mixed = [words[place] for place in order]
+        pool = POOL * rows if shuffle else len(words)
+        chunks = []
+        for start in range(0, len(mixed), pool):
+            alike = sorted(mixed[start : start + pool], key=lambda word: len(word.points))
+            chunks += [alike[begin : begin + rows] for begin in range(0, len(alike), rows)]
+        if shuffle:
+            chunks = [chunks[place] for place in torch.randperm(len(chunks), generator=shuffle).tolist()]
+        return [self.collate(chunk) for chunk in chunks]
+
+
+def _padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return rows as one tensor, and how long each is."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+
+
+class HandwritingModule(SeededModule):
+    """Train a `HandwritingNetwork` by AdamW and a one-cycle rate."""
+
+    def __init__(self, settings: Settings, train: Sequence[Word], validation: Sequence[Word], seed: int) -> None:
+        super().__init__(seed)
+        self.settings, self.train_part, self.validation_part = settings, train, validation
+        self.paper = Paper.of(train)
+        self.network = HandwritingNetwork(
+            len(self.paper.characters),
+            settings.hidden,
+            settings.layers,
+            settings.gaussians,
+            settings.components,
+            settings.dropout,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        shuffle = torch.Generator().manual_seed(self.epoch_seed)
+        batches = self.paper.batches(self.train_part, self.settings.rows, shuffle)
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        batches = self.paper.batches(self.validation_part, VALIDATED_ROWS)
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        points, ends, states = self.losses(batch)
+        self.log("train_nats", points.mean(), prog_bar=True, batch_size=len(points))
+        return points.mean() + ENDS_WEIGHT * ends.mean() + STATE_WEIGHT * state_penalty(states)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        points, ends = self.losses(batch)
+        self.log_dict({"val_nats": points.mean(), "val_end": ends.mean()}, prog_bar=True, batch_size=len(points))
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the nats of each point of the batch, and those of whether it was the last.
+
+        Shapes: [all rows' points], and as many with one more for each row.
+        """
+        points, counts, ids, lengths = batch
+        network = self.network
+        read = functional.pad(points, (0, 0, 1, 0))  # from the origin, where no stroke ends, to the last point
+        raw, last, states = network.read(read, network.start(ids), lengths, network.zero_states(len(points)))
+        left = counts.unsqueeze(1) - torch.arange(read.shape[1], device=points.device)
+        there, come = left >= 0, left[:, :-1] > 0
+        target = (left[there] == 0).float()
+        ends = functional.binary_cross_entropy_with_logits(last[there], target, reduction="none")
+        return nats(raw[:, :-1][come], points[come]), ends, states[: 2 * len(network.layers)]
+
+    def configure_optimizers(self) -> Any:
+        return self.one_cycle(self.settings.learning_rate, weight_decay=self.settings.weight_decay, warm_up=WARM_UP)
