@@ -47,12 +47,12 @@ class Word:
 def read_words(file: Path) -> list[Word]:
     """Read every word of the file, odd ones too."""
     with gzip.open(file, "rt", encoding="utf-8") as lines:
-        return [
-            Word(
-                each["writer"], each["text"], offsets([np.array(s, np.float32).reshape(-1, 2) for s in each["strokes"]])
-            )
-            for each in map(json.loads, lines)
-        ]
+        held = map(json.loads, lines)
+        return [Word(each["writer"], each["text"], offsets([*map(_placed, each["strokes"])])) for each in held]
+
+
+def _placed(stroke: list[int]) -> Points:
+    return np.array(stroke, np.float32).reshape(-1, 2)
 
 
 def offsets(strokes: Sequence[Points]) -> Points:

@@ -60,4 +60,4 @@ def draw(raw: Tensor, bias: float, generator: torch.Generator) -> Tensor:
 
 def _split(raw: Tensor) -> tuple[Tensor, ...]:
     components = (raw.shape[-1] - 1) // 6
-    return raw.split([1] + [components] * 6, -1)
+    return torch.split(raw, [1] + [components] * 6, -1)

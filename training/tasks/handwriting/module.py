@@ -75,7 +75,8 @@ class Paper:
 
     def collate(self, words: Sequence[Word]) -> Batch:
         """Stack words, zero beyond their ends."""
-        points = [torch.from_numpy(word.points / np.float32([self.scale, self.scale, 1])) for word in words]
+        unit = np.array([self.scale, self.scale, 1], np.float32)
+        points = [torch.from_numpy(word.points / unit) for word in words]
         return *_padded(points), *_padded([self.ids(word.text) for word in words])
 
     def batches(self, words: Sequence[Word], rows: int, shuffle: torch.Generator | None = None) -> list[Batch]:
@@ -129,13 +130,13 @@ class HandwritingModule(SeededModule):
         return points.mean() + ENDS_WEIGHT * ends.mean() + STATE_WEIGHT * state_penalty(states)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        points, ends = self.losses(batch)
-        self.log_dict({"val_nats": points.mean(), "val_end": ends.mean()}, prog_bar=True, batch_size=len(points))
+        points, ends, _ = self.losses(batch)
+        self.log_dict({"val_nats": points.mean(), "val_end_nats": ends.mean()}, prog_bar=True, batch_size=len(points))
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the nats of each point of the batch, and those of whether it was the last.
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return the nats of each point of the batch, those of whether another one comes, and the layers' states.
 
-        Shapes: [all rows' points], and as many with one more for each row.
+        Shapes: [all rows' points]; one more of each row; states each [1, rows, hidden].
         """
         points, counts, ids, lengths = batch
         network = self.network

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from service.contract.tensors import State
+from service.contract.tensors import Shape, State
 from training.networks.recurrent import Recurrent
 from training.tasks.handwriting.mixture import bounded, parameters
 
@@ -57,7 +57,7 @@ class HandwritingNetwork(nn.Module):
     ) -> None:
         """`dropout` acts on what each layer gives to the layers above it and to the head."""
         super().__init__()
-        self.characters, self.gaussians, self.components = characters, gaussians, components
+        self.characters, self.hidden, self.gaussians, self.components = characters, hidden, gaussians, components
         read = POINT + characters
         self.layers = nn.ModuleList(
             Recurrent("lstm", read + (hidden if number else 0), hidden, peepholes=True) for number in range(layers)
@@ -69,8 +69,8 @@ class HandwritingNetwork(nn.Module):
     @property
     def states(self) -> tuple[State, ...]:
         """What goes from step to step in the order of `forward`, as a manifest declares it."""
-        hidden = self.window.linear.in_features
-        shapes = {f"{kind}{layer}": (1, "batch", hidden) for layer in range(len(self.layers)) for kind in "hc"}
+        names = [f"{kind}{layer}" for layer in range(len(self.layers)) for kind in "hc"]
+        shapes: dict[str, Shape] = dict.fromkeys(names, (1, "batch", self.hidden))
         shapes |= {"seen": ("batch", self.characters), "places": ("batch", self.gaussians)}
         return tuple(
             State(input=name, output=f"{name}_out", dtype="float32", shape=shape) for name, shape in shapes.items()
@@ -78,9 +78,8 @@ class HandwritingNetwork(nn.Module):
 
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
         """Return the states before the first point, in the order of `states`."""
-        like = self.head.weight
-        recurrent = (state for layer in self.layers for state in layer.zero_states(batch))
-        return (*recurrent, like.new_zeros(batch, self.characters), like.new_zeros(batch, self.gaussians))
+        sizes = [tuple(batch if axis == "batch" else int(axis) for axis in state.shape) for state in self.states]
+        return tuple(self.head.weight.new_zeros(size) for size in sizes)
 
     def start(self, ids: Tensor) -> Tensor:
         """Return the text as the window sees it. Shapes: ids [batch, time] int32; returns [batch, time, characters]."""
@@ -97,7 +96,7 @@ class HandwritingNetwork(nn.Module):
         batch, time = points.shape[:2]
         h, c = carried[:2]
         single, shown, below = lengths.new_ones(batch), [], []
-        for point in points.split(1, 1):
+        for point in torch.split(points, 1, 1):
             given = torch.cat([point, seen.unsqueeze(1)], 2)
             y, (h, c) = self.layers[0](given, single, (h, c))
             seen, places = self.window(y[:, 0], places, memory, lengths)
