@@ -208,6 +208,22 @@ def draw_denoised(examples: Mapping[str, tuple[Values, Values, Values]], rate: i
     return figure
 
 
+def draw_strokes(texts: Mapping[str, Sequence[npt.NDArray[np.float32]]], columns: int) -> Figure:
+    """Draw the pen's strokes of each text, all at one scale. Shapes: strokes each [points, 2]."""
+    rows = -(-len(texts) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(WIDTH_INCHES, ROW_INCHES / 2 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for axes in panels.flat:
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+    for axes, (title, strokes) in zip(panels.flat, texts.items(), strict=False):
+        for stroke in strokes:
+            axes.plot(*stroke.T, color=MODEL, linewidth=1, marker="." if len(stroke) == 1 else None, markersize=2)
+        axes.set_title(title, fontsize="small")
+    return figure
+
+
 def save(figure: Any, folder: Path, name: str) -> str:
     """Write a figure into `folder` as SVG or, where that is large, as PNG, without a date; return the file's name."""
     figure.tight_layout()

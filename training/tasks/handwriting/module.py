@@ -8,10 +8,8 @@ its figure is a mean over points, whatever batches they come in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,19 +19,17 @@ from torch.utils.data import DataLoader
 from training.fit.modules import SeededModule
 from training.fit.state_penalty import state_penalty
 from training.recipe import Section
-from training.tasks.handwriting.data import Word, scale_of
+from training.tasks.handwriting.data import Word
 from training.tasks.handwriting.mixture import nats
 from training.tasks.handwriting.network import HandwritingNetwork
+from training.tasks.handwriting.paper import Batch, Paper
 
 WARM_UP = 0.15  # of the run, to the highest learning rate
-POOL = 20  # batches whose words are sorted by length together
 VALIDATED_ROWS = 128
 ENDS_WEIGHT = 1.0
 STATE_WEIGHT = 0.3  # of the penalty on large states, which float32 is too coarse for
 
 FIGURES = ("val_nats", "val_end_nats")
-
-Batch = tuple[Tensor, ...]  # points [rows, time, 3], how many of them, texts as ids [rows, memory], how many of them
 
 
 class Settings(Section):
@@ -51,52 +47,6 @@ class Settings(Section):
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-
-
-@dataclass(frozen=True)
-class Paper:
-    """What a network's numbers mean: its characters in the order of their ids, and its unit.
-
-    Units: `scale` in thousandths of an inch.
-    """
-
-    characters: str
-    scale: float
-
-    @classmethod
-    def of(cls, words: Sequence[Word]) -> Self:
-        """Learn the characters and the scale of a training part."""
-        return cls("".join(sorted({character for word in words for character in word.text})), scale_of(words))
-
-    def ids(self, text: str) -> Tensor:
-        """Return a text as ids, at least one; an unknown character has the id after the last."""
-        known = {character: number for number, character in enumerate(self.characters)}
-        return torch.tensor([known.get(character, len(known)) for character in text or "\0"], dtype=torch.int32)
-
-    def collate(self, words: Sequence[Word]) -> Batch:
-        """Stack words, zero beyond their ends."""
-        unit = np.array([self.scale, self.scale, 1], np.float32)
-        points = [torch.from_numpy(word.points / unit) for word in words]
-        return *_padded(points), *_padded([self.ids(word.text) for word in words])
-
-    def batches(self, words: Sequence[Word], rows: int, shuffle: torch.Generator | None = None) -> list[Batch]:
-        """Cut into batches of words of like length, in random order if `shuffle` is given."""
-        order = torch.randperm(len(words), generator=shuffle).tolist() if shuffle else range(len(words))
-        mixed = [words[place] for place in order]
-        pool = POOL * rows if shuffle else len(words)
-        chunks = []
-        for start in range(0, len(mixed), pool):
-            alike = sorted(mixed[start : start + pool], key=lambda word: len(word.points))
-            chunks += [alike[begin : begin + rows] for begin in range(0, len(alike), rows)]
-        if shuffle:
-            chunks = [chunks[place] for place in torch.randperm(len(chunks), generator=shuffle).tolist()]
-        return [self.collate(chunk) for chunk in chunks]
-
-
-def _padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return rows as one tensor, and how long each is."""
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
 
 class HandwritingModule(SeededModule):
