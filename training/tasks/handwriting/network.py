@@ -78,7 +78,8 @@ class HandwritingNetwork(nn.Module):
 
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
         """Return the states before the first point, in the order of `states`."""
-        sizes = [tuple(batch if axis == "batch" else int(axis) for axis in state.shape) for state in self.states]
+        layers = [(1, batch, self.hidden)] * 2 * len(self.layers)
+        sizes = (*layers, (batch, self.characters), (batch, self.gaussians))
         return tuple(self.head.weight.new_zeros(size) for size in sizes)
 
     def start(self, ids: Tensor) -> Tensor:

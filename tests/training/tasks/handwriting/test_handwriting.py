@@ -19,7 +19,7 @@ from training.fit.runs import fit
 from training.networks.nodes import OPSET
 from training.networks.recurrent import Recurrent
 from training.report.plots import save
-from training.tasks.handwriting import evaluation
+from training.tasks.handwriting import evaluation, recognizer
 from training.tasks.handwriting.data import MAX_POINTS, Word, is_sound, offsets, read_words, split, strokes_of
 from training.tasks.handwriting.evaluation import figures, hidden, spread, without_text
 from training.tasks.handwriting.mixture import bounded, draw, nats, parameters
@@ -31,7 +31,9 @@ from training.tasks.handwriting.report import BIASES, WORDS, report_handwriting
 from training.tasks.handwriting.writing import write
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
-pytestmark = pytest.mark.filterwarnings(r"ignore:.*isinstance\\(treespec, LeafSpec\\):FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning", "ignore:.*The axis name. batch will not be used"
+)
 
 TINY = {"hidden": 24, "layers": 2, "gaussians": 2, "components": 2, "dropout": 0.0, "rows": 8, "learning_rate": 2e-2}
 UPWARDS = {"a": 30.0, "b": -30.0}  # a letter of these tests is a straight stroke
@@ -200,19 +202,27 @@ def test_a_recipe_trains_what_is_measured_beside_its_floor(tmp_path, monkeypatch
     monkeypatch.setattr(evaluation, "WRITTEN", 10)
 
     def prepare(settings, seed):
-        return HandwritingModule(settings.model_copy(update=TINY), parts["train"], parts["validation"], seed)
+        return HandwritingModule(settings, parts["train"], parts["validation"], seed)
 
     def prepare_reader(settings, seed):
         return ReaderModule(parts["train"], parts["validation"], seed)
 
     recipe = find_recipe("handwriting")
-    run = recipe.run.model_copy(update={"epochs": 6})
-    recipe = replace(recipe, kind=replace(recipe.kind, prepare=prepare), run=run)
-    tiny = recipe.settings.model_copy(update=TINY)
-    reader = replace(RECOGNIZER, kind=replace(RECOGNIZER.kind, prepare=prepare_reader), run=run)
-    reader = replace(reader, run=run.model_copy(update={"monitor": "val_loss", "epochs": 3, "precision": "32-true"}))
+    recipe = replace(
+        recipe,
+        kind=replace(recipe.kind, prepare=prepare),
+        run=recipe.run.model_copy(update={"epochs": 4}),
+        settings=recipe.settings.model_copy(update=TINY),
+    )
+    for name, value in {"HIDDEN": 24, "ROWS": 8, "LEARNING_RATE": 2e-2}.items():
+        monkeypatch.setattr(recognizer, name, value)
+    reader = replace(
+        RECOGNIZER,
+        kind=replace(RECOGNIZER.kind, prepare=prepare_reader),
+        run=RECOGNIZER.run.model_copy(update={"epochs": 6}),
+    )
     monkeypatch.setattr(evaluation, "RECOGNIZER", reader)
-    told, read, ink = figures(replace(recipe, settings=tiny), tmp_path)
+    told, read, ink = figures(recipe, tmp_path)
     assert told.value < told.floor
     assert ink.value > 0.8
     assert 0 <= read.value <= 1
