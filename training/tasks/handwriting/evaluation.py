@@ -36,8 +36,8 @@ def figures(recipe: Recipe, runs_dir: Path, seed: int = 0) -> tuple[Metric, ...]
     `handwriting-recognizer` in `runs_dir`, are trained where they are not there yet, gone on with where interrupted.
     """
     model = trained(recipe, runs_dir, seed)
-    floor = trained(without_text(recipe), runs_dir, seed)
     recognizer = trained(RECOGNIZER, runs_dir, seed)
+    floor = trained(without_text(recipe), runs_dir, seed)
     assert isinstance(model, HandwritingModule)
     assert isinstance(floor, HandwritingModule)
     assert isinstance(recognizer, ReaderModule)
