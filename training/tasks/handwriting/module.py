@@ -91,7 +91,9 @@ class HandwritingModule(SeededModule):
         points, counts, ids, lengths = batch
         network = self.network
         read = functional.pad(points, (0, 0, 1, 0))  # from the origin, where no stroke ends, to the last point
-        raw, last, states = network.read(read, network.start(ids), lengths, network.zero_states(len(points)))
+        full = torch.full_like(counts, read.shape[1])
+        fresh = network.zero_states(len(points))
+        raw, last, states = network.read(read, full, network.alphabet(ids, lengths), lengths, fresh)
         left = counts.unsqueeze(1) - torch.arange(read.shape[1], device=points.device)
         there, come = left >= 0, left[:, :-1] > 0
         target = (left[there] == 0).float()

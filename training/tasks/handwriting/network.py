@@ -25,6 +25,18 @@ POINT = 3  # offset to the right, offset upwards, end of stroke
 CHARACTERS_A_POINT = 0.08  # how far the untrained window goes
 
 
+class Alphabet(nn.Module):
+    """Show a text as the window sees it: each character by a place of its own, any other by none."""
+
+    def __init__(self, characters: int) -> None:
+        super().__init__()
+        self.characters = characters
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Shapes: ids [batch, time] of any integer type; lengths [batch] int32; returns [batch, time, characters]."""
+        return (ids.unsqueeze(2) == torch.arange(self.characters, device=ids.device)).float()
+
+
 class Window(nn.Module):
     """Look at a few neighbouring characters of the text: a mixture of Gaussians over their places."""
 
@@ -62,6 +74,7 @@ class HandwritingNetwork(nn.Module):
         self.layers = nn.ModuleList(
             Recurrent("lstm", read + (hidden if number else 0), hidden, peepholes=True) for number in range(layers)
         )
+        self.alphabet = Alphabet(characters)
         self.window = Window(hidden, gaussians)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layers * hidden, parameters(components) + 1)
@@ -82,43 +95,40 @@ class HandwritingNetwork(nn.Module):
         sizes = (*layers, (batch, self.characters), (batch, self.gaussians))
         return tuple(self.head.weight.new_zeros(size) for size in sizes)
 
-    def start(self, ids: Tensor) -> Tensor:
-        """Return the text as the window sees it. Shapes: ids [batch, time] int32; returns [batch, time, characters]."""
-        return (ids.unsqueeze(2) == torch.arange(self.characters, device=ids.device)).float()
-
     def read(
-        self, points: Tensor, memory: Tensor, lengths: Tensor, states: tuple[Tensor, ...]
+        self, points: Tensor, lengths: Tensor, memory: Tensor, memory_lengths: Tensor, states: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Read points; return the raw parameters of the point after each one, the logit that it is the last, states.
+        """Return the raw parameters of the point after each one, the logit that none comes, and the states.
 
-        Shapes: as `forward`, but states as one tuple, and ends [batch, time].
+        Shapes: as `forward`, but lengths all the same, states without the memory, and logits [batch, time].
         """
         *carried, seen, places = states
-        batch, time = points.shape[:2]
         h, c = carried[:2]
-        single, shown, below = lengths.new_ones(batch), [], []
+        single, shown, below = torch.ones_like(lengths), [], []
         for point in torch.split(points, 1, 1):
-            given = torch.cat([point, seen.unsqueeze(1)], 2)
-            y, (h, c) = self.layers[0](given, single, (h, c))
-            seen, places = self.window(y[:, 0], places, memory, lengths)
+            y, (h, c) = self.layers[0](torch.cat([point, seen.unsqueeze(1)], 2), single, (h, c))
+            seen, places = self.window(y[:, 0], places, memory, memory_lengths)
             shown.append(seen)
             below.append(y)
         outputs, finals = [torch.cat(below, 1)], [h, c]
-        given, full = torch.cat([points, torch.stack(shown, 1)], 2), single * time
+        given = torch.cat([points, torch.stack(shown, 1)], 2)
         for number, layer in enumerate(self.layers[1:], 1):
             both = torch.cat([given, self.dropout(outputs[-1])], 2)
-            y, final = layer(both, full, tuple(carried[2 * number : 2 * number + 2]))
+            y, final = layer(both, lengths, tuple(carried[2 * number : 2 * number + 2]))
             outputs.append(y)
             finals += final
         with torch.autocast(points.device.type, enabled=False):  # bfloat16 is coarser than the least deviation
             raw = self.head(self.dropout(torch.cat(outputs, 2).float()))
         return bounded(raw[..., :-1]), raw[..., -1], (*finals, seen, places)
 
-    def forward(self, points: Tensor, memory: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Return the raw parameters of the point after each one, the chance that it is the last, and the states.
+    def forward(self, points: Tensor, lengths: Tensor, memory_lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the raw parameters of the point after each one, the chance that none comes, then the states but the
+        memory.
 
-        Shapes: points [batch, time, 3]; memory [batch, memory, characters]; lengths, of the texts, [batch] int32;
-        states as `states`; parameters [batch, time, 6 * components + 1]; chances [batch, time, 1].
+        Shapes: points [batch, time, 3]; lengths, all the same, and memory_lengths [batch] int32; states as `states`,
+        then the memory [batch, memory, characters]; parameters [batch, time, 6 * components + 1]; chances
+        [batch, time, 1].
         """
-        raw, last, carried = self.read(points, memory, lengths, states)
-        return raw, last.sigmoid().unsqueeze(2), *carried
+        *carried, memory = states
+        raw, last, after = self.read(points, lengths, memory, memory_lengths, tuple(carried))
+        return raw, last.sigmoid().unsqueeze(2), *after

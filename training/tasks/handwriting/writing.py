@@ -24,12 +24,13 @@ def write(network: HandwritingNetwork, paper: Paper, texts: Sequence[str], bias:
     """
     generator = torch.Generator().manual_seed(seed)
     ids, lengths = paper.ids(texts)
-    memory, states = network.start(ids), network.zero_states(len(texts))
+    memory, states = network.alphabet(ids, lengths), network.zero_states(len(texts))
+    single = torch.ones_like(lengths)
     point = torch.zeros(len(texts), POINT)
     drawn = torch.zeros(len(texts), MAX_POINTS, POINT)
     counts = torch.full((len(texts),), MAX_POINTS)
     for step in range(MAX_POINTS):
-        raw, last, *carried = network(point.unsqueeze(1), memory, lengths, *states)
+        raw, last, *carried = network(point.unsqueeze(1), single, lengths, *states, memory)
         states = tuple(carried)
         ended = torch.rand(len(texts), generator=generator) < last[:, 0, 0]
         counts[ended] = counts[ended].clamp(max=step)

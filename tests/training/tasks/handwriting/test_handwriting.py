@@ -123,13 +123,14 @@ def test_a_high_bias_draws_the_likeliest_component_s_mean():
 def test_steps_equal_the_whole_and_padding_and_neighbours_change_nothing():
     """One step at a time, alone, behind a text with junk after its end: the same as three steps of two rows."""
     network = small()
-    memory, lengths = network.start(torch.tensor([[1, 2, 3], [4, 0, 0]])), torch.tensor([3, 1])
-    points = torch.randn(2, 4, 3)
-    whole, chances, *last = network(points, memory, lengths, *network.zero_states(2))
+    ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
+    memory, points = network.alphabet(ids, lengths), torch.randn(2, 4, 3)
+    whole, chances, *last = network(points, torch.tensor([4, 4]), lengths, *network.zero_states(2), memory)
     memory[1, 1:] = 7.0
     states = network.zero_states(1)
     for step in range(4):
-        raw, chance, *carried = network(points[1:, step : step + 1], memory[1:], lengths[1:], *states)
+        given = (*states, memory[1:])
+        raw, chance, *carried = network(points[1:, step : step + 1], torch.tensor([1]), lengths[1:], *given)
         states = tuple(carried)
         torch.testing.assert_close(raw[:, 0], whole[1:, step])
         torch.testing.assert_close(chance[:, 0], chances[1:, step])
@@ -140,11 +141,12 @@ def test_steps_equal_the_whole_and_padding_and_neighbours_change_nothing():
 @torch.no_grad()
 def test_the_window_goes_forward_alone_and_sees_no_unknown_character():
     network = small()
-    unknown = network.start(torch.tensor([[5, 5]]))
-    *_, seen, places = network(torch.randn(1, 9, 3), unknown, torch.tensor([2]), *network.zero_states(1))
+    points, nine, two = torch.randn(1, 9, 3), torch.tensor([9]), torch.tensor([2])
+    unknown, fresh = network.alphabet(torch.tensor([[5, 5]]), two), network.zero_states(1)
+    *_, seen, places = network(points, nine, two, *fresh, unknown)
     assert bool((places > 0).all())
     assert bool((seen == 0).all())
-    *_, further = network(torch.randn(1, 9, 3), unknown, torch.tensor([2]), *network.zero_states(1)[:-1], places)
+    *_, further = network(points, nine, two, *fresh[:-1], places, unknown)
     assert bool((further > places).all())
 
 
@@ -154,29 +156,30 @@ def test_one_step_is_a_graph_whose_layers_are_single_nodes():
     network = small()
     names = [state.input for state in network.states]
     ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 5]], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32)
-    memory, states, points = network.start(ids), network.zero_states(2), torch.randn(2, 4, 3)
-    expected, _, *last = network(points, memory, lengths, *states)
+    memory, states, points = network.alphabet(ids, lengths), network.zero_states(2), torch.randn(2, 4, 3)
+    single = torch.ones_like(lengths)
+    expected, _, *last = network(points, single * 4, lengths, *states, memory)
     for layer in network.modules():
         if isinstance(layer, Recurrent):
             layer.prepare_export()
     axes = [{state.batch_axis: "batch"} for state in network.states]
     program = torch.onnx.export(
         network,
-        (points[:, :1], memory, lengths, *states),
+        (points[:, :1], single, lengths, *states, memory),
         dynamo=True,
         opset_version=OPSET,
-        input_names=["points", "memory", "lengths", *names],
+        input_names=["points", "lengths", "memory_lengths", *names, "memory"],
         output_names=["mixture", "end", *(state.output for state in network.states)],
-        dynamic_shapes=({0: "batch"}, {0: "batch", 1: "memory"}, {0: "batch"}, tuple(axes)),
+        dynamic_shapes=({0: "batch"}, {0: "batch"}, {0: "batch"}, (*axes, {0: "batch", 1: "memory"})),
         verbose=False,
     )
     assert [node.op_type for node in program.model.graph].count("LSTM") == 2
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    wider = torch.cat([memory, torch.ones(2, 2, 5)], 1)
+    fixed = {"lengths": single, "memory_lengths": lengths, "memory": torch.cat([memory, torch.ones(2, 2, 5)], 1)}
     given = [state.numpy() for state in states]
     for step in range(4):
-        feeds = {"points": points[:, step : step + 1].numpy(), "memory": wider.numpy(), "lengths": lengths.numpy()}
-        mixture, _, *given = session.run(None, feeds | dict(zip(names, given, strict=True)))
+        feeds = {"points": points[:, step : step + 1], **fixed, **dict(zip(names, given, strict=True))}
+        mixture, _, *given = session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
         np.testing.assert_allclose(mixture[:, 0], expected[:, step], atol=1e-5)
     for state, value in zip(last, given, strict=True):
         np.testing.assert_allclose(value, state, atol=1e-5)
