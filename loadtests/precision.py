@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from loadtests.report import write_between
 from service.contract.files import read_manifest
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.launch import ROOT
 from service.metrics import Metrics, ModelMetrics
 from service.model.repository import load_model

@@ -23,7 +23,7 @@ from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.endpoints import health, models, sentiment, tag, transform, upgrade
+from service.endpoints import health, models, sentiment, tag, transform, translate, upgrade
 from service.endpoints.classify import endpoint as classify
 from service.endpoints.forecast import endpoint as forecast
 from service.endpoints.stateful import state, step, stream
@@ -58,7 +58,19 @@ from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
 
-BODY_ENDPOINTS = (sentiment, classify, tag, forecast, transform, step, state, generate, completions, infer)
+BODY_ENDPOINTS = (
+    sentiment,
+    classify,
+    tag,
+    forecast,
+    transform,
+    translate,
+    step,
+    state,
+    generate,
+    completions,
+    infer,
+)
 ERRORS = ErrorAnswers({**SHAPES, PREFIX: error_text, COMPLETIONS: completion_error})
 DESCRIPTION = """Recurrent models with the state as a value: a step takes a sealed state token and returns the next one,
 so any replica can take the next step, sending a request again is safe, and using a token twice is a fork.

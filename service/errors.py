@@ -23,7 +23,8 @@ It knows no HTTP library and no other module of the service.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
@@ -68,6 +69,15 @@ class ManifestError(StartupError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.field}: {self.message}"
+
+    @classmethod
+    @contextmanager
+    def within(cls, part: str) -> Iterator[None]:
+        """Have errors of the block name fields of a `part` of the manifest, as `start.`."""
+        try:
+            yield
+        except cls as failure:
+            raise cls(failure.file, part + failure.field, failure.message) from failure
 
 
 class SettingsError(StartupError):

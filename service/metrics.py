@@ -185,6 +185,7 @@ class ModelMetrics:
     """What one model version reports, with its labels bound once."""
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+        self._all, self._model, self._version = metrics, model, version
         self._queue_rows = metrics.queue_rows.labels(model, version)
         self._queue_s = metrics.queue_s.labels(model, version)
         self._succeeded_s = metrics.inference_s.labels(model, version, SUCCESS)
@@ -200,6 +201,10 @@ class ModelMetrics:
         self._tokens_issued = metrics.tokens_issued.labels(model)
         self._session_steps = metrics.session_steps
         self._generated = metrics.generated.labels(model)
+
+    def of_start_graph(self) -> ModelMetrics:
+        """Return the same for the version's start graph, which has rows and runs of its own."""
+        return ModelMetrics(self._all, f"{self._model}/start", self._version)
 
     def text_read(self, unknown_ratio: float) -> None:
         self._unknown.observe(unknown_ratio)

@@ -28,6 +28,7 @@ from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
 from training.tasks.handwriting.recipe import KIND as HANDWRITING
 from training.tasks.segrnn.recipe import KIND as SEGRNN
 from training.tasks.tagger.recipe import KIND as TAGGER
+from training.tasks.translate.recipe import KIND as TRANSLATE
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -42,6 +43,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "digits": DIGITS,
     "tagger": TAGGER,
     "handwriting": HANDWRITING,
+    "translate": TRANSLATE,
 }
 T = TypeVar("T", bound=Section)
 

@@ -24,6 +24,7 @@ from baton_client.results import (
     TransformResult,
 )
 from baton_client.stream import Stream
+from baton_client.translations import Attention, TranslateResult, Translation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "AsyncStream",
+    "Attention",
     "Batch",
     "BatonError",
     "Choice",
@@ -50,5 +52,7 @@ __all__ = [
     "Tag",
     "TagResult",
     "TransformResult",
+    "TranslateResult",
+    "Translation",
     "Unreachable",
 ]

@@ -1,26 +1,26 @@
 """The client for asyncio: batch calls and steps over HTTP, tried again when they fail, and the way to streams.
 
-It knows the API's paths and httpx. Invariant: an answer is the service's own or an exception; nothing is made up.
+It knows the API's paths, not how requests travel. Invariant: an answer is the service's own or an exception; nothing
+is made up.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from itertools import cycle
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-import httpx
 import numpy.typing as npt
 
 from baton_client.async_stream import AsyncStream
-from baton_client.errors import ApiError, ProtocolError, Unreachable, read_refusal, reason
-from baton_client.events import Events
+from baton_client.calls import Calls
+from baton_client.errors import ProtocolError, Unreachable
 from baton_client.inputs import (
     NEW,
+    Condition,
     Inputs,
     New,
     StepItem,
@@ -54,8 +54,9 @@ from baton_client.results import (
     read_tags,
     read_transform,
 )
-from baton_client.retries import CONNECT_S, Limits, retrying
-from baton_client.routes import distrust, find_routes
+from baton_client.retries import Limits
+from baton_client.routes import find_routes
+from baton_client.translations import TranslateResult, read_translation
 
 T = TypeVar("T")
 Answer = Coroutine[Any, Any, T]  # the call itself reads its arguments, in the caller's thread
@@ -79,15 +80,9 @@ class AsyncClient:
         self._routes = find_routes(urls)
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._limits = Limits(timeout, timeout / (len(self._routes) + 1))
-        self._http = httpx.AsyncClient(
-            headers=self._headers,
-            timeout=httpx.Timeout(self._limits.silence_s, connect=CONNECT_S, pool=None),
-            trust_env=False,  # the routes have what the environment says
-            verify=distrust(),
-            mounts={route.url: route.transport() for route in self._routes},
-        )
         self._lifetime = Lifetime("client", "make a new one")
-        self._at = self._streams = 0
+        self._calls = Calls(self._routes, self._headers, self._limits, self._lifetime)
+        self._streams = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,7 +95,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections. Streams are closed on their own."""
         if self._lifetime.end():
-            await self._http.aclose()
+            await self._calls.close()
 
     def sentiment(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[SentimentResult]]:
         """Label texts. Each is a text or a mapping {"text", "id"}."""
@@ -125,6 +120,11 @@ class AsyncClient:
         inputs = list(listed(texts, "texts", "texts"))
         return self._batch("/v1/tag", encoded({"inputs": inputs, **options}), read_tags)
 
+    def translate(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Answer[Batch[TranslateResult]]:
+        """Translate texts. Each is a text or a mapping {"text", "id"}."""
+        inputs = list(listed(texts, "texts", "texts"))
+        return self._batch("/v1/translate", encoded({"inputs": inputs, **options}), read_translation)
+
     def transform(
         self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], **options: Any
     ) -> Answer[Batch[TransformResult]]:
@@ -148,21 +148,32 @@ class AsyncClient:
         return self._batch("/v1/classify", encoded({"items": members, **options}), read_class)
 
     def generate(
-        self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any
+        self,
+        prompt: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        condition: Condition | None = None,
+        **options: Any,
     ) -> Answer[GenerateResult]:
-        """Generate what comes after a prompt, a state, or nothing. Raises: the item's ApiError as well.
+        """Generate what comes after a prompt, a state, a condition, or nothing. Raises: the item's ApiError as well.
 
         What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
         a prompt is a text, or k ids for a model without a tokenizer.
         """
-        return self._single("/v1/generate", _prompts([StepItem(prompt, state)], options), read_generated)
+        item = StepItem(prompt, state, condition=condition)
+        return self._single("/v1/generate", _prompts([item], options), read_generated)
 
     def generate_many(self, items: Iterable[StepItem], **options: Any) -> Answer[Batch[GenerateResult]]:
         """Generate what comes after several prompts, in one request."""
         return self._batch("/v1/generate", _prompts(items, options), read_generated)
 
     def generate_stream(
-        self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any
+        self,
+        prompt: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        condition: Condition | None = None,
+        **options: Any,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Generate, and yield what comes as it comes; the last event of each choice has the state.
 
@@ -171,16 +182,26 @@ class AsyncClient:
 
         Raises: the item's ApiError as well, and Unreachable where the events end too early.
         """
-        return self._listen("/v1/generate", _prompts([StepItem(prompt, state)], options, stream=True))
+        item = StepItem(prompt, state, condition=condition)
+        return self._listen("/v1/generate", _prompts([item], options, stream=True))
 
     def step(
-        self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any
+        self,
+        model: str,
+        inputs: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        begin: Condition | None = None,
+        returns: Returns = "last",
+        **options: Any,
     ) -> Answer[StepResult]:
         """Take the next steps of one session, from a token or from its beginning. Raises: the item's ApiError as well.
 
-        Shapes: inputs are k rows of features, k numbers for a one-number model, or a text.
+        Shapes: inputs are k rows of features, k numbers for a one-number model, or a text. Where a session begins from
+        a condition they may be left out.
         """
-        return self._single("/v1/step", _steps(model, [StepItem(inputs, state)], returns, options), read_step)
+        item = StepItem(inputs, state, condition=begin)
+        return self._single("/v1/step", _steps(model, [item], returns, options), read_step)
 
     def step_many(
         self, model: str, items: Iterable[StepItem], *, returns: Returns = "last", **options: Any
@@ -212,21 +233,21 @@ class AsyncClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
-        models: list[dict[str, Any]] = _understood(await self._call("GET", "/v1/models"), itemgetter("models"))
+        models: list[dict[str, Any]] = _understood(await self._calls.ask("GET", "/v1/models"), itemgetter("models"))
         return models
 
     async def info(self) -> dict[str, Any]:
         """Return every limit, device and version."""
-        return await self._call("GET", "/v1/info")
+        return await self._calls.ask("GET", "/v1/info")
 
     async def _batch(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> Batch[T]:
-        return _understood(await self._call("POST", path, body), lambda answer: Batch(answer, read))
+        return _understood(await self._calls.ask("POST", path, body), lambda answer: Batch(answer, read))
 
     async def _single(self, path: str, body: bytes, read: Callable[[Mapping[str, Any]], T]) -> T:
         return (await self._batch(path, body, read))[0]
 
     async def _listen(self, path: str, body: bytes) -> AsyncGenerator[GenerateEvent, None]:
-        events = await self._patiently(path, lambda url: Events.open(self._http, url, body))
+        events = await self._calls.listen(path, body)
         try:
             async for event in events:
                 yield _understood(event, read_event)
@@ -236,52 +257,6 @@ class AsyncClient:
             raise
         finally:
             await events.close()
-
-    async def _call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        return await self._patiently(path, lambda url: self._answer(method, url, body))
-
-    async def _patiently(self, path: str, ask: Callable[[str], Awaitable[T]]) -> T:
-        """Ask at one URL after the other, until there is an answer or what does not pass by itself."""
-        try:
-            async with asyncio.timeout(self._limits.call_s):
-                async for attempt in retrying(self._limits.call_s):
-                    with attempt:
-                        return await self._attempt(path, ask)
-        except TimeoutError:
-            raise Unreachable(f"{self._routes[self._at].url}{path}: no answer in {self._limits.call_s:g} s") from None
-        raise AssertionError("an attempt returns or raises")
-
-    async def _attempt(self, path: str, ask: Callable[[str], Awaitable[T]]) -> T:
-        self._lifetime.use()
-        used = self._at
-        url = self._routes[used].url + path
-        try:
-            return await ask(url)
-        except httpx.TransportError as failure:
-            self._leave(used)
-            raise Unreachable(f"{url}: {reason(failure)}") from failure
-        except ApiError as refusal:
-            if refusal.transient:
-                self._leave(used)
-            raise
-
-    async def _answer(self, method: str, url: str, body: bytes | None) -> dict[str, Any]:
-        answer = await self._http.request(method, url, content=body, headers={"content-type": "application/json"})
-        refusal = read_refusal(answer.status_code, answer.headers, answer.content) if answer.is_error else None
-        try:
-            content = answer.json()
-            if not isinstance(content, dict):
-                raise ValueError("no object")
-        except ValueError as failure:
-            raise refusal or ProtocolError(f"{url}: no JSON object: {answer.text[:200]!r}") from failure
-        if refusal is not None and not _tells(content, refusal):
-            raise refusal
-        return content
-
-    def _leave(self, used: int) -> None:
-        """Go on to the next URL, unless another call has."""
-        if self._at == used:
-            self._at = (used + 1) % len(self._routes)
 
 
 def _understood(answer: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
@@ -293,12 +268,6 @@ def _understood(answer: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T
         raise ProtocolError(
             f"an answer or event that is none of this version ({told}): {str(answer)[:200]}"
         ) from failure
-
-
-def _tells(content: Mapping[str, Any], refusal: ApiError) -> bool:
-    """Return whether each item has its error, and to ask again is no better: what was written would be lost."""
-    results = content.get("results", [])
-    return any("choices" in item for item in results) if refusal.transient else bool(results)
 
 
 def _steps(model: str, items: Iterable[StepItem], returns: Returns, options: Mapping[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from baton_client.async_client import AsyncClient, Returns
 from baton_client.generation import Generation
-from baton_client.inputs import NEW, Inputs, New, StepItem, listed
+from baton_client.inputs import NEW, Condition, Inputs, New, StepItem, listed
 from baton_client.portal import CLOSED, Portal
 from baton_client.results import (
     Batch,
@@ -30,6 +30,7 @@ from baton_client.results import (
     TransformResult,
 )
 from baton_client.stream import Stream
+from baton_client.translations import TranslateResult
 
 
 class Client:
@@ -90,6 +91,11 @@ class Client:
         portal = self._portal
         return portal.run(portal.client.tag(texts, **options))
 
+    def translate(self, texts: Iterable[str | Mapping[str, Any]], **options: Any) -> Batch[TranslateResult]:
+        """Translate texts. Each is a text or a mapping {"text", "id"}."""
+        portal = self._portal
+        return portal.run(portal.client.translate(texts, **options))
+
     def transform(self, series: Iterable[Mapping[str, Any] | npt.ArrayLike], **options: Any) -> Batch[TransformResult]:
         """Make of series others of as many values. Each is values, or a mapping {"values", "id"} or {"inputs", "id"}.
 
@@ -106,38 +112,61 @@ class Client:
         portal = self._portal
         return portal.run(portal.client.classify(items, **options))
 
-    def generate(self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any) -> GenerateResult:
-        """Generate what comes after a prompt, a state, or nothing. Raises: the item's ApiError as well.
+    def generate(
+        self,
+        prompt: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        condition: Condition | None = None,
+        **options: Any,
+    ) -> GenerateResult:
+        """Generate what comes after a prompt, a state, a condition, or nothing. Raises: the item's ApiError as well.
 
         What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
         a prompt is a text, or k ids for a model without a tokenizer.
         """
         portal = self._portal
-        return portal.run(portal.client.generate(prompt, state=state, **options))
+        return portal.run(portal.client.generate(prompt, state=state, condition=condition, **options))
 
     def generate_many(self, items: Iterable[StepItem], **options: Any) -> Batch[GenerateResult]:
         """Generate what comes after several prompts, in one request."""
         portal = self._portal
         return portal.run(portal.client.generate_many(items, **options))
 
-    def generate_stream(self, prompt: Inputs | None = None, *, state: str | New = NEW, **options: Any) -> Generation:
+    def generate_stream(
+        self,
+        prompt: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        condition: Condition | None = None,
+        **options: Any,
+    ) -> Generation:
         """Generate, and yield what comes as it comes; the last event of each choice has the state.
 
         To close the iterator leaves the connection, and the service stops. It is tried again until the first event has
         come, and never after that. Units: the client's timeout is for the first event.
         """
         portal = self._portal
-        return Generation(portal.client.generate_stream(prompt, state=state, **options), portal)
+        events = portal.client.generate_stream(prompt, state=state, condition=condition, **options)
+        return Generation(events, portal)
 
     def step(
-        self, model: str, inputs: Inputs, *, state: str | New = NEW, returns: Returns = "last", **options: Any
+        self,
+        model: str,
+        inputs: Inputs | None = None,
+        *,
+        state: str | New = NEW,
+        begin: Condition | None = None,
+        returns: Returns = "last",
+        **options: Any,
     ) -> StepResult:
         """Take the next steps of one session, from a token or from its beginning. Raises: the item's ApiError as well.
 
-        Shapes: inputs are k rows of features, k numbers for a one-number model, or a text.
+        Shapes: inputs are k rows of features, k numbers for a one-number model, or a text. Where a session begins from
+        a condition they may be left out.
         """
         portal = self._portal
-        return portal.run(portal.client.step(model, inputs, state=state, returns=returns, **options))
+        return portal.run(portal.client.step(model, inputs, state=state, begin=begin, returns=returns, **options))
 
     def step_many(
         self, model: str, items: Iterable[StepItem], *, returns: Returns = "last", **options: Any

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Inputs = npt.ArrayLike | str  # k rows of features, k numbers for a one-number model, or a text
+Condition = Mapping[str, Any] | Inputs  # what a session begins from, alone or as the member of a request
 T = TypeVar("T")
 
 BYTES = (bytes, bytearray, memoryview)
@@ -28,6 +29,7 @@ PARTS = ("values", "inputs")  # the members of an item that are numbers
 STEPS = "give k rows of features, k numbers or a text"
 SERIES = "give numbers, or rows of channels, for each series"
 ROWS = "give numbers, or rows of them, for each series"
+CONDITION = "give a text, a vector, rows, or a mapping of one of them by its name"
 ITEM = "give a text, numbers, rows of them, or the bytes of a WAV file for each item"
 
 
@@ -48,12 +50,14 @@ NEW = New.NEW
 class StepItem:
     """The next steps of a session, in a request for several. `id` comes back with its result.
 
-    To generate, `inputs` may be None: nothing is read before what is written.
+    `condition` is what a new session begins from, of a model that needs one. To generate, and behind a condition,
+    `inputs` may be None: nothing is read before what is written.
     """
 
     inputs: Inputs | None
     state: str | New = NEW
     id: str | None = None
+    condition: Condition | None = None
 
 
 def listed(given: Iterable[T], name: str, wanted: str) -> Iterable[T]:
@@ -132,22 +136,41 @@ def state_member(state: str | New) -> dict[str, str]:
 
 def step_item(item: StepItem, name: str) -> dict[str, Any]:
     """Return an item as /v1/step takes it. Raises: ValueError."""
-    return {**_place(item, name), **members(steps(item.inputs, f"{name}.inputs"))}
+    place = _place(item, name, "begin")
+    if item.inputs is None and item.condition is not None:
+        return place
+    return {**place, **members(steps(item.inputs, f"{name}.inputs"))}
 
 
 def prompt_item(item: StepItem, name: str) -> dict[str, Any]:
     """Return an item as /v1/generate takes it. Raises: ValueError."""
-    place = _place(item, name)
+    place = _place(item, name, "condition")
     if item.inputs is None:
         return place
     return {**place, **members(steps(item.inputs, f"{name}.inputs"), "prompt")}
 
 
-def _place(item: StepItem, name: str) -> dict[str, str]:
-    """Return the members that say which session it is, and what comes back with its result."""
+def _place(item: StepItem, name: str, begins: str) -> dict[str, Any]:
+    """Return the members that say which session it is, and what comes back with its result.
+
+    One that begins from a condition has it in the member `begins`.
+    """
     if not isinstance(item, StepItem):
         raise ValueError(f"{name} is of type {type(item).__name__}; give a StepItem")
-    return {**({"id": item.id} if item.id is not None else {}), **state_member(item.state)}
+    place = {**({"id": item.id} if item.id is not None else {}), **state_member(item.state)}
+    if item.condition is None:
+        return place
+    return {**place, begins: _condition(item.condition, f"{name}.{begins}")}
+
+
+def _condition(given: Condition, name: str) -> dict[str, Any]:
+    """Return a condition as requests take it. Raises: ValueError."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, str):
+        return {"text": given}
+    array = numbers(given, name, CONDITION)
+    return {"vector" if array.ndim == 1 else "inputs": array.tolist()}
 
 
 def transform_item(series: Mapping[str, Any] | npt.ArrayLike, name: str) -> dict[str, Any]:

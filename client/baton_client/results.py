@@ -117,14 +117,17 @@ class ClassifyResult:
 class Choice:
     """What was generated: a `text`, or `ids` of a model without a tokenizer, and the `state` from which to go on.
 
-    `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again.
+    `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again. With
+    `beams` it was searched for instead: `score` is its log probability over the length penalty.
+
     Shapes: `probabilities` of each of its `steps`, where they were asked for. `step` counts all steps of the session.
     """
 
     text: str | None
     ids: list[int] | None
     probabilities: Array | None
-    seed: int
+    seed: int | None
+    score: float | None
     steps: int
     finish: str
     step: int

@@ -45,7 +45,8 @@ class Observer(Protocol):
     def ran(self, rows: int, cells: int, padded_cells: int, run_s: float) -> None: ...
 
 
-def _shutting_down() -> RequestError:
+def shutting_down() -> RequestError:
+    """Return why an ending service takes no more."""
     return Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
 
 
@@ -106,7 +107,7 @@ class Batcher(Generic[R, A]):
             self._pool.append(threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True))
             self._pool[-1].start()
 
-    async def drain(self, refusal: Callable[[], RequestError] = _shutting_down) -> None:
+    async def drain(self, refusal: Callable[[], RequestError] = shutting_down) -> None:
         """Refuse new rows with what `refusal` makes, answer the queued ones, then stop."""
         self.draining = True
         self._admission.close(refusal)

@@ -27,6 +27,7 @@ from service.cli import (
     stream,
     tag,
     transform,
+    translate,
 )
 from service.cli.options import NEGATIVES
 from service.cli.sinks import drop_stdout
@@ -55,6 +56,7 @@ app.command(context_settings=NEGATIVES)(step.step)
 app.command()(stream.stream)
 app.command()(generate.generate)
 app.command()(tag.tag)
+app.command()(translate.translate)
 app.command(context_settings=NEGATIVES)(transform.transform)
 app.command(context_settings=NEGATIVES)(classify.classify)
 app.command()(bench.bench)

@@ -1,4 +1,4 @@
-"""`baton generate`: what a model writes after a prompt, from a state on, or from nothing.
+"""`baton generate`: what a model writes after a prompt, from a state on, from a condition, or from nothing.
 
 It knows where a prompt and a state come from and how a text is shown, not how it is drawn. Invariant: the state that is
 kept is that after the text which was shown.
@@ -29,6 +29,9 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help="The model [the only one].", autocompletion=complete_models("generate"))
     ] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="The text that it begins from, of a model that begins from one [nothing].")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="How many steps at most [100].")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the likeliest each time [1].")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many of the likeliest [all].")] = None,
@@ -53,6 +56,7 @@ def generate(
       baton generate "ROMEO:" --model charlm --seed 1
       baton generate "To be" --model charlm --temperature 0 --stop "." --max-steps 200
       baton generate "JULIET:" --model charlm --state-file play.txt
+      baton generate --model translate --condition "I am tired." --temperature 0
       baton generate --model charlm --n 3 --top-k 5 --json
     """
     if state_file is not None and n > 1:
@@ -63,7 +67,11 @@ def generate(
         state = read_state(state_file, f"--state-file {state_file}")
     for text in stop or []:
         check_text(text, "--stop")
-    item = {"prompt": None if prompt is None else read_text(prompt, "the prompt"), "state": state}
+    item = {
+        "prompt": None if prompt is None else read_text(prompt, "the prompt"),
+        "state": state,
+        "condition": None if condition is None else {"text": check_text(condition, "--condition")},
+    }
     options = {"model": model, "max_steps": max_steps, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     body = _given({**options, "seed": seed, "stop": stop, "n": n, "items": [_given(item)]})
     with open_api(url, api_key) as api:

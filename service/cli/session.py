@@ -19,14 +19,17 @@ Step = float | list[float] | str
 
 
 class Session:
-    """Steps of `model`, from `state` on, or from the beginning; `step` counts those that were taken."""
+    """Steps of `model`, from `state` on, or from the beginning; `step` counts those that were taken.
 
-    def __init__(self, api: Api, model: str, state: str | None = None) -> None:
+    A session of a model that needs a condition begins from the text `begin`.
+    """
+
+    def __init__(self, api: Api, model: str, state: str | None = None, begin: str | None = None) -> None:
         """Raises: Refusal for a model that is not served; CommandError for one that takes no steps."""
         self._api, self._facts = api, api.get(f"/v1/models/{quote(model, safe='')}")
         if "step" not in self._facts["answers"]:
             raise CommandError(f"{model} takes no steps; its task is {self._facts['task']}")
-        self.model, self.state = model, state
+        self.model, self.state, self.begin = model, state, begin
         self.step, self.expires_at = 0, ""
 
     @property
@@ -70,19 +73,26 @@ class Session:
         yield group
 
     def _send(self, steps: Any) -> list[dict[str, Any]]:
-        item = {self.member: steps, **({} if self.state is None else {"state": self.state})}
+        item = {self.member: steps, **self._start()}
         answer = self._api.post("/v1/step", {"model": self.model, "return": "all", "items": [item]})
         (result,) = answer["results"]
         if "error" in result:
-            if result["error"]["code"] == EMPTY:  # a text without tokens, such as a blank line, is no step
+            empty = result["error"]["code"] == EMPTY  # a text without tokens, such as a blank line, is no step
+            if empty and self.begin is None:
                 return []
             raise Refusal(result["error"])
         self.state, self.step, self.expires_at = result["state"], result["step"], result["expires_at"]
+        self.begin = None
         named = {output["name"]: output.get("labels") for output in self._facts["outputs"]}
         columns = [[_labelled(named[name], value) for value in values] for name, values in result["outputs"].items()]
         made = [dict(zip(result["outputs"], row, strict=True)) for row in zip(*columns, strict=True)]
         tokens = result.get("tokens")
         return made if tokens is None else [{"token": token, **row} for token, row in zip(tokens, made, strict=True)]
+
+    def _start(self) -> dict[str, Any]:
+        """Return the members of a request that say where its steps begin."""
+        begin = None if self.begin is None else {"text": self.begin}
+        return {name: value for name, value in (("state", self.state), ("begin", begin)) if value is not None}
 
 
 def _labelled(labels: Sequence[str] | None, value: Any) -> Any:

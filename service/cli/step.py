@@ -15,7 +15,7 @@ from service.cli.api import open_api
 from service.cli.options import ApiKey, AsJson, Format, Output, Url, complete_models, refuse_unknown
 from service.cli.session import Session, Step
 from service.cli.sinks import open_rows, refuse_overwriting
-from service.cli.sources import STDIN, Source, is_piped
+from service.cli.sources import STDIN, Source, check_text, is_piped
 from service.cli.state_file import check_state_file, read_state, write_state
 from service.cli.steps import SEPARATORS, BadLine, read_step
 from service.errors import CommandError
@@ -32,6 +32,9 @@ def step(
     column: Annotated[list[str] | None, typer.Option(help="The column of values; again for more.")] = None,
     kind: Format = None,
     state: Annotated[str | None, typer.Option(help="The state to go on from, or @FILE that holds it [begin].")] = None,
+    begin: Annotated[
+        str | None, typer.Option(help="The text that a session begins from, of a model that begins from one [nothing].")
+    ] = None,
     save_state: Annotated[Path | None, typer.Option(help="Write the state after the last step to this file.")] = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -46,17 +49,18 @@ def step(
       baton step forecast-live 10 12 11 13 --save-state state.txt
       baton step forecast-live 12 --state @state.txt
       baton step sentiment-live "not a bad film" --json
+      baton step translate --begin "I am tired." "Je suis" --output steps.jsonl
     """
     refuse_unknown(steps or [])
     refuse_overwriting(output, file)
     check_state_file(save_state, "--save-state", output)
     with open_rows(output, as_json) as write, open_api(url, api_key) as api:
-        session = Session(api, model, _state(state))
-        begun = session.state
+        session = Session(api, model, _state(state), None if begin is None else check_text(begin, "--begin"))
+        before = session.state
         for made in session.take(list(_read(session, steps or [], file, column or [], kind))):
             for number, row in enumerate(made, start=session.step - len(made) + 1):
                 write({"step": number, **row})
-        if session.state == begun:
+        if session.state == before:
             raise CommandError("there are no steps")
         if save_state is not None:
             assert session.state is not None
@@ -89,6 +93,8 @@ def _cells(
         yield from ((f"step {number}", _split(session, text)) for number, text in enumerate(given, start=1))
         return
     if file is None and not given and not is_piped():
+        if session.begin is not None:
+            return
         raise CommandError("give steps, a --file of them, or pipe them in; baton step --help has examples")
     source = Source(file or STDIN, kind)
     if source.has_columns and not columns:

@@ -158,6 +158,7 @@ _TASKS: dict[str, tuple[str, str | None, Callable[[Facts], Callable[[], Bodies]]
     "step": ("/v1/step", "items", _sessions),
     "tensor": ("/v2/models/{name}/infer", None, _tensors),
     "tag": ("/v1/tag", "inputs", _texts),
+    "translate": ("/v1/translate", "inputs", _texts),
     "transform": ("/v1/transform", "items", _items),
     "classify": ("/v1/classify", "items", _items),
 }

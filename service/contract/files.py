@@ -112,9 +112,13 @@ def hold_files(directory: Path, manifest: Manifest) -> HeldFiles:
 
     Raises: ManifestError naming the manifest and the field, for a file that is missing or cannot be read.
     """
-    named = [_Named("file", manifest.file, "sha256", manifest.sha256)]
-    if manifest.text is not None:
-        named.append(_Named("text.tokenizer", manifest.text.tokenizer, "text.sha256", manifest.text.sha256))
+    named = []
+    for within, part in (("", manifest), ("start.", manifest.start)):
+        if part is not None:
+            named.append(_Named(f"{within}file", part.file, f"{within}sha256", part.sha256))
+            if part.text is not None:
+                text = f"{within}text."
+                named.append(_Named(f"{text}tokenizer", part.text.tokenizer, f"{text}sha256", part.text.sha256))
     return HeldFiles(directory, named)
 
 
@@ -150,11 +154,12 @@ class HeldFiles:
         for field, file in self._files.items():
             self._check(field, hashlib.file_digest(file, "sha256").hexdigest())
 
-    def read(self, field: str) -> bytes:
-        """Return what the file that the manifest names in `field` holds.
+    def read(self, field: str, *, within: str = "") -> bytes:
+        """Return what the file holds that the manifest names in `field`, or in that of a part of it, as `start.`.
 
         Raises: ManifestError when it does not hash as declared.
         """
+        field = within + field
         self._files[field].seek(0)
         content = self._files[field].read()
         self._check(field, hashlib.sha256(content).hexdigest())

@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.contract.members import RECENT, Members
-from service.contract.parts import Feedback, Text
-from service.contract.tasks import TASKS, TaskRules, any_of
+from service.contract.parts import Feedback, Start, Text
+from service.contract.tasks import START, TASKS, TaskRules, any_of
 from service.contract.tensors import LARGEST_FLOAT, FieldError, fits
 
 
@@ -48,6 +48,14 @@ class Manifest(Members):
         if self.feedback is not None:
             more.append("generate")
         return (self.task, *more)
+
+    @cached_property
+    def starter(self) -> Starter | None:
+        """The start graph as a manifest of its own, by which it is loaded and run."""
+        if self.start is None:
+            return None
+        declared = self.start.model_dump(exclude={"states"})
+        return Starter(schema_version=1, name=self.name, version=self.version, task=self.task, **declared)
 
     @property
     def adds_special_tokens(self) -> bool:
@@ -85,6 +93,9 @@ class Manifest(Members):
             self._check_signal()
         if self.feedback is not None:
             self._check_feedback(self.feedback)
+        self._check_memory()
+        if self.start is not None:
+            self._check_start(self.start)
         return self
 
     def _check_kinds(self) -> None:
@@ -98,14 +109,15 @@ class Manifest(Members):
                 if tensor.dtype not in rules.dtypes:
                     message = f"is {tensor.dtype}; the tensors of task {self.task!r} are {any_of(rules.dtypes)}"
                     raise FieldError(f"{field}[{index}].dtype", message)
-        for part in ("text", "forecast", "signal", "feedback"):
+        for part in ("text", "forecast", "signal", "feedback", "start"):
             if getattr(self, part) is not None and part not in rules.parts:
                 raise FieldError(part, f"must be left out; task {self.task!r} has none")
 
     def _check_tensors(self) -> None:
         given = [*(tensor.name for tensor in self.inputs), *self.constants, *(s.input for s in self.states)]
-        given += [self.lengths] if self.lengths else []
-        answers, carried = [t.name for t in self.outputs], [s.output for s in self.states]  # a state may be an answer
+        given += [name for name in (self.lengths, self.memory_lengths) if name]
+        answers = [t.name for t in self.outputs]
+        carried = [s.output for s in self.states if s.output is not None]  # a state may be an answer
         for field, names in (("inputs", given), ("outputs", answers), ("states", carried)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -133,7 +145,7 @@ class Manifest(Members):
 
     def _check_feedback(self, feedback: Feedback) -> None:
         found = {output.name: output for output in self.outputs}.get(feedback.output)
-        if found is None or len(found.sizes) != 1 or found.dtype not in LARGEST_FLOAT:
+        if found is None or len(found.sizes) != 1 or found.has_memory or found.dtype not in LARGEST_FLOAT:
             message = f"{feedback.output!r} is no output that has one float for each id, at each step"
             raise FieldError("feedback.output", message)
         named = [state.input for state in self.states]
@@ -167,3 +179,50 @@ class Manifest(Members):
             if output.has_time != timed:
                 rule = "hold 'time', as the input does" if timed else "hold no 'time', as the input"
                 raise FieldError(f"outputs[{index}].shape", f"is {list(output.shape)}; it must {rule}")
+
+    def _check_memory(self) -> None:
+        begun = {} if self.start is None else self.start.states
+        for index, state in enumerate(self.states):
+            if state.input not in begun and (state.ragged or state.output is None):
+                lacks = "has an axis 'memory'" if state.ragged else "has no 'output'"
+                raise FieldError(f"states[{index}]", f"{lacks}, so 'start.states' must say what it begins with")
+        ragged = any(state.ragged for state in self.states)
+        if self.memory_lengths is not None and not ragged:
+            raise FieldError("memory_lengths", "must be left out; no state has an axis 'memory'")
+        for field, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            for index, tensor in enumerate(tensors):
+                if tensor.has_memory and (field == "inputs" or not ragged):
+                    rule = "'memory' is an axis of states, and of outputs beside them"
+                    raise FieldError(f"{field}[{index}].shape", f"is {list(tensor.shape)}; {rule}")
+
+    def _check_start(self, start: Start) -> None:
+        try:
+            starter = self.starter
+        except ValidationError as failure:
+            error = failure.errors(include_url=False)[0]
+            cause = error.get("ctx", {}).get("error")
+            field, message = (cause.field, str(cause)) if isinstance(cause, FieldError) else ("", error["msg"])
+            raise FieldError(f"start.{field}" if field else "start", message) from None
+        assert starter is not None
+        states, made = {s.input: s for s in self.states}, {output.name: output for output in starter.outputs}
+        for name, output in start.states.items():
+            field = f"start.states.{name}"
+            if name not in states:
+                raise FieldError(field, f"is no state; the states are {', '.join(states)}")
+            if output not in made:
+                raise FieldError(field, f"{output!r} is no output of the start graph; it has {', '.join(made)}")
+            state, found = states[name], made[output]
+            due = tuple("time" if axis == "memory" else axis for axis in state.shape)
+            if (found.dtype, found.shape) != (state.dtype, due):
+                has = f"is {found.dtype} {list(found.shape)}"
+                raise FieldError(field, f"{output!r} {has}; the state takes {state.dtype} {list(due)}")
+            if state.start != 0:
+                raise FieldError(field, f"{name!r} has a 'start' of its own; leave out the state's, or this")
+
+
+class Starter(Manifest):
+    """A start graph as a manifest: its outputs are what states begin with."""
+
+    @property
+    def rules(self) -> TaskRules:
+        return START

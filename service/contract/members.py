@@ -10,29 +10,17 @@ import hashlib
 import math
 import re
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from service.contract.parts import Feedback, FileName, Forecast, Signal, Text
+from service.contract.parts import Constant, Feedback, FileName, Forecast, Signal, Start, Text
 from service.contract.provenance import Network, Provenance, Sha256
 from service.contract.tensors import Part, Shape, State, Tensor
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RECENT, RECENT_IDS = "recent_ids", 8  # enough for a character of four bytes, each an id, and what stands before it
 Arithmetic = Literal["float32", "float16", "int8"]
-Number = float | int
-
-
-def _number_or_numbers(value: object) -> object:
-    given = value if isinstance(value, list | tuple) else [value]
-    finite = [isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < math.inf for n in given]
-    if not given or not all(finite):
-        raise ValueError("must be one finite number, or a list of finite numbers")
-    return value
-
-
-Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
 
 
 class Members(Part):
@@ -48,6 +36,7 @@ class Members(Part):
     inputs: tuple[Tensor, ...] = Field(min_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     lengths: str | None = None
+    memory_lengths: str | None = None
     constants: dict[str, Constant] = Field(default_factory=dict)
     states: tuple[State, ...] = ()
     streamable: bool = False
@@ -56,6 +45,7 @@ class Members(Part):
     forecast: Forecast | None = None
     signal: Signal | None = None
     feedback: Feedback | None = None
+    start: Start | None = None
     networks: tuple[Network, ...] = ()
     provenance: Provenance | None = None
 
@@ -79,7 +69,7 @@ class Members(Part):
         """The shapes of the inputs that are fed by row: all but the constants."""
         fed: dict[str, Shape] = {tensor.name: tensor.shape for tensor in self.inputs}
         fed |= {state.input: state.shape for state in self.states}
-        return {**fed, self.lengths: ("batch",)} if self.lengths else fed
+        return fed | {name: ("batch",) for name in (self.lengths, self.memory_lengths) if name}
 
     @property
     def row_steps(self) -> tuple[int, int | None]:
@@ -115,15 +105,25 @@ class Members(Part):
 
     @cached_property
     def state_bytes(self) -> int:
-        return sum(state.row_bytes for state in self.carried)
+        """What every session carries; where states are ragged, `memory_bytes` more for each entry of its condition."""
+        return sum(state.row_bytes for state in self.carried if not state.ragged)
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        return sum(state.row_bytes for state in self.carried if state.ragged)
+
+    @cached_property
+    def attention(self) -> str | None:
+        """The output that says how much each step attends to each entry of the condition, if there is one."""
+        weights = [t.name for t in self.outputs if t.has_memory and t.has_time and not t.sizes]
+        return weights[0] if len(weights) == 1 else None
 
     @cached_property
     def fingerprint(self) -> bytes:
         """16 bytes that stand for this name, version, weights, and all that gives a state its meaning."""
         members = {"name", "version", "sha256", "inputs", "lengths", "constants", "states", "text"}
         spared: dict[str, Any] = {}  # so that what a manifest does not have changes no token that was made before
-        if self.feedback is not None:
-            members.add("feedback")
+        members |= {part for part in ("feedback", "start", "memory_lengths") if getattr(self, part) is not None}
         if self.text is not None and self.text.characters is None:
             spared["text"] = {"characters"}
         return hashlib.sha256(self.model_dump_json(include=members, exclude=spared).encode()).digest()[:16]

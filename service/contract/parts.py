@@ -1,17 +1,18 @@
-"""What a manifest declares beside its tensors: how text becomes ids, what a forecaster takes, what a signal is, and how
-an output becomes the next input.
+"""What a manifest declares beside its tensors: how text becomes ids, what a forecaster takes, what a signal is, how an
+output becomes the next input, and how a session begins from a condition.
 
 It knows pydantic and the standard library only. Invariant: a part that exists is consistent in itself.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from service.contract.provenance import Sha256
-from service.contract.tensors import FieldError, Part, Size
+from service.contract.provenance import Network, Sha256
+from service.contract.tensors import FieldError, Part, Size, Tensor
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Quantile = Annotated[float, Field(gt=0, lt=1)]
@@ -82,3 +83,35 @@ class Feedback(Part):
     form: Literal["probabilities", "logits"]
     start: Id | None = None
     end: Id | None = None
+
+
+Number = float | int
+
+
+def _number_or_numbers(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else [value]
+    finite = [isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < math.inf for n in given]
+    if not given or not all(finite):
+        raise ValueError("must be one finite number, or a list of finite numbers")
+    return value
+
+
+Constant = Annotated[Number | tuple[Number, ...], BeforeValidator(_number_or_numbers)]
+
+
+class Start(Part):
+    """The start graph: a condition in, states out, with which a session begins.
+
+    `states` names for inputs of states the outputs that they begin with; the other states begin with their own `start`.
+    An output's axis `time` is a state's axis `memory`. What else is named is as in the manifest of any graph.
+    """
+
+    file: FileName
+    sha256: Sha256
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    lengths: str | None = None
+    constants: dict[str, Constant] = Field(default_factory=dict)
+    text: Text | None = None
+    states: dict[str, str] = Field(min_length=1)
+    networks: tuple[Network, ...] = ()

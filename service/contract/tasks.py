@@ -46,7 +46,7 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def _no_more(manifest: Members) -> None:
-    """Ask for nothing that is not asked of every streamable model."""
+    """Ask for nothing that is not asked of every model."""
 
 
 def _check_sentiment(manifest: Members) -> None:
@@ -132,6 +132,16 @@ def _check_transform(manifest: Members) -> None:
         raise FieldError("outputs[0].shape", message)
 
 
+def _check_translate(manifest: Members) -> None:
+    feedback, start = manifest.feedback, manifest.start
+    if manifest.text is None or start is None or start.text is None:
+        what = "text" if manifest.text is None else "start" if start is None else "start.text"
+        raise FieldError(what, "is missing; task 'translate' needs a tokenizer on both sides of a start graph")
+    if feedback is None or feedback.start is None or feedback.end is None:
+        message = "must be there, with the ids that start and end a text, for task 'translate'"
+        raise FieldError("feedback", message)
+
+
 def _labelled(outputs: tuple[Tensor, ...]) -> bool:
     """Return whether there is one output, of a float32 for each of its labels."""
     output, *more = outputs
@@ -148,9 +158,11 @@ def _check_batch_first(manifest: Members, shapes: str, *sizes: int) -> None:
 TASKS: Mapping[str, TaskRules] = {
     "sentiment": TaskRules(_check_sentiment, ("text",), also=("classify",), sums_to_one=True),
     "forecast": TaskRules(_check_forecast, ("forecast",)),
-    "step": TaskRules(_no_more, ("text", "signal", "feedback"), streamable=True),
+    "step": TaskRules(_no_more, ("text", "signal", "feedback", "start"), streamable=True),
     "tensor": TaskRules(_check_tensor, finite=False, several_inputs=True, dtypes=get_args(TensorDtype)),
     "tag": TaskRules(_check_tag, ("text",), streamable=None, sums_to_one=True, marks_texts=False, shows_tokens=True),
     "transform": TaskRules(_check_transform, ("signal",), streamable=None),
     "classify": TaskRules(_check_classify, ("text", "signal"), streamable=None, sums_to_one=True),
+    "translate": TaskRules(_check_translate, ("text", "feedback", "start"), streamable=True),
 }
+START = TaskRules(_no_more, ("text",))  # of every start graph, whatever the model's task

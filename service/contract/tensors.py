@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -22,7 +22,8 @@ TensorDtype = Literal[
     Dtype, "float16", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "bool", "string"
 ]  # all that ONNX Runtime takes from numpy: no bfloat16, nothing of 8 bits or fewer but int8 and uint8
 Size = Annotated[int, Field(ge=1)]
-Axis = Literal["batch", "time"]
+Axis = Literal["batch", "time", "memory"]  # memory: as long as the condition that a session began from
+NAMED_AXES = get_args(Axis)
 Shape = tuple[Size | Axis, ...]
 
 
@@ -50,8 +51,8 @@ class Tensor(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.shape.count("batch") != 1 or self.shape.count("time") > 1:
-            message = f"is {list(self.shape)}; it must hold 'batch' exactly once and 'time' at most once"
+        if self.shape.count("batch") != 1 or max(self.shape.count("time"), self.shape.count("memory")) > 1:
+            message = f"is {list(self.shape)}; it must hold 'batch' exactly once, 'time' and 'memory' at most once"
             raise FieldError("shape", message)
         if self.labels is not None and self.sizes[-1:] != (len(self.labels),):
             raise FieldError("labels", f"{len(self.labels)} do not fit the last size of shape {list(self.shape)}")
@@ -64,13 +65,17 @@ class Tensor(Part):
         return "time" in self.shape
 
     @cached_property
+    def has_memory(self) -> bool:
+        return "memory" in self.shape
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The fixed axes: the shape of one step, or of a whole row where there is no time."""
         return tuple(size for size in self.shape if isinstance(size, int))
 
     @cached_property
     def row_order(self) -> tuple[int, ...]:
-        """The places of batch, of time if there is one, and of the sizes: transposed so, rows come first."""
+        """The places of batch, time and memory, where they are, and of the sizes: transposed so, rows come first."""
         return _row_order(self.shape)
 
     @cached_property
@@ -80,21 +85,23 @@ class Tensor(Part):
 
 
 class State(Part):
-    """A pair of tensors that carries state from one run to the next.
+    """A pair of tensors that carries state from one run to the next; without `output` the graph only reads it.
 
-    A new session begins with `start`: one number, or nested lists of the state's shape without its batch axis.
+    A new session begins with `start`: one number, or nested lists of the state's shape without its batch axis. What a
+    start graph makes takes its place. With an axis `memory` the state is as long as the condition that was given.
     """
 
     input: str = Field(min_length=1)
-    output: str = Field(min_length=1)
+    output: str | None = Field(None, min_length=1)
     dtype: Dtype
     shape: Shape
     start: JsonValue = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.shape.count("batch") != 1 or "time" in self.shape:
-            raise FieldError("shape", f"is {list(self.shape)}; it must hold 'batch' exactly once and no 'time'")
+        if self.shape.count("batch") != 1 or self.shape.count("memory") > 1 or "time" in self.shape:
+            message = f"is {list(self.shape)}; it must hold 'batch' exactly once, 'memory' at most once and no 'time'"
+            raise FieldError("shape", message)
         for number in _numbers(self.start, self.row_shape if isinstance(self.start, list) else ()):
             if not fits(number, self.dtype):
                 raise FieldError("start", f"{number} is no {self.dtype} that a state may hold")
@@ -105,13 +112,18 @@ class State(Part):
         return self.shape.index("batch")
 
     @cached_property
+    def ragged(self) -> bool:
+        """Whether it is as long as the session's condition."""
+        return "memory" in self.shape
+
+    @cached_property
     def row_shape(self) -> tuple[int, ...]:
-        """The shape of one session's state: the batch axis left out."""
+        """The shape of one session's state, the batch axis left out; of a ragged state that of one entry."""
         return tuple(size for size in self.shape if isinstance(size, int))
 
     @cached_property
     def row_order(self) -> tuple[int, ...]:
-        """The places of batch and of the sizes: transposed so, rows come first."""
+        """The places of batch, of memory if there is one, and of the sizes: transposed so, rows come first."""
         return _row_order(self.shape)
 
     @cached_property
@@ -121,6 +133,7 @@ class State(Part):
 
     @property
     def row_bytes(self) -> int:
+        """The size of one session's state, or of an entry of it where it is ragged."""
         return math.prod(self.row_shape) * DTYPE_BYTES[self.dtype]
 
 
@@ -133,7 +146,7 @@ def fits(number: float, dtype: str) -> bool:
 
 
 def _row_order(shape: Shape) -> tuple[int, ...]:
-    named = [shape.index(axis) for axis in ("batch", "time") if axis in shape]
+    named = [shape.index(axis) for axis in NAMED_AXES if axis in shape]
     return (*named, *(place for place in range(len(shape)) if place not in named))
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from service import __version__
 from service.contract.manifest import Task
 from service.contract.members import Arithmetic
-from service.contract.parts import Feedback, Forecast, Signal, Text
+from service.contract.parts import Feedback, Forecast, Signal, Start, Text
 from service.contract.provenance import Metric, Network, Provenance
 from service.contract.tensors import State, Tensor
 from service.engine.engine import Engine
@@ -73,19 +73,24 @@ class ModelList(BaseModel):
 
 
 class ModelFacts(ModelLine):
-    """What the manifest says of the model. Units: state_bytes is one session's state."""
+    """What the manifest says of the model. Units: state_bytes is one session's state, to which memory_bytes are added
+    for each entry of its condition."""
 
     sha256: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     states: tuple[State, ...]
     state_bytes: int
-    token_chars: int | None = Field(description="of a token that carries the state; null where there are no sessions")
+    memory_bytes: int
+    token_chars: int | None = Field(
+        description="of a token that carries the state, without its memory; null where there are no sessions"
+    )
     arithmetic: Arithmetic
     text: Text | None
     forecast: Forecast | None
     signal: Signal | None
     feedback: Feedback | None
+    start: Start | None
     networks: tuple[Network, ...]
     metrics: tuple[Metric, ...]
     provenance: Provenance | None
@@ -124,6 +129,7 @@ async def describe_model(request: Request, name: Name) -> dict[str, Any]:
         **dict(manifest),
         **_line(request, engine),
         "state_bytes": manifest.state_bytes,
+        "memory_bytes": manifest.memory_bytes,
         "token_chars": token_chars(manifest.state_bytes) if manifest.streamable else None,
         "metrics": manifest.provenance.metrics if manifest.provenance is not None else (),
         "card": await asyncio.to_thread(find_card, directory) is not None,

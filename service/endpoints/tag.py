@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, Tag
 from tokenizers import Encoding
 
 from service.contract.manifest import Task
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import BatchTooLarge, EmptyInput, InvalidRequest, ItemTooLarge, RequestError, WrongTask, attempt
 from service.model.vocabulary import Words
 from service.settings import Settings

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Body
 from pydantic import Field
 
 from service.contract.manifest import Task
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import ItemTooLarge, NotFinite, RaggedInputs, WrongTask, attempt
 from service.web.answers import Reply
 from service.web.batch import Job, reply, run_jobs, show_each

@@ -36,7 +36,10 @@ def run_largest(engine: Engine, settings: Settings) -> None:
     elif engine.manifest.streamable:
         steps = min(steps, max(min_steps, engine.batch_cells // WINDOW))
     rows = max(1, min(WINDOW, engine.batch_cells // steps))
-    engine.run(sample(engine, [steps] * rows))
+    condition = None
+    if engine.starter is not None:
+        condition = max(1, min(_row_steps(engine.starter, settings)[1], engine.batch_cells // rows))
+    engine.run(sample(engine, [steps] * rows, condition=condition))
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:

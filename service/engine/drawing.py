@@ -91,7 +91,7 @@ def draw(made: Array, form: Form, draws: Sequence[Draw]) -> Array:
 
     Raises: NotFinite where a session's numbers make no id likeliest.
     """
-    _check(made, form)
+    check_drawable(made, form)
     chosen: Array = made.argmax(axis=-1)
     groups: dict[Choice, list[int]] = {}
     for index, each in enumerate(draws):
@@ -106,7 +106,8 @@ def draw(made: Array, form: Form, draws: Sequence[Draw]) -> Array:
     return chosen
 
 
-def _check(made: Array, form: Form) -> None:
+def check_drawable(made: Array, form: Form) -> None:
+    """Raises: NotFinite where a session's numbers make no id likeliest."""
     best = made.max(axis=-1)
     sound = np.isfinite(best)
     if form == "probabilities":

@@ -6,18 +6,18 @@ beyond float rounding (`service.engine.probe` sees to it before the first reques
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
-from tokenizers import Encoding
 
-from service.batching.batcher import Batcher
+from service.batching.batcher import Batcher, shutting_down
 from service.contract.tensors import LARGEST_FLOAT
-from service.engine.drawing import Draw, Expected, draw, expect
+from service.engine.feeding import Feeder
+from service.engine.rows import Answer, Drawn, Row
 from service.errors import (
     EmptyInput,
     ItemTooLarge,
@@ -27,91 +27,35 @@ from service.errors import (
     SessionTooLong,
 )
 from service.metrics import ModelMetrics
-from service.model.forward import Forward
+from service.model.forward import Forward, Made
 from service.model.layout import StateLayout
-from service.model.onnx_session import Array
 from service.model.repository import LazyModel, Model
-from service.model.vocabulary import Words
 from service.settings import Settings
 
 log = logging.getLogger("baton.engine")
 
-NO_STEPS: Array = np.empty(0)
 MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A step that was drawn and run: its id, the state after it, and what was expected where that was asked for."""
-
-    id: int
-    state: bytes
-    expected: Expected | None
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A sequence to run: `steps`, or a `text` whose tokens will be the steps, or steps to draw one after the other.
-
-    `state` is what an earlier answer returned, None a new session's; `steps_left` is how many the session may yet
-    take. A text may come split into words; one of more than `max_tokens` is cut when `cut`, refused otherwise.
-    `encoding` is set once the text has been tokenised. Steps are drawn by `draws`, each from the state after the one
-    before; `drawn` are those that were, fewer where the sequence ended or the next of them fails.
-    `others` are what the row gives to the inputs beside the sequence, in the manifest's order; those with time have as
-    many steps.
-
-    Shapes: steps [time] or [time, features], where time is 1 if no input has a time axis; others [time, *sizes], or
-    [*sizes] for an input without time.
-    """
-
-    steps: Array = field(default_factory=lambda: NO_STEPS)
-    state: bytes | None = None
-    steps_left: int = sys.maxsize
-    text: str | Words | None = None
-    draws: Sequence[Draw] = ()
-    max_tokens: int = 0
-    cut: bool = False
-    encoding: Encoding | None = None
-    drawn: list[Drawn] = field(default_factory=list)
-    others: tuple[Array, ...] = ()
-
-    @property
-    def reached(self) -> bytes | None:
-        """The state after the steps that were drawn so far."""
-        return self.drawn[-1].state if self.drawn else self.state
-
-
-@dataclass(slots=True)
-class Answer:
-    """The outputs of the model for a row, and its `state` after it: all states, little-endian, in manifest order.
-
-    Of a row whose steps are drawn they are those of the first; its `Row.drawn` has the others.
-
-    Shapes: outputs [time, *sizes], cut to the row's own steps, or [*sizes] where the graph's output has no time and an
-    input has.
-    """
-
-    outputs: dict[str, Array]
-    state: bytes
 
 
 class Engine:
     """A model with its batcher: rows in, answers out.
 
     `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays. `most_drawn` is how
-    many steps a row may have drawn.
+    many steps a row may have drawn. `starter` is the engine of the model's start graph, where it has one.
     """
 
     def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
-        self._feedback = self.manifest.feedback
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
-        self.layout = StateLayout(self.manifest.carried)
+        self.layout, feedback = StateLayout(self.manifest.carried), self.manifest.feedback
+        self._feeder = None if feedback is None else Feeder(self.manifest, feedback, self.layout)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
-        same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
-        self.most_drawn = 1 if same_size else MOST_DRAWN  # each step drawn has a run beside rows of one step alone
+        self._same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
+        self.most_drawn = (
+            1 if self._same_size else MOST_DRAWN
+        )  # each step drawn has a run beside rows of one step alone
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             prepare=self.prepare,
@@ -120,9 +64,35 @@ class Engine:
             max_wait_s=settings.max_wait_ms / 1000,
             observer=metrics,
             threads=settings.worker_share(settings.run_threads),
-            same_size=same_size,
+            same_size=self._same_size,
             name=f"{self.manifest.name}-{self.manifest.version}",
         )
+        self.starter = None if model.starter is None else Engine(model.starter, settings, metrics.of_start_graph())
+
+    def start(self) -> None:
+        """Begin to work, on the event loop that is running."""
+        for engine in self._parts:
+            engine.batcher.start()
+
+    async def drain(self, refusal: Callable[[], RequestError] = shutting_down) -> None:
+        """Refuse new rows with what `refusal` makes, answer the queued ones, then stop."""
+        await asyncio.gather(*(engine.batcher.drain(refusal) for engine in self._parts))
+
+    @property
+    def alive(self) -> bool:
+        return all(engine.batcher.alive for engine in self._parts)
+
+    @property
+    def _parts(self) -> list[Engine]:
+        return [self] if self.starter is None else [self.starter, self]
+
+    def begun(self, answer: Answer) -> bytes:
+        """Return the state of a session that begins with what the start graph made."""
+        assert self.manifest.start is not None
+        assert self.starter is not None
+        made, timed = answer.outputs, self.starter.manifest.sequence.has_time
+        begun = {name: made[output] for name, output in self.manifest.start.states.items()}
+        return self.layout.begin(begun if timed else {name: values[0] for name, values in begun.items()})
 
     @cached_property
     def _forward(self) -> Forward:
@@ -163,6 +133,11 @@ class Engine:
     def _size(self, row: Row, finite: bool) -> int | Exception:
         if row.draws:
             return len(row.draws)
+        if row.search is not None:
+            opening = 0 if row.search.begun else len(row.steps)
+            if self._same_size:
+                return opening or 1  # what its first run takes: nothing longer may share that
+            return opening + row.search.wanted.beams * (row.search.until - row.search.steps)
         if row.encoding is None:
             if finite or np.isfinite(row.steps).all():
                 return len(row.steps)
@@ -176,33 +151,34 @@ class Engine:
             return ItemTooLarge(message, limit=row.max_tokens)
         assert row.text is not None
         assert self.model.vocabulary is not None
-        row.steps = self.model.vocabulary.steps(row.text, row.encoding, row.max_tokens, self.manifest.sequence.dtype)
+        dtype = self.manifest.sequence.dtype
+        row.steps = self.model.vocabulary.steps(row.text, row.encoding, row.max_tokens, dtype)
+        if row.first:
+            row.steps = np.concatenate([np.array(row.first, dtype), row.steps])
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together, then those of which more steps are to be drawn, until all are.
 
-        Where a step after a row's first fails, its steps before that count; who draws on from there learns why.
+        Where a step after a row's first fails, its steps before that count; who goes on from there learns why.
         """
         answers = self._run(rows)
-        going = [row for row, answer in zip(rows, answers, strict=True) if row.draws and isinstance(answer, Answer)]
-        while going := [row for row in going if self._goes_on(row)]:
+        if self._feeder is None:
+            return answers
+        going = [row for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Answer)]
+        while going := [row for row in going if self._feeder.goes_on(row)]:
             made = self._run(going)
             going = [row for row, answer in zip(going, made, strict=True) if isinstance(answer, Answer)]
         return answers
 
-    def _goes_on(self, row: Row) -> bool:
-        assert self._feedback is not None
-        return len(row.drawn) < len(row.draws) and row.drawn[-1].id != self._feedback.end
-
     def _run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
-            expected = self._draw([row for row in rows if row.draws])
+            fed = self._feeder.feed(rows) if self._feeder else [[(row.steps, row.state)] for row in rows]
+            lanes = [lane for of_row in fed for lane in of_row]
             others = [row.others for row in rows] if self.manifest.others else []
-            outputs, after, finite = self._forward.run(
-                [row.steps for row in rows], [row.reached for row in rows], others
-            )
+            steps, states = [steps for steps, _ in lanes], [state for _, state in lanes]
+            made = iter(self._forward.run(steps, states, others) if lanes else [])  # all hypotheses may have ended
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run([row])]
@@ -212,35 +188,24 @@ class Engine:
             error = ModelFailed("the model fails on this input; the log has the cause")
             error.__cause__ = failure
             return [error]
-        for row, state, sound in zip(rows, after, finite, strict=True):
-            if row.draws and sound:
-                row.drawn.append(Drawn(int(row.steps[0]), state, expected.get(row)))
-        return [
-            Answer(made, state) if sound else NotFinite(DRIVEN_OFF)
-            for made, state, sound in zip(outputs, after, finite, strict=True)
-        ]
+        return [self._take(row, [*islice(made, len(of_row))]) for row, of_row in zip(rows, fed, strict=True)]
 
-    def _draw(self, rows: list[Row]) -> dict[Row, Expected]:
-        """Draw the next steps of `rows` from what the last steps of their sessions made, which their states hold.
-
-        Returns what was expected of those of which that is asked for.
-
-        Raises: NotFinite where that cannot be done.
-        """
-        expected: dict[Row, Expected] = {}
-        if not rows:
-            return expected
-        assert self._feedback is not None
-        form = self._feedback.form
-        draws = [row.draws[len(row.drawn)] for row in rows]
-        states = b"".join([row.reached or self.layout.new for row in rows])
-        made: Array = np.frombuffer(states, self.layout.dtype)[self._feedback.output]
-        drawn = draw(made, form, draws).astype(self.manifest.sequence.dtype)
-        for row, wanted, of_row, step in zip(rows, draws, made, drawn[:, None], strict=True):
-            row.steps = step
-            if wanted.likeliest is not None:
-                expected[row] = expect(of_row, form, int(step[0]), wanted.likeliest)
-        return expected
+    def _take(self, row: Row, made: Sequence[Made]) -> Answer | Exception:
+        """Take in what came of the steps that were fed to a row, and return its answer."""
+        if not all(one.finite for one in made):
+            return NotFinite(DRIVEN_OFF)
+        if row.search is not None:
+            weights = self.manifest.attention
+            attention = [one.outputs[weights][-1] for one in made] if weights else []
+            if row.search.begun:
+                row.search.take([one.state for one in made], attention)
+            else:
+                row.search.begin(made[0].state, attention)
+            return Answer({}, made[0].state if made else b"")
+        (one,) = made
+        if row.draws:
+            row.drawn.append(Drawn(int(row.steps[0]), one.state, row.expected))
+        return Answer(one.outputs, one.state)
 
     def recent(self, state: bytes) -> list[int]:
         """Return the last ids before `state`, for a model that has feedback and texts."""

@@ -75,7 +75,7 @@ class Loader:
     async def drain(self) -> None:
         """Answer what waits for the engines, and end their work, and that of a reload."""
         self.directory.stop_trial()
-        await asyncio.gather(*(engine.batcher.drain() for engine in self.engines.all))
+        await asyncio.gather(*(engine.drain() for engine in self.engines.all))
 
     def ask(self) -> None:
         """Ask for a reload; if a reload is running, another follows it."""
@@ -200,7 +200,7 @@ class Loader:
     async def _unload_ended(self) -> None:
         """Let go of the engines whose time has come, and answer what still waits for them."""
         ended = self.engines.remove_ended(self._now_ms())
-        await asyncio.gather(*(engine.batcher.drain(_refusal(engine.manifest)) for engine in ended))
+        await asyncio.gather(*(engine.drain(_refusal(engine.manifest)) for engine in ended))
         while ended:
             ended[-1].model.close()
             self._say_unloaded(ended.pop())  # no variable may refer to an engine that was unloaded
@@ -217,7 +217,7 @@ class Loader:
             log.info("%s %s answers new work, as %s says; other versions go on", name, version, CHOICE_FILE)
 
     def _start(self, engine: Engine) -> None:
-        engine.batcher.start()
+        engine.start()
         self._show(engine, loaded=True)
 
     def _say_unloaded(self, engine: Engine) -> None:

@@ -17,7 +17,8 @@ from service.contract.manifest import Manifest
 from service.contract.members import Arithmetic
 from service.contract.parts import Feedback
 from service.contract.tensors import Tensor
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import ManifestError
 from service.model.onnx_session import Array, array_dtype, quoted
 
@@ -116,8 +117,9 @@ def _check_ids(engine: Engine, feedback: Feedback) -> None:
     ):
         if id is None:
             continue
-        shape = (1,) if manifest.features is None else (1, manifest.features)
-        (answer,) = engine.run([Row(np.full(shape, id, array_dtype(manifest.sequence.dtype)))])
+        (row,) = sample(engine, [1])
+        row.steps = np.full_like(row.steps, id)
+        (answer,) = engine.run([row])
         if isinstance(answer, Exception):
             message = f"the graph fails on the id {id}: {advice} {quoted(answer.__cause__ or answer)}"
             raise ManifestError(engine.model.file, f"feedback.{field}", message)
@@ -135,8 +137,10 @@ def _int8(declared: Arithmetic) -> str:
     )
 
 
-def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
+def sample(engine: Engine, lengths: Sequence[int], *, condition: int | None = None) -> list[Row]:
     """Return rows of `lengths` that the model can run, for trying it out.
+
+    Where sessions begin from a condition, each has one of its own length, or of the length `condition`.
 
     Of whole numbers it tries 0, 1 and a tokenizer's last id: which others a graph without a tokenizer takes is unknown.
     Texts are "0" and "1", which a graph that reads numbers takes as well.
@@ -156,6 +160,10 @@ def sample(engine: Engine, lengths: Sequence[int]) -> list[Row]:
             spelled = [len(manifest.text.characters.alphabet) + 1, 1, 0]  # the last of the alphabet, unknown, none
             steps[:, 1:] = np.resize(np.roll(spelled, -index), (length, manifest.text.characters.width))
         rows.append(Row(steps, others=tuple(others)))
+    if engine.starter is not None:
+        conditions = sample(engine.starter, [condition or length for length in lengths])
+        for row, answer in zip(rows, _answers(engine.starter, conditions), strict=True):
+            row.state = engine.begun(answer)
     return rows
 
 
@@ -193,7 +201,7 @@ def _answers(engine: Engine, rows: list[Row]) -> list[Answer]:
 
 
 def _chunked(engine: Engine, row: Row) -> Answer:
-    first = _answers(engine, [Row(row.steps[:1])])[0]
+    first = _answers(engine, [Row(row.steps[:1], row.state)])[0]
     rest = _answers(engine, [Row(row.steps[1:], first.state)])[0]
     outputs = {name: np.concatenate([value, rest.outputs[name]]) for name, value in first.outputs.items()}
     return Answer(outputs, rest.state)

@@ -87,7 +87,7 @@ class Registry:
     @property
     def stopped(self) -> list[str]:
         """The names of models whose thread has died, and which take no work."""
-        return [engine.manifest.name for engine in self.all if not (engine.batcher.alive or engine.batcher.draining)]
+        return [engine.manifest.name for engine in self.all if not (engine.alive or engine.batcher.draining)]
 
     def versions(self, name: str) -> list[Engine]:
         """Return the loaded versions of a model, oldest first."""

@@ -32,11 +32,15 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Found:
-    """What a trial found out about a version: what its runs cost, where they go, whether they take a row at a time."""
+    """What a trial found out about a version: what its runs cost, where they go, whether they take a row at a time.
+
+    `start_costs` are those of its start graph, where it has one.
+    """
 
     costs: Costs
     device: str
     one_row: bool
+    start_costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,16 @@ def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, opt
     """Load a version, check how it behaves, make its largest run, measure what its runs cost, and drop it."""
     model = Source(directory, manifest).load(**_options(settings), optimisation=optimisation)
     engine = _engine(model, settings, Metrics())
+    starter = engine.starter
+    if starter is not None:
+        with ManifestError.within("start."):
+            probe(starter)
+        run_largest(starter, settings)
     probe(engine)
     run_largest(engine, settings)
-    found = Found(measure_costs(engine, settings), model.device, model.one_row)
-    del engine, model
+    start_costs = None if starter is None else measure_costs(starter, settings)
+    found = Found(measure_costs(engine, settings), model.device, model.one_row, start_costs)
+    del engine, model, starter
     gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
     return found
 
@@ -121,9 +131,15 @@ def load_tried(tried: Tried, settings: Settings, metrics: Metrics) -> Engine:
     load: Callable[[], Model] = partial(source.load, **_options(settings), optimisation=tried.optimisation)
     if found is None:
         load, found = partial(_load_probed, load, settings), _expected(settings)
-    model = LazyModel(source, load, found.device, found.one_row) if settings.load == "lazy" else load()
+    model: Model | LazyModel
+    if settings.load == "lazy":
+        model = LazyModel(source.manifest, source.file, load, source.close, found.device, found.one_row)
+    else:
+        model = load()
     engine = _engine(model, settings, metrics)
     engine.batcher.calibrate(**asdict(found.costs))
+    if engine.starter is not None and found.start_costs is not None:
+        engine.starter.batcher.calibrate(**asdict(found.start_costs))
     return engine
 
 
@@ -147,7 +163,8 @@ def _engine(model: Model | LazyModel, settings: Settings, metrics: Metrics) -> E
     """Raises: ManifestError when a session's state is larger than can be kept."""
     manifest = model.manifest
     max_bytes = max(settings.max_state_bytes, settings.largest_held_state)
-    if manifest.streamable and manifest.state_bytes > max_bytes:
-        message = f"a session has {manifest.state_bytes} bytes; a token or the store carries at most {max_bytes}"
+    size = manifest.state_bytes + manifest.memory_bytes
+    if manifest.streamable and size > max_bytes:
+        message = f"a session has {size} bytes; a token or the store carries at most {max_bytes}"
         raise ManifestError(model.file, "states", f"{message}: see BATON_MAX_STATE_BYTES and BATON_STORE")
     return Engine(model, settings, ModelMetrics(metrics, manifest.name, manifest.version))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract.members import Constant
+from service.contract.parts import Constant
 from service.errors import ManifestError
 from service.inspect.hints import Hints
 from service.inspect.roles import FEATURES, Roles, Shape, listed

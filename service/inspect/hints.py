@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.contract.members import Constant
+from service.contract.parts import Constant
 from service.contract.tensors import Shape
 from service.errors import ManifestError, StartupError
 from service.model.graph_check import has_axes

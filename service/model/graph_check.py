@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.contract.manifest import Manifest
-from service.contract.members import Constant
-from service.contract.tensors import DTYPE_BYTES, fits
+from service.contract.parts import Constant
+from service.contract.tensors import DTYPE_BYTES, NAMED_AXES, fits
 from service.errors import ManifestError
 from service.model.onnx_session import Node, OnnxSession
 
-NAMED = ("batch", "time")
 _TYPES = ", ".join(DTYPE_BYTES)
 _Declared = tuple[str, str, Sequence[str], Sequence[int | str]]  # field, name, dtypes to choose from, shape
 
@@ -28,12 +27,14 @@ def check_graph(session: OnnxSession, file: Path, manifest: Manifest) -> None:
     given = {node.name: node for node in session.inputs}
     made = {node.name: node for node in session.outputs}
     inputs: list[_Declared] = [(f"inputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.inputs)]
-    if manifest.lengths:
-        inputs.append(("lengths", manifest.lengths, ("int32", "int64"), ("batch",)))
+    for field in ("lengths", "memory_lengths"):
+        if name := getattr(manifest, field):
+            inputs.append((field, name, ("int32", "int64"), ("batch",)))
     outputs: list[_Declared] = [(f"outputs[{i}]", t.name, (t.dtype,), t.shape) for i, t in enumerate(manifest.outputs)]
     for i, state in enumerate(manifest.states):
         inputs.append((f"states[{i}].input", state.input, (state.dtype,), state.shape))
-        outputs.append((f"states[{i}].output", state.output, (state.dtype,), state.shape))
+        if state.output is not None:
+            outputs.append((f"states[{i}].output", state.output, (state.dtype,), state.shape))
     for kind, declared, found in (("input", inputs, given), ("output", outputs, made)):
         for field, name, dtypes, shape in declared:
             if name not in found:
@@ -55,8 +56,8 @@ def has_axes(node: Node, shape: Sequence[int | str | None], *, grows: bool = Fal
     return len(node.shape) == len(held) and all(
         size == axis
         or (size == 1 and axis == "batch")
-        or (grows and axis in NAMED)
-        or (not isinstance(size, int) and (axis in NAMED or not lacking))
+        or (grows and axis in NAMED_AXES)
+        or (not isinstance(size, int) and (axis in NAMED_AXES or not lacking))
         for size, axis in zip(node.shape, held, strict=True)
     )
 
@@ -107,5 +108,5 @@ def _check_tensor(
         return  # ONNX Runtime shows a shape like this if the graph has none; runs check it
     if not has_axes(node, shape, grows=grows):
         message = f"{node.name} is declared {list(shape)}, but the graph has {list(node.shape)}"
-        message += "; sizes must agree, 'time' be free in the graph, and 'batch' be free, or 1, or not there"
+        message += "; sizes must agree, 'time' and 'memory' be free in the graph, 'batch' be free, or 1, or not there"
         raise ManifestError(file, field, message)

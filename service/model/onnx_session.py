@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -73,27 +73,34 @@ class Node:
     shape: tuple[int | str | None, ...]
 
 
+class Options(TypedDict):
+    """How a graph is loaded; `device` is auto, cpu or cuda."""
+
+    device: str
+    intra_op_threads: int
+    optimisation: Optimisation
+
+
 class OnnxSession:
     """A loaded graph; `run` may be called from several threads, and releases the GIL.
 
     With `dynamic_int8` the graph scales activations to int8, over all rows and steps of a run.
     """
 
-    def __init__(
-        self, file: Path, graph: bytes, *, device: str, intra_op_threads: int, optimisation: Optimisation
-    ) -> None:
+    def __init__(self, file: Path, graph: bytes, **given: Unpack[Options]) -> None:
         """Load `graph`, read from `file`, which may end the process: `service.engine.trial` finds out in a child.
 
         Raises: ManifestError naming the file; DeviceUnavailable when `device` is cuda and cannot be had.
         """
         options = ort.SessionOptions()
-        options.graph_optimization_level = _LEVELS[optimisation]
-        options.intra_op_num_threads = intra_op_threads
+        options.graph_optimization_level = _LEVELS[given["optimisation"]]
+        options.intra_op_num_threads = given["intra_op_threads"]
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # patterns are kept for each input shape, and our shapes do not repeat
         options.log_severity_level = 4  # failures raise, and are logged once, where they are caught
         options.enable_cpu_mem_arena = False  # it keeps the memory of the largest run, and saves no measurable time
+        device = given["device"]
         providers = choose_providers(device)
         try:
             # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.

@@ -10,15 +10,16 @@ import logging
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Unpack
 
 from service.contract.files import MANIFEST_FILE, hold_files, read_manifest, verify_files
 from service.contract.manifest import Manifest
 from service.errors import ManifestError
 from service.model.graph_check import check_graph, takes_one_row
-from service.model.onnx_session import OnnxSession, Optimisation
+from service.model.onnx_session import OnnxSession, Options
 from service.model.vocabulary import Vocabulary, read_vocabulary
 
 log = logging.getLogger("baton.repository")
@@ -26,12 +27,16 @@ log = logging.getLogger("baton.repository")
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded version of a model; `file` is its manifest, and with `one_row` its graph takes a row at a time."""
+    """A loaded version of a model; `file` is its manifest, and with `one_row` a graph of it takes a row at a time.
+
+    `starter` is its start graph, where it has one.
+    """
 
     manifest: Manifest
     file: Path
     session: OnnxSession
     vocabulary: Vocabulary | None
+    starter: Model | None
 
     @property
     def device(self) -> str:
@@ -39,7 +44,8 @@ class Model:
 
     @property
     def one_row(self) -> bool:
-        return takes_one_row(self.session, self.manifest)
+        alone = takes_one_row(self.session, self.manifest)
+        return alone or (self.starter is not None and self.starter.one_row)
 
     def close(self) -> None:
         """Let go of what loading needs, as nothing is left to load."""
@@ -47,20 +53,17 @@ class Model:
 
 @dataclass
 class LazyModel:
-    """A version that is loaded when its graph or its tokenizer is first used; what is known before, a trial found."""
+    """A version that is loaded when a graph or tokenizer of it is first used; what is known before, a trial found.
 
-    source: Source
+    `close` lets go of the files, should they not have been loaded.
+    """
+
+    manifest: Manifest
+    file: Path
     load: Callable[[], Model]
+    close: Callable[[], None]
     device: str
     one_row: bool
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.source.manifest
-
-    @property
-    def file(self) -> Path:
-        return self.source.file
 
     @cached_property
     def _loaded(self) -> Model:
@@ -75,9 +78,15 @@ class LazyModel:
     def vocabulary(self) -> Vocabulary | None:
         return self._loaded.vocabulary
 
-    def close(self) -> None:
-        """Let go of the files, should they not have been loaded."""
-        self.source.close()
+    @property
+    def starter(self) -> LazyModel | None:
+        if self.manifest.starter is None:
+            return None
+        return replace(self, manifest=self.manifest.starter, load=self._load_starter)
+
+    def _load_starter(self) -> Model:
+        assert self._loaded.starter is not None
+        return self._loaded.starter
 
 
 def find_versions(models_dir: Path, *, loaded: Collection[Path] = (), of: str | None = None) -> list[Path]:
@@ -159,36 +168,34 @@ class Source:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         """Raises: ManifestError for a file that is missing or cannot be read."""
         self.manifest, self.file = manifest, directory / MANIFEST_FILE
-        self._graph, self._files = directory / manifest.file, hold_files(directory, manifest)
+        self._directory, self._files = directory, hold_files(directory, manifest)
 
-    def load(self, *, device: str, intra_op_threads: int, optimisation: Optimisation) -> Model:
+    def load(self, **options: Unpack[Options]) -> Model:
         """Load the model from its files, which must be those that the manifest names.
 
         Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
         """
         with self._files as files:
-            text = self.manifest.text
-            vocabulary = None if text is None else read_vocabulary(self.file, text, files.read("text.tokenizer"))
-            session = OnnxSession(
-                self._graph,
-                files.read("file"),
-                device=device,
-                intra_op_threads=intra_op_threads,
-                optimisation=optimisation,
-            )
-        check_graph(session, self.file, self.manifest)
-        return Model(self.manifest, self.file, session, vocabulary)
+            starter = None
+            if self.manifest.starter is not None:
+                with ManifestError.within("start."):
+                    starter = self._load(self.manifest.starter, partial(files.read, within="start."), None, options)
+            return self._load(self.manifest, files.read, starter, options)
+
+    def _load(self, manifest: Manifest, read: Callable[[str], bytes], starter: Model | None, options: Options) -> Model:
+        text = manifest.text
+        vocabulary = None if text is None else read_vocabulary(self.file, text, read("text.tokenizer"))
+        session = OnnxSession(self._directory / manifest.file, read("file"), **options)
+        check_graph(session, self.file, manifest)
+        return Model(manifest, self.file, session, vocabulary, starter)
 
     def close(self) -> None:
         self._files.close()
 
 
-def load_model(
-    directory: Path, manifest: Manifest, *, device: str, intra_op_threads: int, optimisation: Optimisation
-) -> Model:
+def load_model(directory: Path, manifest: Manifest, **options: Unpack[Options]) -> Model:
     """Load a version directory, whose files must be those that `manifest` names.
 
     Raises: ManifestError for a broken contract; DeviceUnavailable when `device` is cuda and cannot be had.
     """
-    source = Source(directory, manifest)
-    return source.load(device=device, intra_op_threads=intra_op_threads, optimisation=optimisation)
+    return Source(directory, manifest).load(**options)

@@ -128,7 +128,8 @@ class Sequences:
             raise _unknown(model, id)
         else:
             before = await self._point(content)
-        if before.engine.layout.size > self._largest_state_bytes:
+        size = before.engine.layout.size if before.state is None else len(before.state)
+        if size > self._largest_state_bytes:
             raise _unholdable()
         after = await take(before, left_s)
         kept = None if end else _content(after)

@@ -86,26 +86,27 @@ class Sessions:
         self._settings, self._engines, self._sealer, self._store = settings, engines, sealer, store
         self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
 
-    def begin(self, engine: Engine) -> Point:
-        """Return the first point of a new session.
+    def begin(self, engine: Engine, state: bytes | None = None) -> Point:
+        """Return the first point of a new session, whose `state` a start graph made where the model has one.
 
-        Raises: UnknownModel when the engine is retiring.
+        Raises: UnknownModel when the engine is retiring; InvalidRequest where a start graph's state is lacking.
         """
         if engine.ends_ms is not None:
             name = engine.manifest.name
             raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
-        return _first(engine)
+        return _first(engine, state)
 
     async def begin_with(self, version: str, *, model: str, task: Task) -> Point:
         """Return the first point of a new session with a version of a model, also with one that is retiring: a client
         that got outputs of it, and no token yet, has a session there.
 
-        Raises: UnknownModel, WrongTask; NotReady when a reload that may bring the version takes too long.
+        Raises: UnknownModel, WrongTask; InvalidRequest as `begin` does; NotReady when a reload that may bring the
+        version takes too long.
         """
         engine = await self._after_reload(self._engines.for_task, model, task, version)
         if isinstance(engine, RequestError):
             raise engine
-        return _first(engine)
+        return _first(engine, None)
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -183,13 +184,14 @@ class Sessions:
 
         Raises: ItemTooLarge or InvalidRequest when `hold` asks for what cannot be.
         """
-        engine, most = point.engine, self._settings.max_state_bytes
-        size = engine.layout.float16_size if precision == "float16" else engine.layout.size
+        layout, most = point.engine.layout, self._settings.max_state_bytes
+        exact = layout.size if point.state is None else len(point.state)
+        size = layout.float16_size(point.state) if precision == "float16" else exact
         if hold == "client" and size > most:
             message = f'the state has {size} bytes; a token carries at most {most}: leave out "hold": "client"'
             raise ItemTooLarge(message, limit=most)
-        if hold == "server" and engine.layout.size > self._settings.largest_held_state:
-            raise unholdable('leave "hold" out')
+        if (hold == "server" or size > most) and exact > self._settings.largest_held_state:
+            raise unholdable('leave "hold" out' if size <= most else "begin from a shorter condition")
         return hold == "server" or size > most or (hold is None and point.held)
 
     def _open(self, token: bytes, model: str, tenant: str) -> Point | _Named:
@@ -200,7 +202,7 @@ class Sessions:
             message = f"this state was made by model {engine.manifest.name!r}, the request names {model!r}"
             raise StateWrongModel(message, reason="wrong_model")
         form, payload = session.form, session.payload
-        if len(payload) != _payload_bytes(engine, form):
+        if not _fits(len(payload), engine, form):
             raise StateInvalid(reason="wrong_size")
         engine.metrics.token_opened()
         if form is Form.HELD:
@@ -283,14 +285,17 @@ def _refusals(error: RequestError, count: int) -> list[RequestError]:
     return [copy(error) for _ in range(count)]
 
 
-def _payload_bytes(engine: Engine, form: Form) -> int:
-    if form is Form.EXACT:
-        return engine.layout.size
-    return engine.layout.float16_size if form is Form.FLOAT16 else NAME_BYTES
+def _fits(size: int, engine: Engine, form: Form) -> bool:
+    """Return whether a payload of this form can have so many bytes."""
+    return size == NAME_BYTES if form is Form.HELD else engine.layout.holds(size, float16=form is Form.FLOAT16)
 
 
-def _first(engine: Engine) -> Point:
-    return Point(engine, state=None, session_id=new_session_id(), step=0)
+def _first(engine: Engine, state: bytes | None) -> Point:
+    """Raises: InvalidRequest where nothing is given of what the model's sessions begin from."""
+    if state is None and engine.manifest.start is not None:
+        name = engine.manifest.name
+        raise InvalidRequest(f"sessions of {name!r} begin from a condition; give one, or the state of such a session")
+    return Point(engine, state, session_id=new_session_id(), step=0)
 
 
 def _gone() -> StateGone:

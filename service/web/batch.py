@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 
 from service.batching.submission import Served, Submission, Timing
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import InternalError, InvalidRequest, RequestError, StateError, attempt
 from service.web.answers import Reply
 from service.web.context import Call
@@ -237,4 +238,17 @@ def merged(timings: Sequence[Timing]) -> Timing:
         cells=sum(t.cells for t in timings),
         padded_cells=sum(t.padded_cells for t in timings),
         batch_rows=max((t.batch_rows for t in timings), default=0),
+    )
+
+
+def in_turn(one: Timing, other: Timing) -> Timing:
+    """Return where the time went in two parts of the work, the first of which began first."""
+    return Timing(
+        submitted=one.submitted,
+        queue_s=one.queue_s + other.queue_s,
+        run_s=one.run_s + other.run_s,
+        rows=one.rows + other.rows,
+        cells=one.cells + other.cells,
+        padded_cells=one.padded_cells + other.padded_cells,
+        batch_rows=max(one.batch_rows, other.batch_rows),
     )

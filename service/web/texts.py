@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Discriminator
 
-from service.engine.engine import Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Row
 from service.errors import ItemTooLarge
 from service.web.schema import Strict
 

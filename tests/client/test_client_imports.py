@@ -15,8 +15,8 @@ FOLDER = ROOT / "client"
 LAYERS = (
     {"errors", "inputs", "lifetime", "retries"},
     {"events"},
-    {"results", "routes"},
-    {"frames"},
+    {"results", "routes", "translations"},
+    {"frames", "calls"},
     {"journal"},
     {"async_stream"},
     {"async_client"},

@@ -9,7 +9,8 @@ import tiny
 
 from loadtests.precision import Sessions
 from service.contract.files import read_manifest
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.metrics import Metrics, ModelMetrics
 from service.model.repository import load_model
 from service.settings import Settings

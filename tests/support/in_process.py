@@ -16,11 +16,17 @@ Array = np.ndarray[Any, Any]
 def run(directory: Path, **feeds: Array) -> dict[str, Array]:
     """Return the outputs of the graph in `directory` by name; states that are not fed begin at zero."""
     manifest = json.loads((directory / "manifest.json").read_text())
-    session = ort.InferenceSession(directory / manifest["file"], providers=["CPUExecutionProvider"])
     rows = len(feeds[manifest["inputs"][0]["name"]])
     for state in manifest.get("states", []):
-        shape = [rows if size == "batch" else size for size in state["shape"]]
-        feeds.setdefault(state["input"], np.zeros(shape, state["dtype"]))
+        if state["input"] not in feeds:
+            shape = [rows if size == "batch" else size for size in state["shape"]]
+            feeds[state["input"]] = np.zeros(shape, state["dtype"])
+    return run_file(directory / manifest["file"], **feeds)
+
+
+def run_file(file: Path, **feeds: Array) -> dict[str, Array]:
+    """Return the outputs of a graph by name."""
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import datatypes
 import pytest
 import tiny
+import tiny_conditions
 import tiny_sequences
 import tiny_writers
 from conftest import ADMIN_KEY, TOKEN_KEYS, Server
@@ -64,5 +65,21 @@ def writer_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def writers(writer_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over them, shared by tests that leave nothing behind."""
     running = Server(writer_models, tmp_path_factory.mktemp("writer-state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def conditioned_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models whose sessions begin from a condition, and some whose do not."""
+    root = tiny_conditions.all_conditioned(tmp_path_factory.mktemp("conditioned-models"))
+    tiny_writers.generator(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def conditioned(conditioned_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them, shared by tests that leave nothing behind."""
+    running = Server(conditioned_models, tmp_path_factory.mktemp("conditioned-state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
     yield running
     running.stop()

@@ -108,13 +108,18 @@ def write_model(
     states = manifest.get("states", [])
     inputs = [
         *map(dict, manifest["inputs"]),
-        *([tensor("lengths", lengths_dtype, "batch")] if manifest["lengths"] else []),
+        *(
+            tensor(manifest[name], lengths_dtype, "batch")
+            for name in ("lengths", "memory_lengths")
+            if manifest.get(name)
+        ),
         *(tensor(s["input"], s["dtype"], *s["shape"]) for s in states),
     ]
     inputs += [tensor(name, constants_dtype, *np.shape(value)) for name, value in manifest.get("constants", {}).items()]
     outputs = [*map(dict, manifest["outputs"])]
     answers = [output["name"] for output in outputs]
-    outputs += [tensor(s["output"], s["dtype"], *s["shape"]) for s in states if s["output"] not in answers]
+    handed_on = [s for s in states if s.get("output", answers[0]) not in answers]
+    outputs += [tensor(s["output"], s["dtype"], *s["shape"]) for s in handed_on]
     for each in (*inputs, *outputs):
         each["shape"] = (graph_shapes or {}).get(each["name"], each["shape"])
     build.save(directory / "model.onnx", inputs, outputs, made)

@@ -224,6 +224,19 @@ def draw_strokes(texts: Mapping[str, Sequence[npt.NDArray[np.float32]]], columns
     return figure
 
 
+def draw_attention(sentences: Sequence[tuple[Sequence[str], Sequence[str], Values]]) -> Figure:
+    """Draw how much each piece that was written looked at each that was read: a panel for each of `sentences`, with
+    what was read, what was written, and the weights [written, read]."""
+    figure, panels = plt.subplots(1, len(sentences), figsize=(WIDTH_INCHES, WIDTH_INCHES / len(sentences)))
+    for axes, (read, written, weights) in zip(panels, sentences, strict=True):
+        axes.grid(False)
+        axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xticks=range(len(read)), yticks=range(len(written)), yticklabels=written)
+        axes.set_xticks(axes.get_xticks(), read, rotation=90)
+    figure.tight_layout()
+    return figure
+
+
 def save(figure: Any, folder: Path, name: str) -> str:
     """Write a figure into `folder` as SVG or, where that is large, as PNG, without a date; return the file's name."""
     figure.tight_layout()

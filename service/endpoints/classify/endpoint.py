@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 
 from service.contract.manifest import Manifest, Task
 from service.endpoints.classify.audio import read_wav
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import (
     DeadlineExceeded,
     InvalidRequest,

@@ -13,7 +13,8 @@ from service.contract.manifest import Task
 from service.contract.parts import Forecast
 from service.endpoints.forecast.history import Missing, Values, read_history
 from service.endpoints.forecast.timestamps import list_times
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import (
     HistoryTooShort,
     HorizonTooLong,

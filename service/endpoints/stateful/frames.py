@@ -13,7 +13,8 @@ from pydantic import Field
 
 from service.contract.tensors import LARGEST_FLOAT
 from service.endpoints.stateful.step_json import StepInput, show_carried
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import InvalidRequest, ItemTooLarge, RequestError
 from service.model.onnx_session import Array
 from service.settings import Settings

@@ -1,7 +1,7 @@
-"""Where sessions begin: at the point of the token that came, or anew.
+"""Where sessions begin: at the point of the token that came, from a condition, or anew.
 
-It knows requests that may carry a state, not steps. Invariant: a session begins anew only where the request has no
-member `state` at all.
+It knows requests that may carry a state or a condition, not steps. Invariant: a session begins anew only where the
+request has no member `state` at all.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from service.batching.submission import Timing
 from service.contract.manifest import Task
+from service.endpoints.stateful.conditions import Beginning, Condition
 from service.engine.engine import Engine
+from service.engine.rows import Answer
 from service.errors import InvalidRequest, RequestError, attempt
+from service.settings import Settings
 from service.state.sessions import Point, Sessions, null_state
-from service.web.context import Caller
+from service.web.batch import NO_RUN, run_within
+from service.web.context import Call, Caller
 
 
 class Resumable(Protocol):
@@ -23,6 +28,15 @@ class Resumable(Protocol):
     def state(self) -> bytes | None: ...
     @property
     def model_fields_set(self) -> set[str]: ...
+
+
+class Conditioned(Resumable, Protocol):
+    """A part of a request that may carry a state, or a condition in a member that is called `condition_member`."""
+
+    @property
+    def condition(self) -> Condition | None: ...
+    @property
+    def condition_member(self) -> str: ...
 
 
 async def find_starts(
@@ -41,6 +55,26 @@ async def find_starts(
     return newest, [_without_state(one, newest, sessions) if one.state is None else next(resumed) for one in asked]
 
 
+async def begin_all(
+    call: Call, task: Task, model: str | None, asked: Sequence[Conditioned], limit_s: float
+) -> tuple[Engine, list[Point | RequestError], Timing]:
+    """Do the same where some of `asked` begin from conditions, whose start graphs run together within `limit_s`.
+
+    Raises: what `find_starts` and `run_within` raise.
+    """
+    newest, starts = await find_starts(call, task, model, [one for one in asked if one.condition is None])
+    found = iter(starts)
+    begun = [
+        next(found) if one.condition is None else attempt(_from_condition, one, newest, call.service.settings)
+        for one in asked
+    ]
+    beginnings = [one for one in begun if isinstance(one, Beginning)]
+    outcomes, timing = await run_within(call, beginnings, limit_s) if beginnings else ([], NO_RUN)
+    answers = iter(zip(beginnings, outcomes, strict=True))
+    sessions = call.service.sessions
+    return newest, [_begun(sessions, *next(answers)) if isinstance(one, Beginning) else one for one in begun], timing
+
+
 async def find_first(caller: Caller, task: Task, model: str | None, version: str, asked: Resumable) -> Point:
     """Return the first point of a session with a version of a model.
 
@@ -49,6 +83,21 @@ async def find_first(caller: Caller, task: Task, model: str | None, version: str
     if "state" in asked.model_fields_set:
         raise InvalidRequest("a state goes on with the version that made it; leave version out", field="version")
     return await caller.service.sessions.begin_with(version, model=caller.service.engines.name(model, task), task=task)
+
+
+def _from_condition(one: Conditioned, newest: Engine, settings: Settings) -> Beginning:
+    """Raises: InvalidRequest where a state came as well; what `Beginning` raises."""
+    assert one.condition is not None
+    if "state" in one.model_fields_set:
+        message = f"a state goes on with its own session; leave {one.condition_member} or state out"
+        raise InvalidRequest(message, field=one.condition_member)
+    return Beginning(one.condition, newest, settings, one.condition_member)
+
+
+def _begun(sessions: Sessions, beginning: Beginning, outcome: Answer | RequestError) -> Point | RequestError:
+    if isinstance(outcome, RequestError):
+        return outcome
+    return attempt(sessions.begin, beginning.of, beginning.of.begun(outcome))
 
 
 def _without_state(one: Resumable, newest: Engine, sessions: Sessions) -> Point | RequestError:

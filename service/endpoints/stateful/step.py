@@ -14,7 +14,8 @@ from fastapi import APIRouter, Body
 from pydantic import Field
 
 from service.contract.manifest import Task
-from service.endpoints.stateful.starts import find_starts
+from service.endpoints.stateful.conditions import Condition
+from service.endpoints.stateful.starts import begin_all
 from service.endpoints.stateful.step_json import (
     STATE_ERRORS,
     STATE_WANTED,
@@ -24,11 +25,11 @@ from service.endpoints.stateful.step_json import (
     show_carried,
     show_step,
 )
-from service.engine.engine import Answer
+from service.engine.rows import Answer
 from service.errors import ItemTooLarge, NotFinite, RaggedInputs, RequestError, SessionTooLong, attempt
 from service.state.sessions import Carried, Hold, Point, Precision
 from service.web.answers import Reply
-from service.web.batch import Job, Outcomes, Results, reply, run_jobs
+from service.web.batch import Job, Outcomes, Results, in_turn, reply, run_within, timeout_s
 from service.web.context import Call, Service
 from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
@@ -49,6 +50,12 @@ class StepItem(StepInput):
     id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     state: Token | None = Field(
         None, description="the state of the last answer; without this member a new session begins"
+    )
+    condition: Condition | None = Field(
+        None,
+        alias="begin",
+        description="what a new session of a model with a start graph begins from; its first step is the id that the "
+        "model declares, then come those that are given, if any",
     )
 
 
@@ -103,10 +110,11 @@ class _StepJob(Job):
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
 async def step(call: Call, body: Annotated[StepRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
-    newest, starts = await find_starts(call, body.task, body.model, body.items)
+    limit_s = timeout_s(body, call.service.settings.timeout_ms)
+    newest, starts, opened = await begin_all(call, body.task, body.model, body.items, limit_s)
     jobs = [attempt(_read, item, start, body, call.service) for item, start in zip(body.items, starts, strict=True)]
-    outcomes, timing = await run_jobs(call, body, jobs)
-    return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), timing)
+    outcomes, timing = await run_within(call, jobs, limit_s)
+    return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), in_turn(opened, timing))
 
 
 def _read(item: StepItem, start: Point | RequestError, body: StepRequest, service: Service) -> _StepJob:

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
-from service.engine.engine import Answer, Row
+from service.endpoints.stateful.conditions import first_ids
+from service.engine.rows import Answer, Row
 from service.errors import ItemTooLarge, PrecisionTooLow, WrongTask
 from service.settings import Settings
 from service.state.sessions import Carried, Point, steps_left
@@ -42,9 +44,13 @@ STATE_ERRORS = (
 
 
 class StepInput(NumbersInput):
-    """The steps to take, in the one member that suits the model; texts are in the member called `text_member`."""
+    """The steps to take, in the one member that suits the model; texts are in the member called `text_member`.
+
+    Where a condition may come, it is in the member called `condition_member`.
+    """
 
     text_member: ClassVar[str] = "text"
+    condition_member: ClassVar[str] = "begin"
 
     text: str | None = Field(None, description="for a model with a tokenizer; each token is a step")
 
@@ -64,14 +70,17 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
 
     Raises: InvalidRequest, EmptyInput, RaggedInputs or ItemTooLarge, with the member as their field.
     """
-    manifest, most = start.engine.manifest, settings.max_steps
+    manifest, most, first = start.engine.manifest, settings.max_steps, first_ids(start)
     left = steps_left(start, settings)
+    if first and not item.text and item.inputs is None and item.values is None:
+        return Row(np.array(first, manifest.sequence.dtype), start.state, left), item.condition_member
     allowed = (item.text_member,) if manifest.text is not None else takes_numbers(manifest)
     member = find_given(item, ("inputs", "values", "text"), allowed, manifest)
     if item.text is not None:
         check_length(len(item.text), settings.max_text_chars, member)
-        return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most), member
-    return Row(read_numbers(item, manifest, most), start.state, left), member
+        return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most, first=first), member
+    steps = read_numbers(item, manifest, most)
+    return Row(np.concatenate([np.array(first, steps.dtype), steps]) if first else steps, start.state, left), member
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:
@@ -79,11 +88,12 @@ def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dic
     result: dict[str, Any] = {
         "outputs": {name: (rows[-1] if last_only else rows).tolist() for name, rows in answer.outputs.items()}
     }
-    if row.encoding is not None:
-        vocabulary, ids = start.engine.model.vocabulary, row.encoding.ids
-        assert vocabulary is not None
-        start.engine.metrics.text_read(vocabulary.unknown_ratio(ids))
-        result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids]
+    vocabulary = start.engine.model.vocabulary
+    if vocabulary is not None:
+        if row.encoding is not None:
+            start.engine.metrics.text_read(vocabulary.unknown_ratio(row.encoding.ids))
+        ids = row.steps if row.steps.ndim == 1 else row.steps[:, 0]
+        result["tokens"] = [vocabulary.tokenizer.id_to_token(token) for token in ids.tolist()]
     return result
 
 

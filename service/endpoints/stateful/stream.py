@@ -23,7 +23,7 @@ from service.contract.manifest import Task
 from service.endpoints.stateful.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
 from service.endpoints.stateful.starts import find_first, find_starts
 from service.endpoints.stateful.step_json import read_row, show_step
-from service.engine.engine import Answer, Row
+from service.engine.rows import Answer, Row
 from service.errors import (
     BodyTimeout,
     InternalError,

@@ -15,7 +15,8 @@ import numpy as np
 from service.contract.tensors import Tensor
 from service.endpoints.v2.schema import InputTensor
 from service.endpoints.v2.signature import COUNTS, TEXT, Signature
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import BatchTooLarge, EmptyInput, HistoryTooShort, InvalidRequest, ItemTooLarge, RaggedInputs
 from service.model.onnx_session import Array
 from service.settings import Settings

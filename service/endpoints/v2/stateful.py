@@ -16,7 +16,8 @@ from service.endpoints.v2.rows import check_tensors, read_rows
 from service.endpoints.v2.schema import InferRequest, Parameters
 from service.endpoints.v2.signature import STATE_TOKEN, Signature, signature_of
 from service.endpoints.v2.tensors import BYTES
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import InvalidRequest, RequestError, StateError, StateInvalid, StateWrongModel
 from service.model.onnx_session import Array
 from service.state.sessions import Point, steps_left

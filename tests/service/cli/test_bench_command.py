@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_conditions
 import tiny_kinds
 import tiny_plain
 import tiny_sequences
@@ -28,7 +29,7 @@ KEY = "key-of-the-shop"
 SHORT = ("--duration", "0.1", "--connections", "2")
 KINDS = (
     *("sentiment", "forecast", "weather", "stepper", "numbers", "reader", "visits", "words"),
-    *("tagger-live", "cleaner", "rows", "listener", "rows-kind"),
+    *("tagger-live", "cleaner", "rows", "listener", "rows-kind", "translate"),
 )
 
 
@@ -44,6 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny_sequences.cleaner(models, samples=3, rate=None, name="rows")
     tiny_sequences.listener(models)
     tiny_sequences.listener(models, samples=2, rate=None, name="rows-kind")
+    tiny_conditions.translator(models)
     keys = json.dumps({"shop": KEY})
     server = Server(models, tmp_path_factory.mktemp("state"), BATON_API_KEYS=keys)
     server.client.headers["authorization"] = f"Bearer {KEY}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_conditions
 import wav
 from conftest import ROOT, Server
 
@@ -38,7 +39,11 @@ def examples(command: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that has the files of the examples, the committed models, and a `baton` on the path."""
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "models").mkdir()
+    for model in (ROOT / "models").iterdir():
+        (tmp_path / "models" / model.name).symlink_to(model)
+    if not (tmp_path / "models" / "translate").exists():
+        tiny_conditions.translator(tmp_path / "models")
     (tmp_path / "signal.csv").write_text("s,mv\n" + "".join(f"{n / 100},{n % 7}\n" for n in range(30)))
     (tmp_path / "recording.csv").write_text("sample\n" + "".join(f"{n % 3}\n" for n in range(40)))
     (tmp_path / "seven.wav").write_bytes(wav.write(0.5 * np.sin(np.arange(400) / 3), 8000))
@@ -116,6 +121,7 @@ def test_the_examples_of_serving_serve(example: str, tmp_path: Path, tiny_models
         ("baton keys ", 2, {"list", "new"}),
         ("baton step forecast", 2, {"forecast-live"}),
         ("baton forecast --model ", 3, {"forecast", "segrnn"}),
+        ("baton translate --model ", 3, {"translate"}),
     ],
 )
 def test_bash_completes_commands_and_models(words: str, place: int, completed: set[str], folder: Path) -> None:

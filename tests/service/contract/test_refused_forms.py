@@ -13,7 +13,8 @@ import tiny
 import tiny_forms
 from here import load_here
 
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import ManifestError, NotFinite, StateInvalid
 
 Write = Callable[..., Path]

@@ -10,7 +10,8 @@ import tiny
 from here import load_here
 
 from service.endpoints.stateful.step_json import StepInput, read_row, show_carried, show_step
-from service.engine.engine import Answer, Engine
+from service.engine.engine import Engine
+from service.engine.rows import Answer
 from service.errors import EmptyInput, InvalidRequest, ItemTooLarge, RaggedInputs, RequestError
 from service.settings import Settings
 from service.state.sessions import Carried, Point

@@ -21,7 +21,8 @@ from streams import Stream
 
 from baton_client import Client
 from service.contract.files import read_manifest
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.metrics import Metrics, ModelMetrics
 from service.model.forward import Forward
 from service.model.graph_check import check_graph

@@ -12,6 +12,8 @@ from service.errors import PrecisionTooLow
 from service.model.layout import StateLayout
 
 H = State(input="h", output="h_out", dtype="float32", shape=(2, "batch", 3))
+MEMORY = State(input="memory", output=None, dtype="float32", shape=("batch", "memory", 2))
+PLACES = State(input="places", output=None, dtype="int64", shape=("memory", "batch"))
 COUNT = State(input="count", output="count_out", dtype="int64", shape=("batch", 1))
 TICKS = State(input="ticks", output="ticks_out", dtype="int32", shape=("batch", 2))
 
@@ -31,7 +33,7 @@ def test_what_float16_holds_and_every_whole_number_comes_back_exactly(
     layout = StateLayout([H, COUNT, TICKS])
     state = packed(h, count, ticks)
     cut = layout.to_float16(state)
-    assert len(cut) == layout.float16_size == len(state) - 12
+    assert len(cut) == layout.float16_size(state) == len(state) - 12
     assert layout.from_float16(cut) == state
 
 
@@ -55,5 +57,39 @@ def test_float64_stays_whole_beside_what_is_cut() -> None:
     level = State(input="level", output="level_out", dtype="float64", shape=("batch", 2))
     layout = StateLayout([level, H])
     state = np.array([1.7e9 + 1 / 3, 1e300], "<f8").tobytes() + np.array([1, 2, 3, 4, 5, 6], "<f4").tobytes()
-    assert layout.float16_size == 2 * 8 + 6 * 2
+    assert layout.float16_size(state) == 2 * 8 + 6 * 2
     assert layout.from_float16(layout.to_float16(state)) == state
+
+
+@pytest.mark.parametrize("entries", [1, 2, 7])
+def test_ragged_tensors_follow_those_of_fixed_size_as_long_as_the_condition_is(entries: int) -> None:
+    layout = StateLayout([MEMORY, H, PLACES])
+    tensors = {
+        "memory": np.arange(2 * entries, dtype="<f4").reshape(entries, 2),
+        "places": np.arange(entries) + 2**40,
+        "h": np.arange(6, dtype="<f4").reshape(2, 3),
+    }
+    state = layout.begin(tensors)
+    assert (len(state), layout.entries(state)) == (6 * 4 + entries * (2 * 4 + 8), entries)
+    restored = layout.from_float16(layout.to_float16(state))
+    for each in (state, restored):  # small whole numbers are exact in float16
+        unpacked = layout.unpack(each)
+        assert unpacked.keys() == tensors.keys()
+        for name, values in tensors.items():
+            np.testing.assert_array_equal(unpacked[name], values)
+
+
+def test_only_whole_entries_are_a_state() -> None:
+    layout = StateLayout([H, MEMORY])
+    exact, cut = ({size for size in range(60) if layout.holds(size, float16=half)} for half in (False, True))
+    assert exact == {32, 40, 48, 56}
+    assert cut == {*range(16, 60, 4)}
+    plain = StateLayout([H])
+    assert [size for size in range(60) if plain.holds(size)] == [24]
+
+
+def test_a_ragged_value_beyond_float16_is_refused_by_its_name() -> None:
+    layout = StateLayout([H, MEMORY])
+    state = layout.begin({"memory": np.array([[0, 0], [0, 7e4]]), "h": np.zeros((2, 3))})
+    with pytest.raises(PrecisionTooLow, match="state 'memory' holds 70000"):
+        layout.to_float16(state)

@@ -19,7 +19,8 @@ from here import load_here
 
 from service.contract.tensors import TensorDtype
 from service.engine.costs import measure_costs, run_largest
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.model.onnx_session import OnnxSession, array_dtype
 from service.settings import Settings
 

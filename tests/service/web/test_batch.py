@@ -16,7 +16,7 @@ import tiny
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.engine.engine import Answer, Row
+from service.engine.rows import Answer, Row
 from service.settings import Settings
 from service.web.batch import Job, show_each
 from service.web.context import PEER, Peer

@@ -20,7 +20,8 @@ from slow import RawClient, slow_service, until_queued
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import create_app
-from service.engine.engine import Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Row
 from service.settings import Settings
 from service.web.access_log import ACCESS
 from service.web.door import DOOR

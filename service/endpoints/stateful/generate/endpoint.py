@@ -16,6 +16,7 @@ from service.endpoints.stateful.generate.events import Events
 from service.endpoints.stateful.generate.generation import Fork, Generation, Wanted, choice
 from service.endpoints.stateful.generate.openings import Opening, check, open_all
 from service.endpoints.stateful.generate.schema import EXAMPLES, GenerateAnswer, GenerateRequest
+from service.endpoints.stateful.generate.searching import check_search, search_all
 from service.endpoints.stateful.generate.shown import States, hand_out, show_end, take_news
 from service.endpoints.stateful.step_json import STATE_ERRORS
 from service.errors import InvalidRequest, ItemTooLarge, NotFinite, RequestError, SessionTooLong, WrongTask
@@ -56,23 +57,29 @@ async def generate(
 ) -> Reply | EventStream:
     """Draw ids one after the other and feed each as the next step. Sequences share runs; items fail alone.
 
+    With `beams` the likeliest sequences are searched for instead.
+
     With `stream` the answer is server-sent events: what each choice adds as it comes, with its last its state; an error
     where an item fails; and at the end what the answer cost.
     """
     limit_s = timeout_s(body, call.service.settings.timeout_ms)
     if body.state_every is not None and not body.stream:
         raise InvalidRequest('states come along with "stream": true; leave state_every out', field="state_every")
+    check_search(body)
     check(
         call,
         body.model,
         items=len(body.items),
-        forks=body.n,
+        forks=body.beams or body.n,
         max_steps=body.max_steps,
         field="max_steps",
         text=bool(body.stop),
         whole=not body.stream,
     )
     newest, openings, opened = await open_all(call, body.model, body.items, body.hold, body.precision, limit_s)
+    if body.beams is not None:
+        results, timing = await search_all(call, body, openings, opened, limit_s)
+        return reply(call, body, newest, results, timing)
     if body.state_every is not None:
         _check_carried(call, body, openings)
     generation = Generation(call, _wanted(body), openings, opened, limit_s)

@@ -21,11 +21,12 @@ from service.batching.submission import Timing
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import SEEDS, Finish
 from service.engine.drawing import Choice, Draw, Numbers
-from service.engine.engine import Answer, Drawn, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Drawn, Row
 from service.errors import Draining, InternalError, ModelFailed, RequestError
 from service.model.decoding import Decoding
 from service.state.sessions import Point, steps_left
-from service.web.batch import merged, serve_rows
+from service.web.batch import in_turn, merged, serve_rows
 from service.web.context import Call
 from service.web.numbers import EXACT
 
@@ -180,7 +181,7 @@ class Generation:
             await _all_of([self._run(engine, forks) for engine, forks in parts.items()])
         finally:
             for engine, timing in runs[before:]:
-                self._spent[engine] = _added(self._spent[engine], timing) if engine in self._spent else timing
+                self._spent[engine] = in_turn(self._spent[engine], timing) if engine in self._spent else timing
             del runs[before:]
         return turned
 
@@ -192,7 +193,7 @@ class Generation:
     @property
     def timing(self) -> Timing:
         """Where the time went, that of the openings too."""
-        return _added(self._opened, merged([*self._spent.values()])) if self._spent else self._opened
+        return in_turn(self._opened, merged([*self._spent.values()])) if self._spent else self._opened
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -242,16 +243,3 @@ def _forks(
             left = steps_left(opening.point, call.service.settings)
             for number in range(wanted.forks):
                 yield item, number, (first + number) % SEEDS, opening, wanted, left
-
-
-def _added(one: Timing, other: Timing) -> Timing:
-    """Return where the time went in two parts of the work, the first of which began first."""
-    return Timing(
-        submitted=one.submitted,
-        queue_s=one.queue_s + other.queue_s,
-        run_s=one.run_s + other.run_s,
-        rows=one.rows + other.rows,
-        cells=one.cells + other.cells,
-        padded_cells=one.padded_cells + other.padded_cells,
-        batch_rows=max(one.batch_rows, other.batch_rows),
-    )

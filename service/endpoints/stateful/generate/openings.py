@@ -1,4 +1,4 @@
-"""Where generated sequences begin: after a prompt, at a state, or at the id that the model starts with.
+"""Where generated sequences begin: after a prompt, from a condition, at a state, or at the id the model starts with.
 
 It knows items and their runs, not how ids are drawn. Invariant: a sequence begins with nothing only where the model
 declares what is fed then.
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.batching.submission import Timing
+from service.endpoints.stateful.conditions import first_ids
 from service.endpoints.stateful.generate.schema import MAX_WHOLE_STEPS, TASK, GenerateItem
-from service.endpoints.stateful.starts import find_starts
+from service.endpoints.stateful.starts import begin_all
 from service.endpoints.stateful.step_json import read_row
-from service.engine.engine import Answer, Engine, Row
+from service.engine.engine import Engine
+from service.engine.rows import Answer, Row
 from service.errors import BatchTooLarge, InvalidRequest, RequestError, attempt
 from service.state.sessions import Hold, Point, Precision
-from service.web.batch import Job, run_within
+from service.web.batch import Job, in_turn, run_within
 from service.web.context import Call
 
 
@@ -77,16 +79,17 @@ async def open_all(
     """Run the prompts of one request together; return the engine of new sessions, and where each item begins, or why
     it cannot. They wait for room as long as `limit_s`; a request whose first row has none was refused at the door.
 
-    Raises: what `find_starts` and `run_within` raise.
+    Raises: what `begin_all` and `run_within` raise.
     """
-    newest, starts = await find_starts(call, TASK, model, items)
+    newest, starts, begun = await begin_all(call, TASK, model, items, limit_s)
     read = [attempt(_read, call, item, start, hold, precision) for item, start in zip(items, starts, strict=True)]
     prompts = [one for one in read if isinstance(one, _Prompt)]
     for engine, rows in Counter(prompt.engine for prompt in prompts).items():
         await engine.batcher.wait_for_room(call.tenant, rows=rows, timeout_s=limit_s)
     outcomes, timing = await run_within(call, prompts, limit_s)
     ran = iter(zip(prompts, outcomes, strict=True))
-    return newest, [_opening(*next(ran)) if isinstance(one, _Prompt) else one for one in read], timing
+    openings = [_opening(*next(ran)) if isinstance(one, _Prompt) else one for one in read]
+    return newest, openings, in_turn(begun, timing)
 
 
 def _read(
@@ -96,7 +99,7 @@ def _read(
     if isinstance(start, RequestError):
         raise start
     call.service.sessions.holds(start, hold, precision)
-    if item.text or item.inputs is not None or item.values is not None:
+    if item.text or item.inputs is not None or item.values is not None or first_ids(start):
         return _Prompt(start.engine, *read_row(item, start, call.service.settings), start)
     if start.state is not None:
         return Opening(start)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from service.contract.manifest import Task
+from service.endpoints.stateful.conditions import Condition
 from service.endpoints.stateful.step_json import STATE_WANTED, StepInput
 from service.state.sessions import Hold, Precision
 from service.web.schema import (
@@ -25,6 +26,7 @@ from service.web.schema import (
     Token,
     Usage,
 )
+from service.web.searches import Beams, LengthPenalty
 
 TASK: Task = "generate"
 SEEDS = 2**63  # seeds are below
@@ -40,15 +42,17 @@ StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class GenerateItem(StepInput):
-    """What a sequence begins with: a prompt, a state, both, or nothing."""
+    """What a sequence begins with: a prompt, a state or a condition, one of these and a prompt, or nothing."""
 
     text_member: ClassVar[str] = "prompt"
+    condition_member: ClassVar[str] = "condition"
 
     text: str | None = Field(
         None, alias="prompt", description="for a model with a tokenizer; each token is a step, and an empty text none"
     )
     id: str | None = Field(None, max_length=MAX_ID_CHARS, description="returned with the result")
     state: Token | None = Field(None, description="the state of an earlier answer, to go on from there")
+    condition: Condition | None = Field(None, description="what a model with a start graph begins from")
 
 
 class GenerateRequest(RunRequest):
@@ -69,6 +73,13 @@ class GenerateRequest(RunRequest):
         description="texts that end a choice, and are not part of it; those that begin before the state are not seen",
     )
     n: Forks = Field(1, description="choices for each item, which fork after its prompt")
+    beams: Beams | None = Field(
+        None,
+        description="search for the likeliest sequences, so many at a time, instead of drawing; the `n` best are given",
+    )
+    length_penalty: LengthPenalty = Field(
+        1.0, description="with beams: 0 prefers what is likeliest as a whole, higher values longer sequences"
+    )
     probabilities: bool = Field(False, description="add how likely the model held each drawn id")
     stream: bool = Field(False, description="answer with server-sent events, as the ids are drawn")
     state_every: int | None = Field(
@@ -82,11 +93,14 @@ class Choice(BaseModel):
     """One generated sequence; its state is after all ids that were drawn, those of the stop text and the end too."""
 
     choice: int
-    seed: int = Field(description="the same request with this seed and n 1 gives this choice")
+    seed: int | None = Field(
+        None, description="the same request with this seed and n 1 gives this choice; left out with beams"
+    )
+    score: float | None = Field(None, description="with beams: log probability over length penalty, the best first")
     text: str | None = Field(None, description="for a model with a tokenizer, without the stop text")
     ids: list[int] | None = Field(None, description="for a model without")
     probabilities: list[float] | None = Field(None, description="of each drawn id, where they were asked for")
-    steps: int = Field(description="ids that were drawn")
+    steps: int = Field(description="ids that were drawn; with beams without the model's end, as in the state")
     finish: Finish = Field(
         description="stop: a stop text came; end: the model's end; length: as many steps as may be; "
         "error: the item's error came in between, and the state goes on from there"
