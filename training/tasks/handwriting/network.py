@@ -100,7 +100,8 @@ class HandwritingNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Return the raw parameters of the point after each one, the logit that none comes, and the states.
 
-        Shapes: as `forward`, but lengths all the same, states without the memory, and logits [batch, time].
+        Shapes: as `forward`, but states without the memory; parameters [batch, time, 6 * components + 1]; logits
+        [batch, time].
         """
         *carried, seen, places = states
         h, c = carried[:2]
@@ -122,13 +123,13 @@ class HandwritingNetwork(nn.Module):
         return bounded(raw[..., :-1]), raw[..., -1], (*finals, seen, places)
 
     def forward(self, points: Tensor, lengths: Tensor, memory_lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Return the raw parameters of the point after each one, the chance that none comes, then the states but the
-        memory.
+        """Take the steps of the points; return the raw parameters of the point after the last one, the chance that none
+        comes, then the states but the memory.
 
-        Shapes: points [batch, time, 3]; lengths, all the same, and memory_lengths [batch] int32; states as `states`,
-        then the memory [batch, memory, characters]; parameters [batch, time, 6 * components + 1]; chances
-        [batch, time, 1].
+        Shapes: points [batch, time, 3], one in the graph; lengths, all the same, and memory_lengths [batch] int32;
+        states as `states`, then the memory [batch, memory, characters]; parameters [batch, 6 * components + 1]; chances
+        [batch, 1].
         """
         *carried, memory = states
         raw, last, after = self.read(points, lengths, memory, memory_lengths, tuple(carried))
-        return raw, last.sigmoid().unsqueeze(2), *after
+        return raw[:, -1], last[:, -1:].sigmoid(), *after

@@ -32,9 +32,9 @@ def write(network: HandwritingNetwork, paper: Paper, texts: Sequence[str], bias:
     for step in range(MAX_POINTS):
         raw, last, *carried = network(point.unsqueeze(1), single, lengths, *states, memory)
         states = tuple(carried)
-        ended = torch.rand(len(texts), generator=generator) < last[:, 0, 0]
+        ended = torch.rand(len(texts), generator=generator) < last[:, 0]
         counts[ended] = counts[ended].clamp(max=step)
         if bool((counts <= step).all()):
             break
-        drawn[:, step] = point = draw(raw[:, 0], bias, generator)
+        drawn[:, step] = point = draw(raw, bias, generator)
     return [paper.measured(row[:count]) for row, count in zip(drawn, counts.tolist(), strict=True)]

@@ -125,15 +125,15 @@ def test_steps_equal_the_whole_and_padding_and_neighbours_change_nothing():
     network = small()
     ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
     memory, points = network.alphabet(ids, lengths), torch.randn(2, 4, 3)
-    whole, chances, *last = network(points, torch.tensor([4, 4]), lengths, *network.zero_states(2), memory)
+    whole, logits, last = network.read(points, torch.tensor([4, 4]), memory, lengths, network.zero_states(2))
     memory[1, 1:] = 7.0
     states = network.zero_states(1)
     for step in range(4):
         given = (*states, memory[1:])
         raw, chance, *carried = network(points[1:, step : step + 1], torch.tensor([1]), lengths[1:], *given)
         states = tuple(carried)
-        torch.testing.assert_close(raw[:, 0], whole[1:, step])
-        torch.testing.assert_close(chance[:, 0], chances[1:, step])
+        torch.testing.assert_close(raw, whole[1:, step])
+        torch.testing.assert_close(chance, logits[1:, step : step + 1].sigmoid())
     for state, declared, expected in zip(states, network.states, last, strict=True):
         torch.testing.assert_close(state.squeeze(declared.batch_axis), expected.select(declared.batch_axis, 1))
 
@@ -158,7 +158,7 @@ def test_one_step_is_a_graph_whose_layers_are_single_nodes():
     ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 5]], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32)
     memory, states, points = network.alphabet(ids, lengths), network.zero_states(2), torch.randn(2, 4, 3)
     single = torch.ones_like(lengths)
-    expected, _, *last = network(points, single * 4, lengths, *states, memory)
+    expected, _, last = network.read(points, single * 4, memory, lengths, states)
     for layer in network.modules():
         if isinstance(layer, Recurrent):
             layer.prepare_export()
@@ -180,7 +180,7 @@ def test_one_step_is_a_graph_whose_layers_are_single_nodes():
     for step in range(4):
         feeds = {"points": points[:, step : step + 1], **fixed, **dict(zip(names, given, strict=True))}
         mixture, _, *given = session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
-        np.testing.assert_allclose(mixture[:, 0], expected[:, step], atol=1e-5)
+        np.testing.assert_allclose(mixture, expected[:, step], atol=1e-5)
     for state, value in zip(last, given, strict=True):
         np.testing.assert_allclose(value, state, atol=1e-5)
 
