@@ -8,16 +8,15 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
 from service.errors import StartupError
 from training.catalogue import find_recipe
+from training.export import parity
+from training.export.graph import export
 from training.fit.runs import fit
-from training.networks.nodes import OPSET
-from training.networks.recurrent import Recurrent
 from training.report.plots import save
 from training.tasks.handwriting import evaluation, recognizer
 from training.tasks.handwriting.data import MAX_POINTS, Word, is_sound, offsets, read_words, split, strokes_of
@@ -26,14 +25,10 @@ from training.tasks.handwriting.mixture import bounded, draw, nats, parameters
 from training.tasks.handwriting.module import HandwritingModule
 from training.tasks.handwriting.network import HandwritingNetwork
 from training.tasks.handwriting.paper import Paper
+from training.tasks.handwriting.recipe import servable
 from training.tasks.handwriting.recognizer import RECOGNIZER, ReaderModule
 from training.tasks.handwriting.report import BIASES, WORDS, report_handwriting
 from training.tasks.handwriting.writing import write
-
-# PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning", "ignore:.*The axis name. batch will not be used"
-)
 
 TINY = {"hidden": 24, "layers": 2, "gaussians": 2, "components": 2, "dropout": 0.0, "rows": 8, "learning_rate": 2e-2}
 UPWARDS = {"a": 30.0, "b": -30.0}  # a letter of these tests is a straight stroke
@@ -150,39 +145,11 @@ def test_the_window_goes_forward_alone_and_sees_no_unknown_character():
     assert bool((further > places).all())
 
 
-@torch.no_grad()
-def test_one_step_is_a_graph_whose_layers_are_single_nodes():
-    """ONNX Runtime, a step a run, gives what PyTorch gives; batch and text may have any size."""
-    network = small()
-    names = [state.input for state in network.states]
-    ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 5]], dtype=torch.int32), torch.tensor([3, 1], dtype=torch.int32)
-    memory, states, points = network.alphabet(ids, lengths), network.zero_states(2), torch.randn(2, 4, 3)
-    single = torch.ones_like(lengths)
-    expected, _, last = network.read(points, single * 4, memory, lengths, states)
-    for layer in network.modules():
-        if isinstance(layer, Recurrent):
-            layer.prepare_export()
-    axes = [{state.batch_axis: "batch"} for state in network.states]
-    program = torch.onnx.export(
-        network,
-        (points[:, :1], single, lengths, *states, memory),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["points", "lengths", "memory_lengths", *names, "memory"],
-        output_names=["mixture", "end", *(state.output for state in network.states)],
-        dynamic_shapes=({0: "batch"}, {0: "batch"}, {0: "batch"}, (*axes, {0: "batch", 1: "memory"})),
-        verbose=False,
-    )
-    assert [node.op_type for node in program.model.graph].count("LSTM") == 2
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    fixed = {"lengths": single, "memory_lengths": lengths, "memory": torch.cat([memory, torch.ones(2, 2, 5)], 1)}
-    given = [state.numpy() for state in states]
-    for step in range(4):
-        feeds = {"points": points[:, step : step + 1], **fixed, **dict(zip(names, given, strict=True))}
-        mixture, _, *given = session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
-        np.testing.assert_allclose(mixture, expected[:, step], atol=1e-5)
-    for state, value in zip(last, given, strict=True):
-        np.testing.assert_allclose(value, state, atol=1e-5)
+def test_one_step_and_the_text_are_graphs_that_give_what_pytorch_gives():
+    """Each layer is a single node; rows whose texts differ in length share a run, whatever pads them."""
+    model = servable(small())
+    step, start = export(model), export(model.start.graph)
+    parity.measure(model, step, start).require()
 
 
 def test_batches_hold_every_word_once_in_the_network_s_unit():
