@@ -54,8 +54,8 @@ class Manifest(Members):
         """The start graph as a manifest of its own, by which it is loaded and run."""
         if self.start is None:
             return None
-        declared = self.start.model_dump(exclude={"states"})
-        return Starter(schema_version=1, name=self.name, version=self.version, task=self.task, **declared)
+        shared = self.model_dump(include={"schema_version", "name", "version", "task", "arithmetic"})
+        return Starter(**shared, **self.start.model_dump(exclude={"states"}))
 
     @property
     def adds_special_tokens(self) -> bool:

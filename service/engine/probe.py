@@ -140,7 +140,7 @@ def _int8(declared: Arithmetic) -> str:
 def sample(engine: Engine, lengths: Sequence[int], *, condition: int | None = None) -> list[Row]:
     """Return rows of `lengths` that the model can run, for trying it out.
 
-    Where sessions begin from a condition, each has one of its own length, or of the length `condition`.
+    Where sessions begin from a condition, those of rows side by side differ in length, or all have `condition`.
 
     Of whole numbers it tries 0, 1 and a tokenizer's last id: which others a graph without a tokenizer takes is unknown.
     Texts are "0" and "1", which a graph that reads numbers takes as well.
@@ -161,10 +161,19 @@ def sample(engine: Engine, lengths: Sequence[int], *, condition: int | None = No
             steps[:, 1:] = np.resize(np.roll(spelled, -index), (length, manifest.text.characters.width))
         rows.append(Row(steps, others=tuple(others)))
     if engine.starter is not None:
-        conditions = sample(engine.starter, [condition or length for length in lengths])
-        for row, answer in zip(rows, _answers(engine.starter, conditions), strict=True):
+        for row, answer in zip(rows, _conditions(engine.starter, len(rows), condition), strict=True):
             row.state = engine.begun(answer)
     return rows
+
+
+def _conditions(starter: Engine, count: int, length: int | None) -> list[Answer]:
+    """Return what the start graph makes of so many conditions, all of `length`, or each unlike those beside it."""
+    if length is not None:
+        return _answers(starter, sample(starter, [length] * count))
+    fewest, most = starter.manifest.row_steps
+    longest = fewest + MORE_STEPS if most is None else min(most, fewest + MORE_STEPS)
+    lengths = [longest - index % (longest - fewest + 1) for index in range(count)]
+    return [*chain(*(_answers(starter, [row]) for row in sample(starter, lengths)))]
 
 
 def _drawn(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator, ids: Array) -> Array:

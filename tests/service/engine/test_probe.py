@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import tiny_conditions
 import tiny_sequences
 import tiny_writers
 from here import load_here
@@ -113,3 +115,20 @@ def test_the_last_id_of_a_tokenizer_with_gaps_is_tried(tmp_path: Path) -> None:
     tiny_sequences.live_tagger(tmp_path, tokenizer)
     found, told = refused(tmp_path)
     assert (found, "fails on a short probe" in told) == ("file", True)
+
+
+@pytest.mark.parametrize("changes", [{"masked": False}, {"masked": False, "lengths": ""}])
+def test_padding_of_a_memory_that_counts_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    tiny_conditions.translator(tmp_path, **changes)
+    with pytest.raises(ManifestError, match=r"a row's answer changes by .* with its neighbours"):
+        load_here(tmp_path)
+
+
+def test_a_start_graph_is_probed_as_the_model_and_named_where_it_fails(tmp_path: Path) -> None:
+    directory = tiny_conditions.translator(tmp_path)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["start"]["outputs"][1]["shape"] = ["batch", "time", 5]
+    manifest["states"][1]["shape"] = ["batch", "memory", 5]
+    tiny.write_manifest(directory, manifest)
+    with pytest.raises(ManifestError, match=r"start\.outputs\[1\]: memory_0 is declared .* but the graph has"):
+        load_here(tmp_path)

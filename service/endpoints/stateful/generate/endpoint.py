@@ -21,7 +21,7 @@ from service.endpoints.stateful.generate.shown import States, hand_out, show_end
 from service.endpoints.stateful.step_json import STATE_ERRORS
 from service.errors import InvalidRequest, ItemTooLarge, NotFinite, RequestError, SessionTooLong, WrongTask
 from service.web.answers import Reply
-from service.web.batch import Partial, Results, reply, timeout_s
+from service.web.batch import Partial, Results, check_states, reply, timeout_s
 from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.error_shapes import error_object
@@ -77,6 +77,7 @@ async def generate(
         whole=not body.stream,
     )
     newest, openings, opened = await open_all(call, body.model, body.items, body.hold, body.precision, limit_s)
+    check_states([one.point.state for one in openings if isinstance(one, Opening)], body.beams or body.n, "n")
     if body.beams is not None:
         results, timing = await search_all(call, body, openings, opened, limit_s)
         return reply(call, body, newest, results, timing)

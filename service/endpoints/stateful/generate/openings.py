@@ -101,7 +101,7 @@ def _read(
     call.service.sessions.holds(start, hold, precision)
     if item.text or item.inputs is not None or item.values is not None or first_ids(start):
         return _Prompt(start.engine, *read_row(item, start, call.service.settings), start)
-    if start.state is not None:
+    if start.step:
         return Opening(start)
     manifest = start.engine.manifest
     assert manifest.feedback is not None
