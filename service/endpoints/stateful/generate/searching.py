@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching.submission import Timing
+from service.contract.parts import Feedback
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import GenerateRequest
 from service.endpoints.stateful.step_json import show_carried
@@ -68,7 +69,7 @@ def _job(call: Call, body: GenerateRequest, opening: Opening) -> _Search:
     assert body.beams is not None
     point = opening.point
     feedback = point.engine.manifest.feedback
-    assert feedback is not None
+    assert isinstance(feedback, Feedback)
     assert point.state is not None
     most = min(body.max_steps, max(1, steps_left(point, call.service.settings)))
     search = Search(Likeliest(body.beams, body.length_penalty, most, feedback.end))
