@@ -15,8 +15,9 @@ START = [0.0, 0.0, 1.0]
 MIXTURE = {"kind": "mixture", "output": "mixture", "components": COMPONENTS, "start": START, "finished": None}
 
 
-def scribbler(root: Path, **changes: Any) -> Path:
-    """A GRU over points, which begins from nothing and never says that it is at its end."""
+def scribbler(root: Path, *, tears: bool = False, **changes: Any) -> Path:
+    """A GRU over points, which begins from nothing and never says that it is at its end. Where it `tears`, no point can
+    be drawn after the end of a stroke, so wide are its deviations."""
     build = GraphBuilder(21, lengths=changes.get("lengths", "lengths") or "")
     y, h = build.recurrent("GRU", "points", 3, HIDDEN, ["h"], linear_before_reset=1)
     manifest = {
@@ -28,7 +29,13 @@ def scribbler(root: Path, **changes: Any) -> Path:
         "states": [state("h", 1, "batch", HIDDEN)],
         "feedback": MIXTURE,
     }
-    made = {"mixture": build.dense(y, HIDDEN, PARAMETERS), "h_out": h}
+    mixture = build.dense(y, HIDDEN, PARAMETERS)
+    if tears:
+        wide = np.zeros((3, PARAMETERS), np.float32)
+        wide[2, 1 + 3 * COMPONENTS : 1 + 5 * COMPONENTS] = 200  # logarithms
+        (torn,) = build.add("MatMul", ["points", build.constant(wide)])
+        (mixture,) = build.add("Add", [mixture, torn])
+    made = {"mixture": mixture, "h_out": h}
     return write_model(root, build, made, **{**manifest, **changes})
 
 
@@ -42,7 +49,7 @@ def penman(root: Path, *, sure: bool = True, **changes: Any) -> Path:
     _, seen = attend(build, query, "memory", masked=True)
     (flat,) = build.add("Squeeze", [seen, axis])
     (h,) = build.add("Tanh", [build.add("Add", [flat, before])[0]])
-    end = build.dense(h, HIDDEN, 1)
+    (end,) = build.add("Sub", [build.dense(h, HIDDEN, 1), build.constant(np.array(1.25, np.float32))])
     manifest = {
         "name": "penman",
         "task": "step",
@@ -64,7 +71,12 @@ def penman(root: Path, *, sure: bool = True, **changes: Any) -> Path:
     return add_start(directory, encoder, made, source, outputs, {"memory": "memory_0"}, text=True)
 
 
+def tearer(root: Path) -> Path:
+    """The scribbler, that can write a single stroke."""
+    return scribbler(root, tears=True, name="tearer", feedback={**MIXTURE, "start": [0, 0, 0]})
+
+
 def all_pens(root: Path) -> Path:
-    for write in (scribbler, penman):
+    for write in (scribbler, tearer, penman):
         write(root)
     return root

@@ -78,10 +78,10 @@ def check_kind(call: Call, body: GenerateRequest) -> None:
     """Raises: InvalidRequest for a member that has no meaning for what the model writes; UnknownModel or WrongTask."""
     engines = call.service.engines
     manifest = engines.for_task(engines.name(body.model, TASK), TASK).manifest
-    points = isinstance(manifest.feedback, Mixture)
-    for member in OF_IDS if points else OF_POINTS:
+    writes, foreign = ("points", OF_IDS) if isinstance(manifest.feedback, Mixture) else ("ids", OF_POINTS)
+    for member in foreign:
         if member in body.model_fields_set:
-            message = f"is for models that write {'ids' if points else 'points'}; leave it out for {manifest.name!r}"
+            message = f"{manifest.name!r} draws {writes}, for which this has no meaning; leave {member} out"
             raise InvalidRequest(message, field=member)
 
 
