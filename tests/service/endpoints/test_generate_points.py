@@ -165,7 +165,7 @@ def test_a_stream_tells_the_points_as_they_come_and_the_picture_at_the_end(pens:
     assert close([point for event in events for point in event["points"]], whole["points"])
     assert ["svg" in event for event in events] == [False] * (len(events) - 1) + [True]
     assert len(numbers(events[-1]["svg"])) == len(numbers(whole["svg"]))
-    assert [event["step"] for event in events if "state" in event][0] == 11
+    assert next(event["step"] for event in events if "state" in event) == 11
     assert "text" not in events[0]
 
 
