@@ -97,7 +97,8 @@ def _write(answer: dict[str, Any], write: Write, state_file: Path | None) -> Non
 
 
 def _show(events: Iterable[dict[str, Any]], state_file: Path | None) -> None:
-    """Print a text, ids, or a point a line, as they come, and keep the state, which the last event has even of what was cut short."""
+    """Print a text, ids, or a point a line, as they come, and keep the state, which the last event has even of what was
+    cut short."""
     for event in events:
         ids = "".join(f"{each} " for each in event.get("ids", ()))
         points = "".join(f"{right:g} {up:g} {end}\n" for right, up, end in event.get("points", ()))
