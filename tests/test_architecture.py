@@ -30,6 +30,7 @@ NEVER_IN_SERVICE = {
     "onnxscript",
     "pandas",
     "pooch",
+    "sacrebleu",
     "sklearn",
     "torch",
     "torchmetrics",

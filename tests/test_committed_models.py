@@ -20,6 +20,11 @@ pytestmark = pytest.mark.old_cpu
 
 MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
+UNPUBLISHED = {
+    "translate-multi30k",  # its data's licence lets nobody publish it
+    "translate",  # it is being trained
+    "handwriting",  # the service does not draw from mixtures yet
+}
 PARITY = 1e-5  # max abs, the bound that a model is published under
 MAX_BYTES = 12_000_000
 TEXTS = [
@@ -52,7 +57,8 @@ def ask(server: Server, path: str, **body: object) -> list[dict]:
 def test_every_recipe_s_model_is_there_once() -> None:
     """Nothing was released yet, so that older versions would only make the service larger."""
     found = [directory.parent.name for directory in VERSIONS]
-    assert {*found} >= {*names()}
+    assert UNPUBLISHED.isdisjoint(found)
+    assert {*found} | UNPUBLISHED >= {*names()}
     assert len({*found}) == len(found)
 
 

@@ -25,6 +25,9 @@ from training.tasks.segrnn import recipe as segrnn
 from training.tasks.tagger import evaluation as tagging
 from training.tasks.tagger import recipe as tagger
 from training.tasks.tagger.text import read_sentences
+from training.tasks.translate import evaluation as translation
+from training.tasks.translate.evaluation import by_sentence
+from training.tasks.translate.recipe import CORPORA
 
 ONE_MESSAGE = 0.0011  # of the ham in test: the false positive rate moves by that
 SAME = 0.005  # relative: other processors round otherwise, and a few answers lie on the edge
@@ -57,6 +60,12 @@ def words(model: str, url: str) -> tuple[Metric, ...]:
     return tagging.figures(model, train, {"test": test, "dev": dev}, url)
 
 
+def sentences(url: str) -> tuple[Metric, ...]:
+    corpus = CORPORA["tatoeba"]
+    test = by_sentence(corpus.read("test"))
+    return translation.figures("translate", f"{corpus.name}_test", corpus.read("train"), test, corpus.tokenized, url)
+
+
 MEASURES: dict[str, Measure] = {
     "sentiment": partial(reviews, sentiment.ask_sentiment, "sentiment"),
     "sentiment-live": partial(reviews, sentiment.ask_sentiment_live, "sentiment-live"),
@@ -70,6 +79,7 @@ MEASURES: dict[str, Measure] = {
     "digits-live": partial(sounds, "digits-live"),
     "tagger": partial(words, "tagger"),
     "tagger-live": partial(words, "tagger-live"),
+    "translate": sentences,
 }
 
 
@@ -120,6 +130,7 @@ TARGETS: dict[str, dict[str, Callable[[Metric], bool]]] = {
     "digits-live": {"fsdd_test_accuracy": at_least(0.95)},
     "tagger": {"ud_ewt_test_upos_accuracy": at_least(0.955)},
     "tagger-live": {"ud_ewt_test_upos_accuracy": at_least(0.93)},
+    "translate": {"tatoeba_eng_fra_test_bleu": at_least(45), "tatoeba_eng_fra_test_chrf": at_least(62)},
 }
 
 

@@ -25,8 +25,10 @@ from training.tasks.denoise.recipe import KIND as DENOISE
 from training.tasks.digits.recipe import KIND as DIGITS
 from training.tasks.forecast.recipe import KIND as FORECAST
 from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
+from training.tasks.handwriting.recipe import KIND as HANDWRITING
 from training.tasks.segrnn.recipe import KIND as SEGRNN
 from training.tasks.tagger.recipe import KIND as TAGGER
+from training.tasks.translate.recipe import KIND as TRANSLATE
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -40,6 +42,8 @@ KINDS: Mapping[str, Kind[Any]] = {
     "denoise": DENOISE,
     "digits": DIGITS,
     "tagger": TAGGER,
+    "handwriting": HANDWRITING,
+    "translate": TRANSLATE,
 }
 T = TypeVar("T", bound=Section)
 

@@ -36,6 +36,8 @@ STANFORD = "Stanford Sentiment Treebank, binary: nlp.stanford.edu/sentiment"
 PHYSIONET = (
     "MIT-BIH Arrhythmia Database and Noise Stress Test Database, excerpts: physionet.org/content/mitdb and /nstdb"
 )
+TATOEBA = "English TAB French, Tatoeba's sentences of 2017-09-29: manythings.org/anki and tatoeba.org; CC BY 2.0"
+MULTI30K = "Multi30k, lower-cased and tokenised: github.com/multi30k/dataset; non-commercial research and education"
 EWT = "UD English EWT, form, UPOS and XPOS a line: github.com/UniversalDependencies/UD_English-EWT"
 FILES = {
     "sst2/train.tsv": PublicFile("e981ceb4fe6c9acd1c79851d0d091b9e78103f1f2a399ca83dda27915d41c56c", STANFORD),
@@ -75,9 +77,36 @@ FILES = {
     "ud_ewt/train.tsv.gz": PublicFile("121c0a8a0825ae3584a2f9d285aeba58ee30b6b42895c810ba05d40bca46a4ff", EWT),
     "ud_ewt/dev.tsv.gz": PublicFile("e438eadd603870b8d85e10cb51c149508d460d34509cf950f04072acd933f977", EWT),
     "ud_ewt/test.tsv.gz": PublicFile("eb3fe2db752faf6d0a58bcd2ef1d24a810ab8cf42a944f1aa8485f43b3debd66", EWT),
+    "tatoeba_eng_fra/train.tsv.gz": PublicFile(
+        "f7c37f57d051aa342c8bd413e2e932e795ea0059125e32138d7506de305f3c57", TATOEBA
+    ),
+    "tatoeba_eng_fra/dev.tsv.gz": PublicFile(
+        "b29374ec980421c9a602654769f0bea253dc7f0242794b2bb6840e4c99ed7b4e", TATOEBA
+    ),
+    "tatoeba_eng_fra/test.tsv.gz": PublicFile(
+        "bc3ff43222201020ed68fec1789077975439df3c0cc09e2458db89487e5f73ec", TATOEBA
+    ),
+    "multi30k/train.tok.en.gz": PublicFile(
+        "d9308d9a7ca588e04daba8dde66524c9a924668d86d90c5631a00ca14a41c69f", MULTI30K
+    ),
+    "multi30k/train.tok.de.gz": PublicFile(
+        "197ddb46157bd92214df4fda2dd209be4d31ba67824be1624464966004fbe130", MULTI30K
+    ),
+    "multi30k/val.tok.en.gz": PublicFile("282c0d29c10d7965c744f694cfe620e070033c50d574096d732a03723642e142", MULTI30K),
+    "multi30k/val.tok.de.gz": PublicFile("01f498dfbbcb84ae8b11b7d9a3bbb22637e166f0e3ed5ddedba38d219dc98482", MULTI30K),
+    "multi30k/test2016.tok.en.gz": PublicFile(
+        "fd36a0b5a766e9d1d7a661fb440f9c27a606b1a3c1b84affe5b69ba7657babd5", MULTI30K
+    ),
+    "multi30k/test2016.tok.de.gz": PublicFile(
+        "c322a55a981fdaf9be94b92acce4b34520aff40ad8406862fcd6cbdbba4b0537", MULTI30K
+    ),
     "glove/glove.6B.50d.top50k.npz": PublicFile(
         "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
         "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",
+    ),
+    "unipen_words/words.jsonl.gz": PublicFile(
+        "f085009d09298d86679be1e33934d02015d010f4be67680225fae88b654951e4",
+        "UNIPEN train_r01_v07, the words of part sta, as JSON lines: Zenodo, doi 10.5281/zenodo.1195803",
     ),
 }
 

@@ -37,7 +37,8 @@ class Release:
     """Everything that publishing needs of a trained model.
 
     `measure(base_url)` asks a running service that serves this model for its figures. `limits` are sentences for the
-    card: what the model should not be trusted with.
+    card: what the model should not be trusted with. `text` reads what the steps read, `condition_text` the conditions
+    that the start graph reads.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Release:
     forecast: Forecast | None = None
     signal: Signal | None = None
     feedback: Feedback | None = None
+    condition_text: TextReader | None = None
 
 
 class Section(BaseModel):

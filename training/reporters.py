@@ -25,6 +25,9 @@ from training.tasks.segrnn.report import report_segrnn
 from training.tasks.tagger import recipe as tagger
 from training.tasks.tagger.report import report_tagger
 from training.tasks.tagger.text import read_sentences
+from training.tasks.translate.evaluation import by_sentence
+from training.tasks.translate.recipe import CORPORA
+from training.tasks.translate.report import report_translate
 
 Reported = tuple[tuple[Picture, ...], tuple[Table, ...]]
 
@@ -52,6 +55,10 @@ def _sentences(url: str, manifest: Manifest) -> Reported:
     return report_tagger(url, manifest, read_sentences(find(tagger.TEST).path), "UD English EWT test")
 
 
+def _translations(url: str, manifest: Manifest) -> Reported:
+    return report_translate(url, manifest, by_sentence(CORPORA["tatoeba"].read("test")), "Tatoeba's test part")
+
+
 REPORTERS: dict[str, Reporter] = {
     "sentiment": partial(_reviews, False),
     "sentiment-live": partial(_reviews, True),
@@ -66,4 +73,5 @@ REPORTERS: dict[str, Reporter] = {
     "digits-live": _digits,
     "tagger": _sentences,
     "tagger-live": _sentences,
+    "translate": _translations,
 }

@@ -25,16 +25,19 @@ from torch.onnx import OnnxExporterError
 
 from service.contract.tensors import State, Tensor
 from service.errors import StartupError
+from training.export.compact import hold_in_float16
 from training.export.explicit import ExplicitLayers, LayerError
 from training.networks.nodes import OPSET
 from training.networks.recurrent import Recurrent
 
 Array = npt.NDArray[Any]
+Session = list[Array]  # one row's states, in manifest order
 RECURRENT_NODES = {"RNN", "LSTM", "GRU"}
-LENGTHS = "lengths"
+LENGTHS, MEMORY_LENGTHS = "lengths", "memory_lengths"
 NOT_THE_NETWORKS = tuple(  # where lines of code are not the network's own
     f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
 )
+EXAMPLE_ROOM = 7  # of a traced memory, beside its one entry: tracing takes sizes that are alike, or 1, for one number
 HARMLESS_WARNINGS = (
     r"isinstance\(treespec, LeafSpec\)",  # PyTorch 2.13 copies its own objects in a way that it deprecates
     "The axis name: batch will not be used, since it shares",  # every batch axis is the one batch axis
@@ -49,12 +52,14 @@ class ExportError(StartupError):
 class Servable:
     """A network with what its graph takes and gives.
 
-    `network(sequence, lengths, *constants, *states)` returns its outputs, then its states, in the order declared here.
-    Where `sequence` has no time axis, the graph takes one step a run and no lengths. The network is given both anyway,
-    with a time axis of 1.
+    `network(sequence, lengths, *constants, *states)` returns its outputs, then the states that have an output, in the
+    order declared here. With a ragged state the sizes of the rows' memories come behind `lengths`. Where `sequence` has
+    no time axis, the graph takes one step a run and no lengths. The network is given both anyway, with a time axis of
+    1.
     `constants` are float32 vectors that the service feeds as the manifest holds them. `draw(rng, length)` makes one
     plausible row of the sequence, [length] or [length, features], for the example and for parity; `row_lengths` are the
-    lengths worth trying.
+    lengths worth trying. With `float16_weights` the graph's file holds the weights in float16, which must be exact, and
+    computes in float32. `start` makes what sessions begin with.
     """
 
     network: nn.Module
@@ -65,6 +70,8 @@ class Servable:
     streamable: bool = False
     row_lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21)
     constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    float16_weights: bool = False
+    start: Starting | None = None
 
     @property
     def lengths(self) -> str | None:
@@ -72,8 +79,13 @@ class Servable:
         return LENGTHS if self.sequence.has_time else None
 
     @property
+    def memory_lengths(self) -> str | None:
+        """The input with the size of each row's memory, where rows have any."""
+        return MEMORY_LENGTHS if any(state.ragged for state in self.states) else None
+
+    @property
     def input_names(self) -> list[str]:
-        lengths = [self.lengths] if self.lengths else []
+        lengths = [name for name in (self.lengths, self.memory_lengths) if name is not None]
         return [self.sequence.name, *lengths, *self.constants, *(state.input for state in self.states)]
 
     @property
@@ -92,18 +104,55 @@ class Servable:
         """Return the constants as the graph takes them. Shapes: each [values]."""
         return [np.array(values, np.float32) for values in self.constants.values()]
 
-    def feeds(self, steps: Array, lengths: Array, states: list[Array] | None = None) -> dict[str, Array]:
-        """Return what the graph takes by name, new sessions' states where none are given. Shapes: as `collate`."""
-        read = [steps, lengths] if self.sequence.has_time else [steps[:, 0]]
-        values = [*read, *self.constant_arrays(), *(states or self.zero_states(len(steps)))]
-        return dict(zip(self.input_names, values, strict=True))
+    def arguments(
+        self, steps: Array, lengths: Array, sessions: Sequence[Session] | None = None, room: int = 0
+    ) -> list[Array]:
+        """Return what the network takes; without `sessions` all are new. Memories are padded with zeros, with `room`
+        beyond the longest. Shapes: as `collate`."""
+        states = [*zip(*(sessions or [self.new_session()] * len(steps)), strict=True)]
+        sizes = [[len(own) for own in rows] for state, rows in zip(self.states, states, strict=True) if state.ragged]
+        memory = [np.array(sizes[0], np.int32)] if sizes else []
+        batched = [_stacked(state, rows, room) for state, rows in zip(self.states, states, strict=True)]
+        return [steps, lengths, *memory, *self.constant_arrays(), *batched]
 
-    def zero_states(self, batch: int) -> list[Array]:
-        """Return the states of new sessions, in manifest order."""
+    def feeds(
+        self, steps: Array, lengths: Array, sessions: Sequence[Session] | None = None, room: int = 0
+    ) -> dict[str, Array]:
+        """Return what the graph takes by name. Shapes and the rest: as `arguments`."""
+        given = self.arguments(steps, lengths, sessions, room)
+        read = given if self.sequence.has_time else [steps[:, 0], *given[2:]]
+        return dict(zip(self.input_names, read, strict=True))
+
+    def new_session(self, made: Mapping[str, Array] | None = None) -> Session:
+        """Return the states that a session begins with: those in `made`, by name, and the others' `start`, a memory
+        with one entry."""
+        starts = {state.input: np.array(state.start, state.dtype) for state in self.states}
+        shapes = {state.input: (1,) * state.ragged + state.row_shape for state in self.states}
         return [
-            np.stack([np.broadcast_to(np.array(state.start, state.dtype), state.row_shape)] * batch, state.batch_axis)
-            for state in self.states
+            made[name] if made and name in made else np.broadcast_to(start, shapes[name])
+            for name, start in starts.items()
         ]
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The start graph: `graph` reads a condition, and `states` names for each state the output that it begins with."""
+
+    graph: Servable
+    states: Mapping[str, str]
+
+    def session(self, servable: Servable, outputs: Sequence[Array]) -> Session:
+        """Return the new session that begins with the start graph's `outputs` for one condition."""
+        made = dict(zip(self.graph.output_names, outputs, strict=True))
+        return servable.new_session({state: made[output] for state, output in self.states.items()})
+
+
+def _stacked(state: State, rows: Sequence[Array], room: int) -> Array:
+    """Stack a state's rows as the graph takes them."""
+    if state.ragged:
+        width = max(len(row) for row in rows) + room
+        rows = [np.concatenate([row, np.zeros((width - len(row), *state.row_shape), state.dtype)]) for row in rows]
+    return np.stack(rows).transpose(state.graph_order)
 
 
 def export(servable: Servable) -> bytes:
@@ -120,16 +169,19 @@ def export(servable: Servable) -> bytes:
     graph = program.model_proto
     forget_sources(graph)
     check_graph(graph, layers=network.nodes)
+    if servable.float16_weights:
+        hold_in_float16(graph)
     return bytes(graph.SerializeToString())
 
 
 def _traced(servable: Servable, network: _Flat) -> torch.onnx.ONNXProgram:
     rng = np.random.default_rng(0)
     rows = [servable.draw(rng, length) for length in sorted(servable.row_lengths)[-2:]]
-    example = servable.feeds(*servable.collate(rows))
+    example = servable.feeds(*servable.collate(rows), room=EXAMPLE_ROOM)
     axes: dict[str, dict[int, str]] = {name: {} for name in servable.constants}
-    axes |= {state.input: {state.batch_axis: "batch"} for state in servable.states}
-    axes |= {LENGTHS: {0: "batch"}, servable.sequence.name: {0: "batch"}}
+    for state in servable.states:
+        axes[state.input] = {place: axis for place, axis in enumerate(state.shape) if isinstance(axis, str)}
+    axes |= {LENGTHS: {0: "batch"}, MEMORY_LENGTHS: {0: "batch"}, servable.sequence.name: {0: "batch"}}
     if servable.sequence.has_time:
         axes[servable.sequence.name][1] = "time"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is not there

@@ -66,7 +66,7 @@ def _calls(servable: Servable, served: Served, row: np.ndarray[Any, Any]) -> Cal
         for name, layer in served.module.named_modules()
         if name and not any(layer.children()) and not isinstance(layer, nn.RNNBase)
     ]
-    states = [torch.from_numpy(state) for state in servable.zero_states(1)]
+    _, _, *states = map(torch.from_numpy, servable.arguments(row[None], np.array([LENGTH])))
     try:
         with torch.no_grad():
             served.call.run(served.module, torch.from_numpy(row[None]), torch.tensor([LENGTH]), states)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from service.contract.files import MANIFEST_FILE, explain, read_manifest, verify_files
 from service.contract.manifest import Manifest
-from service.contract.parts import Text
+from service.contract.parts import Start, Text
 from service.contract.provenance import Metric, Provenance
 from service.errors import StartupError
 from training.evaluate import serving
@@ -31,6 +31,7 @@ from training.recipe import Release, TextReader
 from training.report.card import write_card
 
 MODEL_FILE, TOKENIZER_FILE, CARD_FILE, CURVE_FILE = "model.onnx", "tokenizer.json", "card.md", "training.csv"
+START_FILE, SOURCE_TOKENIZER_FILE = "start.onnx", "source-tokenizer.json"
 MAX_MODEL_BYTES = 12_000_000  # of a model that is trained here, and may be committed
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "lightning", "tokenizers")
 
@@ -60,7 +61,7 @@ def publish(
     """Export, check, stage, serve, measure, and publish as the next version; return its directory.
 
     `others` are the models of the recipe's other seeds: checked and measured in the same way, they give each figure's
-    spread. `curve` is the run's learning curve as CSV. A graph of `max_bytes` or more is refused.
+    spread. `curve` is the run's learning curve as CSV. Graphs of `max_bytes` or more are refused.
 
     Raises: ExportError, ParityError, ManifestError, EvaluationError or PublishError; nothing is then published.
     """
@@ -89,13 +90,14 @@ def _stage(
     release: Release, folder: Path, version: str, *, command: str, seed: int | None, max_bytes: int | None
 ) -> _Staged:
     """Export and check a release, write it below `folder` as a models directory, and measure it through the service."""
-    graph = export(release.servable)
-    if max_bytes is not None and len(graph) >= max_bytes:
-        raise PublishError(f"{release.name}: {len(graph):,} bytes; a model must stay under {max_bytes:,}")
-    gaps = parity.measure(release.servable, graph)
+    graph, starting = export(release.servable), release.servable.start
+    start = None if starting is None else export(starting.graph)
+    if max_bytes is not None and (size := len(graph) + len(start or b"")) >= max_bytes:
+        raise PublishError(f"{release.name}: {size:,} bytes; a model must stay under {max_bytes:,}")
+    gaps = parity.measure(release.servable, graph, start)
     gaps.require()
     directory = folder / release.name / version
-    files = _files(release, graph)
+    files = _files(release, graph, start)
     write_files(directory, files)
     provenance = _provenance(release, command=command, seed=seed, parity_max_abs=gaps.max_abs)
     manifest = _manifest(release, version, files, provenance)
@@ -120,10 +122,13 @@ def next_version(model_dir: Path) -> str:
     return str(max(versions, default=0) + 1)
 
 
-def _files(release: Release, graph: bytes) -> dict[str, bytes]:
+def _files(release: Release, graph: bytes, start: bytes | None) -> dict[str, bytes]:
     files = {MODEL_FILE: graph}
-    if release.text is not None:
-        files[TOKENIZER_FILE] = release.text.tokenizer_json.encode()
+    if start is not None:
+        files[START_FILE] = start
+    for name, reader in ((TOKENIZER_FILE, release.text), (SOURCE_TOKENIZER_FILE, release.condition_text)):
+        if reader is not None:
+            files[name] = reader.tokenizer_json.encode()
     return files
 
 
@@ -136,7 +141,9 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, and check it and its files as the service does. Raises: ManifestError."""
-    text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    begun = {} if manifest.start is None else manifest.start.states
+    own = {place: {"start"} for place, state in enumerate(manifest.states) if state.input in begun}  # begin otherwise
+    text = manifest.model_dump_json(indent=2, exclude_none=True, exclude={"states": own}) + "\n"
     write_files(directory, {MANIFEST_FILE: text.encode()})
     verify_files(directory, read_manifest(directory))
 
@@ -156,13 +163,15 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
             inputs=(servable.sequence,),
             outputs=servable.outputs,
             lengths=servable.lengths,
+            memory_lengths=servable.memory_lengths,
             constants=dict(servable.constants),
             states=servable.states,
             streamable=servable.streamable,
-            text=None if release.text is None else _text(release.text, hashes[TOKENIZER_FILE]),
+            text=_text(release.text, TOKENIZER_FILE, hashes),
             forecast=release.forecast,
             signal=release.signal,
             feedback=release.feedback,
+            start=_start(release, hashes),
             networks=release.networks,
             provenance=provenance,
         )
@@ -172,10 +181,28 @@ def _manifest(release: Release, version: str, files: Mapping[str, bytes], proven
         raise PublishError(message) from failure
 
 
-def _text(reader: TextReader, sha256: str) -> Text:
+def _start(release: Release, hashes: Mapping[str, str]) -> Start | None:
+    starting = release.servable.start
+    if starting is None:
+        return None
+    return Start(
+        file=START_FILE,
+        sha256=hashes[START_FILE],
+        inputs=(starting.graph.sequence,),
+        outputs=starting.graph.outputs,
+        lengths=starting.graph.lengths,
+        constants=dict(starting.graph.constants),
+        text=_text(release.condition_text, SOURCE_TOKENIZER_FILE, hashes),
+        states=dict(starting.states),
+    )
+
+
+def _text(reader: TextReader | None, file: str, hashes: Mapping[str, str]) -> Text | None:
+    if reader is None:
+        return None
     return Text(
-        tokenizer=TOKENIZER_FILE,
-        sha256=sha256,
+        tokenizer=file,
+        sha256=hashes[file],
         max_length=reader.max_length,
         unknown_token=reader.unknown_token,
         characters=reader.characters,

@@ -54,6 +54,8 @@ def publish_quantized(
     or when an answer or a figure is too far from it; EvaluationError. Nothing is then published.
     """
     original = read_manifest(float32)
+    if original.start is not None:
+        raise PublishError(f"{original.name} begins with a start graph, and such models are published in float32 alone")
     verify_files(float32, original)
     provenance = _float32_provenance(original)
     graph = (float32 / original.file).read_bytes()

@@ -141,7 +141,7 @@ def models_page(models_dir: Path, page_dir: Path) -> str:
             f"[{m.name}](#{m.name})",
             m.task,
             networks_sentence(m.networks),
-            f"{(directory / m.file).stat().st_size / 1e6:.1f} MB",
+            f"{sum((directory / part.file).stat().st_size for part in (m, m.start) if part) / 1e6:.1f} MB",
             _headline(m),
         )
         for directory, m in found

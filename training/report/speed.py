@@ -25,7 +25,7 @@ import onnxruntime
 Array = npt.NDArray[np.generic]
 
 BATCHES = (1, 8, 64)
-TOKENS = 32  # of a text
+TOKENS = 32  # of a text, and of the condition that a session began from
 RUNS = 15
 
 
@@ -69,7 +69,9 @@ def drawn_feeds(manifest: Manifest, batch: int, length: int) -> dict[str, Array]
     if manifest.lengths is not None:
         feeds[manifest.lengths] = np.full(batch, length, np.int32)
     feeds |= {name: np.array(value, np.float32) for name, value in manifest.constants.items()}
+    if manifest.memory_lengths is not None:
+        feeds[manifest.memory_lengths] = np.full(batch, TOKENS, np.int32)
     for state in manifest.states:
-        start = np.broadcast_to(np.array(state.start, state.dtype), state.row_shape)
-        feeds[state.input] = np.expand_dims(start, state.batch_axis).repeat(batch, state.batch_axis)
+        rows = (batch, *[TOKENS] * state.ragged, *state.row_shape)
+        feeds[state.input] = np.broadcast_to(np.array(state.start, state.dtype), rows).transpose(state.graph_order)
     return feeds

@@ -43,8 +43,7 @@ def states_of(gates: list[Gate], cell: Any, peepholes: list[float] | None = None
     x, lengths = torch.tensor([X]), torch.tensor([2], dtype=torch.int32)
     y, _ = stack(x, lengths)
     session = onnxruntime.InferenceSession(export(servable), providers=["CPUExecutionProvider"])
-    feeds = [x.numpy(), lengths.numpy(), *servable.zero_states(1)]
-    served = session.run(["y"], dict(zip(servable.input_names, feeds, strict=True)))[0]
+    served = session.run(["y"], servable.feeds(x.numpy(), lengths.numpy()))[0]
     return [y.flatten().tolist(), served.flatten().tolist()]
 
 
