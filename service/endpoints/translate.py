@@ -15,6 +15,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field, Tag
 
 from service.contract.manifest import Task
+from service.contract.parts import Feedback
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.engine.search import Hypothesis, Likeliest, Search
@@ -155,7 +156,7 @@ def _begin(
     """Return the search that begins with what the start graph made of a text."""
     feedback, text = engine.manifest.feedback, engine.manifest.text
     assert isinstance(read, Job)  # what was refused has no answer
-    assert feedback is not None
+    assert isinstance(feedback, Feedback)
     assert text is not None
     most = min(text.max_length, SHORTEST + LONGEST * len(read.row.steps), settings.max_session_steps - 1)
     search = Search(Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention))

@@ -16,8 +16,8 @@ import numpy as np
 
 from service.batching.batcher import Batcher, shutting_down
 from service.contract.tensors import LARGEST_FLOAT
-from service.engine.feeding import Feeder, Lane
-from service.engine.rows import Answer, Drawn, Row
+from service.engine.feeding import Lane, find_feeder
+from service.engine.rows import Answer, Row
 from service.errors import (
     EmptyInput,
     ItemTooLarge,
@@ -50,8 +50,8 @@ class Engine:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
-        self.layout, feedback = StateLayout(self.manifest.carried), self.manifest.feedback
-        self._feeder = None if feedback is None else Feeder(self.manifest, feedback, self.layout)
+        self.layout = StateLayout(self.manifest.carried)
+        self._feeder = find_feeder(self.manifest, self.layout)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self._same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
         self.most_drawn = 1 if self._same_size else MOST_DRAWN  # else its steps would share runs with longer rows
@@ -143,17 +143,17 @@ class Engine:
             dtype = self.manifest.sequence.dtype
             return NotFinite(f"a value is not finite, or beyond the range of {dtype}, {LARGEST_FLOAT[dtype]:.2g}")
         ids = row.encoding.ids
-        if not ids and not row.first:
+        if not ids and row.first is None:
             return EmptyInput("the text has no words; give at least one")
-        most = row.max_tokens - len(row.first)
+        most = row.max_tokens - (0 if row.first is None else len(row.first))
         if len(ids) > most and not row.cut:
             return ItemTooLarge(f"the text has {len(ids)} tokens; at most {most}", limit=most)
         assert row.text is not None
         assert self.model.vocabulary is not None
         dtype = self.manifest.sequence.dtype
         row.steps = self.model.vocabulary.steps(row.text, row.encoding, most, dtype)
-        if row.first:
-            row.steps = np.concatenate([np.array(row.first, dtype), row.steps])
+        if row.first is not None:
+            row.steps = np.concatenate([row.first.ravel(), row.steps])
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
@@ -221,7 +221,8 @@ class Engine:
             return Answer({}, made[0].state if made else b"")
         (one,) = made
         if row.draws:
-            row.drawn.append(Drawn(int(row.steps[0]), one.state, row.expected))
+            assert self._feeder is not None
+            row.drawn.append(self._feeder.drawn(row, one))
         return Answer(one.outputs, one.state)
 
     def recent(self, state: bytes) -> list[int]:

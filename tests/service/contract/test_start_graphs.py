@@ -76,7 +76,10 @@ def test_a_start_graph_gives_states_another_meaning() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"start": None, "task": "step"}, "states[1]: has an axis 'memory', so 'start.states' must say what it begins with"),
+        (
+            {"start": None, "task": "step"},
+            "states[1]: has an axis 'memory', so 'start.states' must say what it begins with",
+        ),
         (
             {"states": [STATE, MEMORY, {**STATE, "input": "x", "output": None}]},
             "states[2]: has no 'output', so 'start.states' must say what it begins with",

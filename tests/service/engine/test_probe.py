@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_conditions
+import tiny_pens
 import tiny_sequences
 import tiny_writers
 from here import load_here
@@ -84,6 +85,37 @@ def test_logits_that_are_declared_as_probabilities_are_refused(tmp_path: Path) -
     assert found == "feedback.form"
     assert told.startswith("the numbers of 'probabilities' are no probabilities")
     assert told.endswith('declare "logits"')
+
+
+def test_what_says_that_writing_is_finished_must_be_a_probability(tmp_path: Path) -> None:
+    tiny_pens.penman(tmp_path, sure=False)
+    found, told = refused(tmp_path)
+    assert found == "feedback.finished"
+    assert told == "the numbers of 'end' are no probabilities: some are below 0 or above 1; end it in a sigmoid"
+
+
+def test_a_graph_must_take_the_point_that_it_starts_with(tmp_path: Path) -> None:
+    """Its square is beyond float32 here."""
+    build = tiny.GraphBuilder(7)
+    (squares,) = build.add("Mul", ["points", "points"])
+    y, h = build.recurrent("GRU", squares, 3, 4, ["h"], linear_before_reset=1)
+    (by_time,) = build.add("ReduceSum", [squares, build.constant(np.array([2], np.int64))], keepdims=1)
+    (mixture,) = build.add("Add", [build.dense(y, 4, 7), by_time])
+    tiny.write_model(
+        tmp_path,
+        build,
+        {"mixture": mixture, "h_out": h},
+        name="far",
+        task="step",
+        streamable=True,
+        inputs=[tiny.tensor("points", "float32", "batch", "time", 3)],
+        outputs=[tiny.tensor("mixture", "float32", "batch", "time", 7)],
+        states=[tiny.state("h", 1, "batch", 4)],
+        feedback={**tiny_pens.MIXTURE, "components": 1, "start": [0, 1e30, 0]},
+    )
+    found, told = refused(tmp_path)
+    assert found == "feedback.start"
+    assert told.startswith("the graph fails on the point [0.0, 1e+30, 0.0]: give one that it takes")
 
 
 def test_scores_that_are_negative_are_refused_though_they_sum_to_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching.submission import Timing
+from service.contract.parts import Feedback
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import GenerateRequest
 from service.endpoints.stateful.step_json import show_carried
@@ -75,7 +76,7 @@ def _job(call: Call, body: GenerateRequest, opening: Opening) -> _Search:
     assert body.beams is not None
     point = opening.point
     feedback = point.engine.manifest.feedback
-    assert feedback is not None
+    assert isinstance(feedback, Feedback)
     assert point.state is not None
     left = steps_left(point, call.service.settings)
     if not left:
