@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate sizing profile soak report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile soak report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -94,6 +94,9 @@ bench-page: $(VENV)/.development  ## measure the page in a browser, and write do
 
 bench-generate: $(VENV)/.development  ## measure generation beside a loop of session.run, for docs/benchmarks.md (2 minutes)
 	$(BIN)/python -m loadtests.generation
+
+bench-translate: $(VENV)/.development  ## measure translation beside a loop of session.run, for docs/benchmarks.md (2 minutes)
+	$(BIN)/python -m loadtests.translation
 
 bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
 	$(BIN)/python -m loadtests.command_line

@@ -51,6 +51,7 @@ CALLS = {
     "tag": "one text, whole",
     "transform": "one signal, whole",
     "classify": "one signal, whole",
+    "translate": "one sentence, 4 beams",
 }
 Raw = dict[str, Any]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import tiny_conditions
 import wav
 from conftest import ROOT, Server
 
@@ -42,8 +41,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "models").mkdir()
     for model in (ROOT / "models").iterdir():
         (tmp_path / "models" / model.name).symlink_to(model)
-    if not (tmp_path / "models" / "translate").exists():
-        tiny_conditions.translator(tmp_path / "models")
     (tmp_path / "signal.csv").write_text("s,mv\n" + "".join(f"{n / 100},{n % 7}\n" for n in range(30)))
     (tmp_path / "recording.csv").write_text("sample\n" + "".join(f"{n % 3}\n" for n in range(40)))
     (tmp_path / "seven.wav").write_bytes(wav.write(0.5 * np.sin(np.arange(400) / 3), 8000))

@@ -51,7 +51,9 @@ ERRORS = run_errors(
     InvalidRequest("all that are made are given: best_of is n here, or left out", field="best_of"),
     ItemTooLarge("the text has 100001 characters; at most 100000", field="prompt", limit=100_000),
     SessionTooLong("5 steps; the session may take 4 more", field="prompt", limit=4),
-    WrongTask("'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8", field="model"),
+    WrongTask(
+        "'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8, translate", field="model"
+    ),
     shape=completion_error,
     answer=CompletionError,
 )
