@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate sizing profile soak report loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate sizing profile soak report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -72,6 +72,9 @@ train-%: $(VENV)/.development  ## train, verify and publish a model, of training
 report: $(VENV)/.development  ## draw the models: pictures, cards, docs/models.md (needs the data sets)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report]'
 	$(BIN)/python -m training report
+
+report-gradients: $(VENV)/.development  ## measure gradients through time, and draw docs/recurrent-networks.md (4 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m training gradients
 
 bench: $(VENV)/.development  ## measure beside floors, and write docs/benchmarks.md (needs wrk; about 9 minutes)
 	$(BIN)/python -m loadtests.bench

@@ -68,7 +68,9 @@ class Loop:
         self._source, self._target = (
             Tokenizer.from_file(str(directory / part["text"]["tokenizer"])) for part in (self._start, self._manifest)
         )
-        self._names = ["logits", *(state["output"] for state in self._manifest["states"] if "output" in state)]
+        handed_on = [state["output"] for state in self._manifest["states"] if "output" in state]
+        self._ids = self._manifest["inputs"][0]["name"]
+        self._names = [self._manifest["feedback"]["output"], *handed_on]
         self.batch = max(BATCHES, key=self._try)
 
     def _try(self, batch: int) -> float:
@@ -153,14 +155,15 @@ class Loop:
             self._manifest["lengths"]: np.ones(len(ids), np.int32),
             **fed,
         }
-        logits, *states = self._decoder.run(self._names, feeds)
+        made, *states = self._decoder.run(self._names, feeds)
         outputs = dict(zip(self._names[1:], states, strict=True))
         for state in self._manifest["states"]:
             if "output" in state:
                 fed[state["input"]] = outputs[state["output"]]
-        above = logits[:, 0] - logits[:, 0].max(axis=1, keepdims=True)
-        logp: Array = above - np.log(np.exp(above).sum(axis=1, keepdims=True))
-        return logp
+        if self._manifest["feedback"]["form"] == "probabilities":
+            return np.asarray(np.log(made[:, 0]))
+        above = made[:, 0] - made[:, 0].max(axis=1, keepdims=True)
+        return np.asarray(above - np.log(np.exp(above).sum(axis=1, keepdims=True)))
 
     def _take(self, name: str, tensor: Array, rows: Sequence[int]) -> Array:
         axes = {state["input"]: state["shape"].index("batch") for state in self._manifest["states"]}

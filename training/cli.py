@@ -1,6 +1,6 @@
 """The `python -m training` command: train a recipe's model and publish it.
 
-It knows recipes by name or file, runs and publishing, not tasks.
+It knows recipes by name or file, runs, publishing and reports, not tasks.
 """
 
 from __future__ import annotations
@@ -148,6 +148,22 @@ def report(
     for directory in write_reports(models_dir, REPORTERS, set(only or known)):
         Console().print(f"drew {directory}")
     page.write_text(models_page(models_dir, page.parent))
+
+
+@app.command()
+def gradients(
+    page: Annotated[
+        Path, typer.Option(help="The page whose tables are written again; pictures go to the folder of its name.")
+    ] = Path("docs/recurrent-networks.md"),
+) -> None:
+    """Measure how gradients fare on their way back through time, and draw it.
+
+    It trains small networks on a task that it draws itself, for some minutes on one core. Needs the extra `report`.
+    """
+    from training.gradients.page import write_report
+    from training.gradients.study import Sizes, measure
+
+    write_report(measure(Sizes()), page)
 
 
 def _show(directory: Path) -> None:

@@ -67,11 +67,14 @@ class TranslateRequest(RunRequest):
 EXAMPLES: dict[str, Any] = {
     "texts": {
         "summary": "Two sentences into French",
-        "value": {"inputs": ["I am very tired today.", {"id": "b", "text": "Where is the station?"}]},
+        "value": {
+            "model": "translate",
+            "inputs": ["I am tired today.", {"id": "b", "text": "Where is the station?"}],
+        },
     },
     "alternatives": {
         "summary": "The three best translations, and what each attends to",
-        "value": {"inputs": ["Where do you live?"], "alternatives": 3, "attention": True},
+        "value": {"model": "translate", "inputs": ["Where do you live?"], "alternatives": 3, "attention": True},
     },
 }
 

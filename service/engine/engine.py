@@ -53,9 +53,7 @@ class Engine:
         self._feeder = None if feedback is None else Feeder(self.manifest, feedback, self.layout)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self._same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
-        self.most_drawn = (
-            1 if self._same_size else MOST_DRAWN
-        )  # each step drawn has a run beside rows of one step alone
+        self.most_drawn = 1 if self._same_size else MOST_DRAWN  # else its steps would share runs with longer rows
         self.batcher: Batcher[Row, Answer] = Batcher(
             self.run,
             prepare=self.prepare,

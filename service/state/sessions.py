@@ -43,7 +43,9 @@ Packed = tuple[Form, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of one session: the model version that goes on from it, its state, its steps so far; at 0 no state.
+    """One point of one session: the model version that goes on from it, its state, its steps so far.
+
+    At step 0 there is no state, unless the session began from a condition.
 
     `held` says that the client has no more of the state than a reference to the server's snapshot.
     """

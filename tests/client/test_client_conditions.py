@@ -109,8 +109,8 @@ def test_the_best_of_a_search_are_choices_with_scores_and_states(client: Client)
         ("captioner", "abc", VECTOR, {"vector": VECTOR.tolist()}),
         ("captioner", "abc", {"vector": VECTOR}, {"vector": VECTOR.tolist()}),
         ("captioner", None, VECTOR.tolist(), {"vector": VECTOR.tolist()}),
-        ("stepper", [[0.5, -0.5]], ROWS, {"inputs": ROWS.tolist()}),
-        ("stepper", [[0.5, -0.5]], {"inputs": ROWS.tolist()}, {"inputs": ROWS.tolist()}),
+        ("rows-reader", [[0.5, -0.5]], ROWS, {"inputs": ROWS.tolist()}),
+        ("rows-reader", [[0.5, -0.5]], {"inputs": ROWS.tolist()}, {"inputs": ROWS.tolist()}),
     ],
 )
 def test_conditions_of_every_kind_are_those_of_requests(

@@ -97,7 +97,7 @@ def translator(root: Path, *, masked: bool = True, **changes: Any) -> Path:
     return add_start(directory, encoder, begun, source, outputs, {"h": "h_0", "memory": "memory_0"}, text=True)
 
 
-def stepper(root: Path) -> Path:
+def rows_reader(root: Path) -> Path:
     """The same for numbers, a step a run: a session begins from rows, and hands on what it has attended to."""
     build = GraphBuilder(13, lengths="")
     axis = build.constant(np.array([1], np.int64))
@@ -114,7 +114,7 @@ def stepper(root: Path) -> Path:
         build,
         {"y": build.dense(h, HIDDEN, 2), "weights": row, "h_out": h, "memory_out": left},
         lengths="",
-        name="stepper",
+        name="rows-reader",
         task="step",
         streamable=True,
         inputs=[tensor("x", "float32", "batch", 2)],
@@ -157,6 +157,6 @@ def captioner(root: Path) -> Path:
 
 
 def all_conditioned(root: Path) -> Path:
-    for write in (translator, stepper, captioner):
+    for write in (translator, rows_reader, captioner):
         write(root)
     return root

@@ -15,7 +15,7 @@ ORDER = (
     {"export"},
     {"recipe"},
     {"fit", "report"},
-    {"publish", "tasks"},
+    {"gradients", "publish", "tasks"},
     {"catalogue", "reporters"},
     {"cli"},
     {"__init__", "__main__"},

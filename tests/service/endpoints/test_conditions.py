@@ -108,11 +108,11 @@ def test_a_model_without_a_time_axis_hands_on_the_memory_that_it_changes(conditi
     steps = [[0.5, -0.5], [1.0, 0.0], [0.0, 2.0]]
     short = {"inputs": ROWS["inputs"][:1]}
     (whole, brief) = step(
-        conditioned, "stepper", {"begin": ROWS, "inputs": steps}, {"begin": short, "inputs": steps[:2]}
+        conditioned, "rows-reader", {"begin": ROWS, "inputs": steps}, {"begin": short, "inputs": steps[:2]}
     )
     assert np.shape(brief["outputs"]["weights"]) == (2, 1)
-    (first,) = step(conditioned, "stepper", {"begin": ROWS, "inputs": steps[:1]})
-    (rest,) = step(conditioned, "stepper", {**state_of(first), "inputs": steps[1:]})
+    (first,) = step(conditioned, "rows-reader", {"begin": ROWS, "inputs": steps[:1]})
+    (rest,) = step(conditioned, "rows-reader", {**state_of(first), "inputs": steps[1:]})
     for name, made in whole["outputs"].items():
         np.testing.assert_allclose(first["outputs"][name] + rest["outputs"][name], made, atol=1e-5)
 
@@ -127,9 +127,9 @@ def test_a_model_without_a_time_axis_hands_on_the_memory_that_it_changes(conditi
         ("translate", {"begin": {"text": "a"}, "inputs": [[1.0]]}, "invalid_request", "items[0].inputs"),
         ("captioner", {"begin": {"vector": [1.0, 2.0]}}, "ragged_inputs", "items[0].begin.vector"),
         ("captioner", {"begin": {"vector": [1e39] * 5}}, "not_finite", "items[0].begin.vector"),
-        ("stepper", {"begin": ROWS}, "invalid_request", "items[0].inputs"),
+        ("rows-reader", {"begin": ROWS}, "invalid_request", "items[0].inputs"),
         (
-            "stepper",
+            "rows-reader",
             {"begin": {"inputs": [[1.0]]}, "inputs": [[1.0, 2.0]]},
             "ragged_inputs",
             "items[0].begin.inputs[0]",
