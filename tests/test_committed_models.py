@@ -20,7 +20,11 @@ pytestmark = pytest.mark.old_cpu
 
 MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
-UNPUBLISHED = {"translate-multi30k"}  # for what their data's licences let nobody publish
+UNPUBLISHED = {
+    "translate-multi30k",  # its data's licence lets nobody publish it
+    "translate",  # it is being trained
+    "handwriting",  # the service does not draw from mixtures yet
+}
 PARITY = 1e-5  # max abs, the bound that a model is published under
 MAX_BYTES = 12_000_000
 TEXTS = [

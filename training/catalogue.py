@@ -25,6 +25,7 @@ from training.tasks.denoise.recipe import KIND as DENOISE
 from training.tasks.digits.recipe import KIND as DIGITS
 from training.tasks.forecast.recipe import KIND as FORECAST
 from training.tasks.forecast_live.recipe import KIND as FORECAST_LIVE
+from training.tasks.handwriting.recipe import KIND as HANDWRITING
 from training.tasks.segrnn.recipe import KIND as SEGRNN
 from training.tasks.tagger.recipe import KIND as TAGGER
 from training.tasks.translate.recipe import KIND as TRANSLATE
@@ -41,6 +42,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "denoise": DENOISE,
     "digits": DIGITS,
     "tagger": TAGGER,
+    "handwriting": HANDWRITING,
     "translate": TRANSLATE,
 }
 T = TypeVar("T", bound=Section)

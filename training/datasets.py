@@ -104,6 +104,10 @@ FILES = {
         "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
         "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",
     ),
+    "unipen_words/words.jsonl.gz": PublicFile(
+        "f085009d09298d86679be1e33934d02015d010f4be67680225fae88b654951e4",
+        "UNIPEN train_r01_v07, the words of part sta, as JSON lines: Zenodo, doi 10.5281/zenodo.1195803",
+    ),
 }
 
 

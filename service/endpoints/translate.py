@@ -19,6 +19,8 @@ from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.engine.search import Hypothesis, Likeliest, Search
 from service.errors import BatchTooLarge, InvalidRequest, ItemTooLarge, RequestError, WrongTask, attempt
+from service.model.decoding import MOST_BEFORE
+from service.model.vocabulary import Vocabulary
 from service.settings import Settings
 from service.web.answers import Reply
 from service.web.batch import Job, in_turn, reply, run_within, timeout_s
@@ -193,7 +195,12 @@ def _translation(engine: Engine, found: Hypothesis, source: Row, body: Translate
         "finish": "end" if found.ended else "length",
     }
     if body.attention:
-        read = [*map(starter.own_name, source.encoding.ids)]
+        pieces = _pieces(starter, source.encoding.ids)
         weights = [np.round(of_token.astype(float), 4).tolist() for of_token in found.attention[: len(found.ids)]]
-        made["attention"] = {"source": read, "tokens": [*map(vocabulary.own_name, found.ids)], "weights": weights}
+        made["attention"] = {"source": pieces, "tokens": _pieces(vocabulary, found.ids), "weights": weights}
     return made
+
+
+def _pieces(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
+    """Return what each token adds to the text."""
+    return [vocabulary.name(token, ids[max(0, place - MOST_BEFORE) : place]) for place, token in enumerate(ids)]

@@ -25,12 +25,14 @@ class Carried:
     def __init__(self, states: Sequence[State], layout: StateLayout, given: Sequence[bytes | None]) -> None:
         """Take the rows' states; None is what a session begins with. Raises: StateInvalid where one is not finite."""
         self._states, self._layout = states, layout
-        before = [state or layout.new for state in given]
-        fixed = b"".join([state[: layout.size] for state in before])
-        self._fixed = np.frombuffer(fixed, layout.dtype, len(before))
-        self._memories = [state[layout.size :] for state in before]
-        self.entries = [layout.entries(state) for state in before]
-        memory = [layout.memory(state) for state in before] if layout.entry_size else []
+        before, size = [state or layout.new for state in given], layout.size
+        memory: list[Array] = []
+        self._memories, self.entries = [b""] * len(before), [0] * len(before)
+        if layout.entry_size:
+            memory = [layout.memory(state) for state in before]
+            self._memories, self.entries = [state[size:] for state in before], [*map(len, memory)]
+            before = [state[:size] for state in before]
+        self._fixed = np.frombuffer(b"".join(before), layout.dtype, len(before))
         self.tensors: dict[str, Array] = {}
         for state in states:
             name = state.input

@@ -86,7 +86,9 @@ class Forward:
         if self._recent is not None:
             final[self._recent.input] = self._last_ids(self._recent, sequences, states)
         packed, size = final.tobytes(), self.layout.size
-        after = [packed[index * size : (index + 1) * size] + memory for index, memory in enumerate(memories)]
+        after = [packed[index * size : (index + 1) * size] for index in range(len(lengths))]
+        if self.layout.entry_size:
+            after = [*map(bytes.__add__, after, memories)]
         made = [self._cut(outputs, index, length, after[index]) for index, length in enumerate(lengths)]
         finite = [True] * len(lengths)
         fixed = [final[state.input] for state in self._states if not state.ragged]

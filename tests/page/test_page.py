@@ -16,7 +16,7 @@ PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 800}
 # What is unfolded of a panel, one after another, the second of each; and what comes last.
 FOLDS = {"Models": ("details.box > summary", "details.box[open] summary"), "Requests": ("details.box > summary",)}
-LAST = {"Read": ".verdict", "Models": ".card h4", "Requests": ".records pre"}
+LAST = {"Read": ".verdict", "Translate": ".translation", "Models": ".card h4", "Requests": ".records pre"}
 LOOKS = [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
 
 

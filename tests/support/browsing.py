@@ -12,6 +12,7 @@ from typing import Any
 
 import axe_playwright_python
 import pytest
+import tiny_conditions
 import tiny_plain
 from conftest import ANSWER_LIMIT_S, ROOT, Server, ServerFactory
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect, sync_playwright
@@ -158,10 +159,11 @@ def visit(visits: VisitFactory, page_server: Server) -> Visit:
 
 @pytest.fixture(scope="session")
 def page_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed models, and one from elsewhere whose card and picture hold scripts."""
+    """The committed models, a tiny translator, and one from elsewhere whose card and picture hold scripts."""
     models = tmp_path_factory.mktemp("page-models")
     for model in (ROOT / "models").iterdir():
         (models / model.name).symlink_to(model)
+    tiny_conditions.translator(models, name="translator", seed=37)
     version = tiny_plain.classifier(models)
     (version / "card.md").write_text(STRANGE_CARD)
     (version / "report").mkdir()

@@ -68,9 +68,9 @@ def attend(build: GraphBuilder, query: str, memory: str, *, masked: bool) -> tup
     return weights, build.add("MatMul", [weights, memory])[0]
 
 
-def translator(root: Path, *, masked: bool = True, **changes: Any) -> Path:
+def translator(root: Path, *, seed: int = 12, masked: bool = True, **changes: Any) -> Path:
     """A GRU over letters that attends to the letters of the text that a session begins from."""
-    build = GraphBuilder(12)
+    build = GraphBuilder(seed)
     (embedded,) = build.add("Gather", [build.weight(IDS + 1, 3), "ids"])
     y, h = build.recurrent("GRU", embedded, 3, HIDDEN, ["h"], linear_before_reset=1)
     weights, seen = attend(build, y, "memory", masked=masked)

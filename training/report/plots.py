@@ -208,6 +208,22 @@ def draw_denoised(examples: Mapping[str, tuple[Values, Values, Values]], rate: i
     return figure
 
 
+def draw_strokes(texts: Mapping[str, Sequence[npt.NDArray[np.float32]]], columns: int) -> Figure:
+    """Draw the pen's strokes of each text, all at one scale. Shapes: strokes each [points, 2]."""
+    rows = -(-len(texts) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(WIDTH_INCHES, ROW_INCHES / 2 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for axes in panels.flat:
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+    for axes, (title, strokes) in zip(panels.flat, texts.items(), strict=False):
+        for stroke in strokes:
+            axes.plot(*stroke.T, color=MODEL, linewidth=1, marker="." if len(stroke) == 1 else None, markersize=2)
+        axes.set_title(title, fontsize="small")
+    return figure
+
+
 def draw_attention(sentences: Sequence[tuple[Sequence[str], Sequence[str], Values]]) -> Figure:
     """Draw how much each piece that was written looked at each that was read: a panel for each of `sentences`, with
     what was read, what was written, and the weights [written, read]."""

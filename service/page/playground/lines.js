@@ -45,6 +45,7 @@ const CALLS = {
   "POST /v1/sentiment": ({ inputs, ...others }) => called("sentiment", literal(inputs), others),
   "POST /v1/forecast": ({ series, ...others }) => called("forecast", literal(series), others),
   "POST /v1/tag": ({ inputs, ...others }) => called("tag", literal(inputs), others),
+  "POST /v1/translate": ({ inputs, ...others }) => called("translate", literal(inputs), others),
   "POST /v1/transform": ({ items, ...others }) => called("transform", literal(items), others),
   "POST /v1/classify": ({ items, ...others }) => called("classify", literal(items), others),
   "POST /v1/generate": ({ items, stream, ...others }) => {

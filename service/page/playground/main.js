@@ -13,9 +13,10 @@ import * as requests from "./panels/requests.js";
 import * as stream from "./panels/stream.js";
 import * as tag from "./panels/tag.js";
 import * as transform from "./panels/transform.js";
+import * as translate from "./panels/translate.js";
 import * as write from "./panels/write.js";
 
-const PANELS = { read, forecast, stream, write, tag, transform, listen, models, requests };
+const PANELS = { read, forecast, stream, write, translate, tag, transform, listen, models, requests };
 
 const main = document.querySelector("main");
 const tabs = document.getElementById("tabs");

@@ -3,9 +3,9 @@
  * Invariant: after each piece the state is kept, so that the text can go on from any of its places, here or in a fork.
  */
 
-/** Whether a model writes texts. */
-export function writes({ text, answers }) {
-  return Boolean(text) && answers.includes("generate");
+/** Whether a model writes texts from a prompt alone: one with a start graph begins from a condition. */
+export function writes({ text, answers, start }) {
+  return Boolean(text) && answers.includes("generate") && start === null;
 }
 
 /** What one model has written after `prompt`: `pieces` are {text, share, state, step}; `share` is how likely it was. */

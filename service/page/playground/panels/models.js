@@ -8,7 +8,7 @@ import { render } from "../markdown.js";
 
 export const title = "Models";
 
-const CALLED = ["sentiment", "forecast", "step", "tag", "transform", "classify"]; // tasks whose call has their name
+const CALLED = ["sentiment", "forecast", "step", "tag", "transform", "classify", "translate"]; // tasks whose call has their name
 
 export function serves() {
   return true;
@@ -74,10 +74,12 @@ function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-function tensors({ inputs, outputs, states, state_bytes: bytes, token_chars: chars }) {
+function tensors({ inputs, outputs, states, start, state_bytes: bytes, memory_bytes: more, token_chars: chars }) {
   const row = (kind) => ({ name, input, dtype, shape }) => [kind, name ?? input, dtype, shape.join(" × ")];
-  const rows = [...inputs.map(row("input")), ...outputs.map(row("output")), ...states.map(row("state"))];
-  const session = `The state of a session: ${whole(bytes)} bytes, in a token of ${whole(chars ?? 0)} characters.`;
+  const condition = (start?.inputs ?? []).map(row("condition"));
+  const rows = [...condition, ...inputs.map(row("input")), ...outputs.map(row("output")), ...states.map(row("state"))];
+  const memory = more ? `; ${whole(more)} bytes more for each entry of its condition` : "";
+  const session = `The state of a session: ${whole(bytes)} bytes, in a token of ${whole(chars ?? 0)} characters${memory}.`;
   const none = "It reads whole sequences: there is no state to carry.";
   const note = element("p", { class: "note" }, chars === null ? none : session);
   return element("div", {}, table("Tensors", ["kind", "name", "type", "shape"], rows), note);
