@@ -158,7 +158,7 @@ class AsyncClient:
         """Generate what comes after a prompt, a state, a condition, or nothing. Raises: the item's ApiError as well.
 
         What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
-        a prompt is a text, or k ids for a model without a tokenizer.
+        a prompt is a text; for a model without a tokenizer k ids, or k rows of a point.
         """
         item = StepItem(prompt, state, condition=condition)
         return self._single("/v1/generate", _prompts([item], options), read_generated)

@@ -123,7 +123,7 @@ class Client:
         """Generate what comes after a prompt, a state, a condition, or nothing. Raises: the item's ApiError as well.
 
         What was cut short is not asked for again: the error's `choices` have what was written, to go on from. Shapes:
-        a prompt is a text, or k ids for a model without a tokenizer.
+        a prompt is a text; for a model without a tokenizer k ids, or k rows of a point.
         """
         portal = self._portal
         return portal.run(portal.client.generate(prompt, state=state, condition=condition, **options))

@@ -115,16 +115,20 @@ class ClassifyResult:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was generated: a `text`, or `ids` of a model without a tokenizer, and the `state` from which to go on.
+    """What was generated: a `text`, `ids` of a model without a tokenizer, or `points` of a pen, and the `state` from
+    which to go on. `svg` is a picture of the points, where it was asked for.
 
     `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again. With
     `beams` it was searched for instead: `score` is its log probability over the length penalty.
 
-    Shapes: `probabilities` of each of its `steps`, where they were asked for. `step` counts all steps of the session.
+    Shapes: `points` [steps, 3], offsets to the right and upwards, and 1 where a stroke ends; `probabilities` of each of
+    its `steps`, where they were asked for. `step` counts all steps of the session.
     """
 
     text: str | None
     ids: list[int] | None
+    points: Array | None
+    svg: str | None
     probabilities: Array | None
     seed: int | None
     score: float | None
@@ -146,15 +150,17 @@ class GenerateResult:
 
 @dataclass(frozen=True, slots=True)
 class GenerateEvent:
-    """What comes next of a choice: a piece of its text, or ids. What is None did not come with this event.
+    """What comes next of a choice: a piece of its text, ids, or points. What is None did not come with this event.
 
-    `state`, with its `step`, `version` and `expires_at`, comes with the last event of a choice, which has `finish`, and
-    every `state_every` steps.
+    `state`, with its `step`, `version` and `expires_at`, comes with the last event of a choice, which has `finish` (and
+    `svg`), and every `state_every` steps.
     """
 
     choice: int
     text: str | None
     ids: list[int] | None
+    points: Array | None
+    svg: str | None
     probabilities: Array | None
     seed: int | None
     steps: int | None
@@ -241,10 +247,12 @@ def _failure(item: Mapping[str, Any]) -> ApiError:
 
 
 def _generated(kind: type[Choice | GenerateEvent], given: Mapping[str, Any]) -> dict[str, Any]:
-    members, expires_at, probabilities = _members(kind, given), given.get("expires_at"), given.get("probabilities")
+    members, expires_at, points = _members(kind, given), given.get("expires_at"), given.get("points")
+    probabilities = given.get("probabilities")
     return {
         **members,
         "expires_at": expires_at and datetime.fromisoformat(expires_at),
+        "points": None if points is None else np.array(points, np.float64).reshape(-1, 3),
         "probabilities": None if probabilities is None else np.array(probabilities),
     }
 

@@ -19,8 +19,8 @@ from service.cli.sources import check_text, read_text
 from service.cli.state_file import check_state_file, read_state, write_state
 from service.errors import CommandError
 
-SHOWN = ("choice", "text", "ids", "finish")
-WRITTEN = ("choice", "text", "ids", "seed", "steps", "finish")
+SHOWN = ("choice", "text", "ids", "points", "finish")
+WRITTEN = ("choice", "text", "ids", "points", "seed", "steps", "finish")
 PATH = "/v1/generate"
 
 
@@ -97,10 +97,12 @@ def _write(answer: dict[str, Any], write: Write, state_file: Path | None) -> Non
 
 
 def _show(events: Iterable[dict[str, Any]], state_file: Path | None) -> None:
-    """Print a text, or ids, as they come, and keep the state, which the last event has even of what was cut short."""
+    """Print a text, ids, or a point a line, as they come, and keep the state, which the last event has even of what was
+    cut short."""
     for event in events:
         ids = "".join(f"{each} " for each in event.get("ids", ()))
-        print(event.get("text", ids), end="", flush=True)
+        points = "".join(f"{right:g} {up:g} {end}\n" for right, up, end in event.get("points", ()))
+        print(event.get("text", ids + points), end="", flush=True)
         if "finish" in event:
             typer.echo(f"\nseed {event['seed']}, {event['steps']} steps, ended by {event['finish']}", err=True)
             _keep(event, state_file)

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.contract.members import RECENT, Members
-from service.contract.parts import Feedback, Start, Text
+from service.contract.parts import POINT, AnyFeedback, Feedback, Mixture, Start, Text
 from service.contract.tasks import START, TASKS, TaskRules, any_of
-from service.contract.tensors import LARGEST_FLOAT, FieldError, fits
+from service.contract.tensors import LARGEST_FLOAT, FieldError, Tensor, fits
 
 
 def _known_task(name: str) -> str:
@@ -54,8 +54,8 @@ class Manifest(Members):
         """The start graph as a manifest of its own, by which it is loaded and run."""
         if self.start is None:
             return None
-        declared = self.start.model_dump(exclude={"states"})
-        return Starter(schema_version=1, name=self.name, version=self.version, task=self.task, **declared)
+        shared = self.model_dump(include={"schema_version", "name", "version", "task", "arithmetic"})
+        return Starter(**shared, **self.start.model_dump(exclude={"states"}))
 
     @property
     def adds_special_tokens(self) -> bool:
@@ -143,27 +143,48 @@ class Manifest(Members):
             message = f"is {self.sequence.dtype} {list(self.sequence.shape)}; with 'signal' it is float, and a step is "
             raise FieldError("inputs[0].shape", f"{message}a sample or a frame of samples")
 
-    def _check_feedback(self, feedback: Feedback) -> None:
+    def _check_feedback(self, feedback: AnyFeedback) -> None:
         found = {output.name: output for output in self.outputs}.get(feedback.output)
         if found is None or len(found.sizes) != 1 or found.has_memory or found.dtype not in LARGEST_FLOAT:
-            message = f"{feedback.output!r} is no output that has one float for each id, at each step"
-            raise FieldError("feedback.output", message)
+            numbers = "one float for each id" if isinstance(feedback, Feedback) else "the parameters of a mixture"
+            raise FieldError("feedback.output", f"{feedback.output!r} is no output that has {numbers}, at each step")
         named = [state.input for state in self.states]
         if feedback.output in named:
             raise FieldError("feedback.output", f"{feedback.output!r} is the name of a state as well; rename the state")
         if self.text is not None and RECENT in (*named, feedback.output):
             message = f"the service keeps the last ids of a text as {RECENT!r}; rename the state or output of that name"
             raise FieldError("feedback", message)
+        if isinstance(feedback, Mixture):
+            self._check_mixture(feedback, found)
+        else:
+            self._check_ids(feedback, found)
+
+    def _check_ids(self, feedback: Feedback, drawn_from: Tensor) -> None:
         if self.sequence.dtype in LARGEST_FLOAT or self.features not in (None, 1):
             message = (
                 f"is {self.sequence.dtype} {list(self.sequence.shape)}; with 'feedback' a step is one int32 or int64 id"
             )
             raise FieldError("inputs[0]", message)
-        if feedback.end is not None and feedback.end >= found.sizes[0]:
-            message = f"is {feedback.end}; {feedback.output!r} has the ids 0 to {found.sizes[0] - 1}"
+        if feedback.end is not None and feedback.end >= drawn_from.sizes[0]:
+            message = f"is {feedback.end}; {feedback.output!r} has the ids 0 to {drawn_from.sizes[0] - 1}"
             raise FieldError("feedback.end", message)
         if feedback.start is not None and not fits(feedback.start, self.sequence.dtype):
             raise FieldError("feedback.start", f"is {feedback.start}, which is no {self.sequence.dtype}")
+
+    def _check_mixture(self, mixture: Mixture, drawn_from: Tensor) -> None:
+        if drawn_from.sizes != (mixture.parameters,):
+            message = f"{mixture.components} of them have {mixture.parameters} parameters, 6 each and the end of the "
+            raise FieldError("feedback.components", f"{message}stroke; {mixture.output!r} has {drawn_from.sizes[0]}")
+        if self.sequence.dtype not in LARGEST_FLOAT or self.features != POINT:
+            message = f"is {self.sequence.dtype} {list(self.sequence.shape)}; with a mixture a step is {POINT} floats: "
+            raise FieldError("inputs[0]", f"{message}an offset to the right, one upwards, and whether the stroke ends")
+        if not all(fits(number, self.sequence.dtype) for number in mixture.start):
+            raise FieldError("feedback.start", f"{list(mixture.start)} has a number that is no {self.sequence.dtype}")
+        if mixture.finished is None:
+            return
+        found = {output.name: output for output in self.outputs}.get(mixture.finished)
+        if found is None or found.sizes not in ((), (1,)) or found.has_memory or found.dtype not in LARGEST_FLOAT:
+            raise FieldError("feedback.finished", f"{mixture.finished!r} is no output that has one float at each step")
 
     def _check_streamable(self) -> None:
         if not self.states:

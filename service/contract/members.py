@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from service.contract.parts import Constant, Feedback, FileName, Forecast, Signal, Start, Text
+from service.contract.parts import AnyFeedback, Constant, FileName, Forecast, Signal, Start, Text
 from service.contract.provenance import Network, Provenance, Sha256
 from service.contract.tensors import Part, Shape, State, Tensor
 
@@ -44,7 +44,7 @@ class Members(Part):
     text: Text | None = None
     forecast: Forecast | None = None
     signal: Signal | None = None
-    feedback: Feedback | None = None
+    feedback: AnyFeedback | None = None
     start: Start | None = None
     networks: tuple[Network, ...] = ()
     provenance: Provenance | None = None
@@ -82,7 +82,7 @@ class Members(Part):
 
     @cached_property
     def drawn_from(self) -> State | None:
-        """The output of a session's last step, which the next id is drawn from, as a state."""
+        """The output of a session's last step, which the next is drawn from, as a state."""
         if self.feedback is None:
             return None
         (output,) = (tensor for tensor in self.outputs if tensor.name == self.feedback.output)
@@ -99,8 +99,8 @@ class Members(Part):
 
     @cached_property
     def carried(self) -> tuple[State, ...]:
-        """What a session carries from step to step: the states, the output that the next id is drawn from, and the last
-        ids of a text that is written."""
+        """What a session carries from step to step: the states, the output that the next step is drawn from, and the
+        last ids of a text that is written."""
         return (*self.states, *(more for more in (self.drawn_from, self.recent) if more is not None))
 
     @cached_property

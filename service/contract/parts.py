@@ -7,9 +7,10 @@ It knows pydantic and the standard library only. Invariant: a part that exists i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from service.contract.provenance import Network, Sha256
 from service.contract.tensors import FieldError, Part, Size, Tensor
@@ -72,7 +73,7 @@ class Signal(Part):
 
 
 class Feedback(Part):
-    """How an output becomes the next input, so that a model can generate.
+    """How an output becomes the next input, so that a model can generate ids.
 
     The output named `output` has a number for each id, at each step; an id that is drawn from them is the next step.
     `start` is the id that a session takes first which has nothing else to begin with, `end` the id that ends a text.
@@ -85,6 +86,47 @@ class Feedback(Part):
     end: Id | None = None
 
 
+POINT = 3  # offset to the right, offset upwards, end of stroke
+
+
+class Mixture(Part):
+    """How an output becomes the next input, so that a model can generate the points of a pen.
+
+    The output named `output` has at each step the raw parameters of a mixture of `components` normal densities in two
+    dimensions: the logit of the end of a stroke; then of each component the logit of its weight, the means of x and y,
+    the logarithms of their deviations, and their correlation before the hyperbolic tangent. A point that is drawn from
+    them (an offset to the right, one upwards, and 1 where the stroke ends) is the next step. `start` is the point that
+    a session takes first which has nothing else to begin with. Where the output named `finished` has 0.5 or more after
+    a point, that was the last.
+
+    Source: Graves 2013, arXiv 1308.0850, equations 15 to 27.
+    """
+
+    kind: Literal["mixture"]
+    output: str
+    components: Size
+    start: tuple[float, float, Annotated[float, Field(ge=0, le=1)]]
+    finished: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """The numbers that the output has at each step."""
+        return 6 * self.components + 1
+
+
+class _Kind(BaseModel):
+    kind: Literal["categorical", "mixture"]
+
+
+def _read_feedback(value: object) -> object:
+    """Read what is declared as the kind that it says, so that errors are named by their members."""
+    if isinstance(value, Part):
+        return value
+    mixture = isinstance(value, Mapping) and _Kind.model_validate(value).kind == "mixture"
+    return (Mixture if mixture else Feedback).model_validate(value)
+
+
+AnyFeedback = Annotated[Feedback | Mixture, BeforeValidator(_read_feedback)]
 Number = float | int
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from service.contract.members import Members
+from service.contract.parts import Feedback
 from service.contract.tensors import DTYPE_BYTES, LARGEST_FLOAT, FieldError, Tensor, TensorDtype
 
 
@@ -137,7 +138,7 @@ def _check_translate(manifest: Members) -> None:
     if manifest.text is None or start is None or start.text is None:
         what = "text" if manifest.text is None else "start" if start is None else "start.text"
         raise FieldError(what, "is missing; task 'translate' needs a tokenizer on both sides of a start graph")
-    if feedback is None or feedback.start is None or feedback.end is None:
+    if not isinstance(feedback, Feedback) or feedback.start is None or feedback.end is None:
         message = "must be there, with the ids that start and end a text, for task 'translate'"
         raise FieldError("feedback", message)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from service import __version__
 from service.contract.manifest import Task
 from service.contract.members import Arithmetic
-from service.contract.parts import Feedback, Forecast, Signal, Start, Text
+from service.contract.parts import AnyFeedback, Forecast, Signal, Start, Text
 from service.contract.provenance import Metric, Network, Provenance
 from service.contract.tensors import State, Tensor
 from service.engine.engine import Engine
@@ -89,7 +89,7 @@ class ModelFacts(ModelLine):
     text: Text | None
     forecast: Forecast | None
     signal: Signal | None
-    feedback: Feedback | None
+    feedback: AnyFeedback | None
     start: Start | None
     networks: tuple[Network, ...]
     metrics: tuple[Metric, ...]

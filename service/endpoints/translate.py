@@ -15,6 +15,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field, Tag
 
 from service.contract.manifest import Task
+from service.contract.parts import Feedback
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.engine.search import Hypothesis, Likeliest, Search
@@ -23,7 +24,7 @@ from service.model.decoding import MOST_BEFORE
 from service.model.vocabulary import Vocabulary
 from service.settings import Settings
 from service.web.answers import Reply
-from service.web.batch import Job, in_turn, reply, run_within, timeout_s
+from service.web.batch import Job, check_states, in_turn, reply, run_within, timeout_s
 from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
@@ -115,6 +116,9 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
     """Translate each text. Items fail alone; texts of one request and of concurrent requests share runs."""
     engines, settings = call.service.engines, call.service.settings
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
+    if len(body.inputs) * body.beams > settings.max_items:
+        message = f"{len(body.inputs) * body.beams} hypotheses; at most {settings.max_items} in one request"
+        raise BatchTooLarge(message, field="beams", limit=settings.max_items)
     if body.alternatives > body.beams:
         message = f"{body.alternatives} alternatives; at most as many as beams, {body.beams}"
         raise InvalidRequest(message, field="alternatives", limit=body.beams)
@@ -128,12 +132,13 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
         outcome if isinstance(outcome, RequestError) else _begin(job, outcome, engine, body, settings)
         for job, outcome in zip(read, outcomes, strict=True)
     ]
+    check_states([job.row.state for job in jobs if isinstance(job, _Search)], body.beams, "inputs")
     searched, timing = await run_searches(call, jobs, limit_s)
     if body.attention:
-        _check_size(searched)
+        _check_size(searched, body.alternatives)
     results: list[Any] = []
     async for one in in_turns(searched):
-        results.append(_shown(one, body) if isinstance(one, _Search) else one)
+        results.append(attempt(_shown, one, body) if isinstance(one, _Search) else one)
     return reply(call, body, engine, results, in_turn(begun, timing))
 
 
@@ -151,7 +156,7 @@ def _begin(
     """Return the search that begins with what the start graph made of a text."""
     feedback, text = engine.manifest.feedback, engine.manifest.text
     assert isinstance(read, Job)  # what was refused has no answer
-    assert feedback is not None
+    assert isinstance(feedback, Feedback)
     assert text is not None
     most = min(text.max_length, SHORTEST + LONGEST * len(read.row.steps), settings.max_session_steps - 1)
     search = Search(Likeliest(body.beams, body.length_penalty, most, feedback.end, attends=body.attention))
@@ -159,16 +164,17 @@ def _begin(
     return _Search(engine, Row(first, engine.begun(answer), search=search), read.member, search, read.row)
 
 
-def _check_size(searched: Sequence[SearchJob | RequestError]) -> None:
+def _check_size(searched: Sequence[SearchJob | RequestError], alternatives: int) -> None:
     """Raises: BatchTooLarge for an answer whose JSON would hold up other requests."""
-    found = [one for job in searched if isinstance(job, SearchJob) for one in job.search.best]
-    weights = sum(len(each) for one in found for each in one.attention)
+    found = [one for job in searched if isinstance(job, SearchJob) for one in job.search.best[:alternatives]]
+    weights = sum(len(each) for one in found for each in one.attention[: len(one.ids)])
     if weights > MAX_WEIGHTS:
         message = f"{weights} weights of attention; at most {MAX_WEIGHTS} in one answer: send fewer texts"
         raise BatchTooLarge(message, field="inputs", limit=MAX_WEIGHTS)
 
 
 def _shown(job: _Search, body: TranslateRequest) -> dict[str, Any]:
+    """Raises: ModelFailed where the tokenizer fails on what was found."""
     engine, source = job.engine, job.source
     starter = engine.starter
     assert starter is not None
@@ -190,7 +196,7 @@ def _translation(engine: Engine, found: Hypothesis, source: Row, body: Translate
     assert starter is not None
     assert source.encoding is not None
     made: dict[str, Any] = {
-        "text": vocabulary.tokenizer.decode(found.ids),
+        "text": vocabulary.decode(found.ids),
         "score": round(found.score(body.length_penalty), 4),
         "finish": "end" if found.ended else "length",
     }

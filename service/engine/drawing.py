@@ -62,10 +62,15 @@ class Numbers:
 
     def at(self, step: int) -> float:
         """Return the number for the step that a session takes after `step` others."""
+        return self.four_at(step)[0]
+
+    def four_at(self, step: int) -> tuple[float, float, float, float]:
+        """Return all numbers for that step, of which `at` gives the first."""
         if step != self._next:
             self._drawing = Generator(Philox(key=self._seed, counter=step))
         self._next = step + 1
-        return float(self._drawing.random(4)[0])  # a step of the counter makes four
+        one, two, three, four = self._drawing.random(4).tolist()  # a step of the counter makes four
+        return one, two, three, four
 
 
 def expect(made: Array, form: Form, drawn: int, count: int) -> Expected:

@@ -16,8 +16,8 @@ import numpy as np
 
 from service.batching.batcher import Batcher, shutting_down
 from service.contract.tensors import LARGEST_FLOAT
-from service.engine.feeding import Feeder
-from service.engine.rows import Answer, Drawn, Row
+from service.engine.feeding import Lane, find_feeder
+from service.engine.rows import Answer, Row
 from service.errors import (
     EmptyInput,
     ItemTooLarge,
@@ -35,6 +35,7 @@ from service.settings import Settings
 log = logging.getLogger("baton.engine")
 
 MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
+ENTRIES_A_CELL = 16  # of padded memory, which a run reads, where it computes whole layers for a step
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
@@ -49,8 +50,8 @@ class Engine:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
-        self.layout, feedback = StateLayout(self.manifest.carried), self.manifest.feedback
-        self._feeder = None if feedback is None else Feeder(self.manifest, feedback, self.layout)
+        self.layout = StateLayout(self.manifest.carried)
+        self._feeder = find_feeder(self.manifest, self.layout)
         self.batch_cells = 1 if model.one_row else settings.batch_cells  # so that each run takes one row
         self._same_size = self.manifest.lengths is None and self.manifest.sequence.has_time
         self.most_drawn = 1 if self._same_size else MOST_DRAWN  # else its steps would share runs with longer rows
@@ -142,17 +143,17 @@ class Engine:
             dtype = self.manifest.sequence.dtype
             return NotFinite(f"a value is not finite, or beyond the range of {dtype}, {LARGEST_FLOAT[dtype]:.2g}")
         ids = row.encoding.ids
-        if not ids:
+        if not ids and row.first is None:
             return EmptyInput("the text has no words; give at least one")
-        if len(ids) > row.max_tokens and not row.cut:
-            message = f"the text has {len(ids)} tokens; at most {row.max_tokens}"
-            return ItemTooLarge(message, limit=row.max_tokens)
+        most = row.max_tokens - (0 if row.first is None else len(row.first))
+        if len(ids) > most and not row.cut:
+            return ItemTooLarge(f"the text has {len(ids)} tokens; at most {most}", limit=most)
         assert row.text is not None
         assert self.model.vocabulary is not None
         dtype = self.manifest.sequence.dtype
-        row.steps = self.model.vocabulary.steps(row.text, row.encoding, row.max_tokens, dtype)
-        if row.first:
-            row.steps = np.concatenate([np.array(row.first, dtype), row.steps])
+        row.steps = self.model.vocabulary.steps(row.text, row.encoding, most, dtype)
+        if row.first is not None:
+            row.steps = np.concatenate([row.first.ravel(), row.steps])
         return len(row.steps)
 
     def run(self, rows: list[Row]) -> list[Answer | Exception]:
@@ -173,10 +174,7 @@ class Engine:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""
         try:
             fed = self._feeder.feed(rows) if self._feeder else [[(row.steps, row.state)] for row in rows]
-            lanes = [lane for of_row in fed for lane in of_row]
-            others = [row.others for row in rows] if self.manifest.others else []
-            steps, states = [steps for steps, _ in lanes], [state for _, state in lanes]
-            made = iter(self._forward.run(steps, states, others) if lanes else [])  # all hypotheses may have ended
+            made = iter(self._forward_all([lane for of_row in fed for lane in of_row], rows))
         except Exception as failure:  # noqa: BLE001 - onnxruntime's exceptions share no public base; it is logged
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run([row])]
@@ -187,6 +185,27 @@ class Engine:
             error.__cause__ = failure
             return [error]
         return [self._take(row, [*islice(made, len(of_row))]) for row, of_row in zip(rows, fed, strict=True)]
+
+    def _forward_all(self, lanes: Sequence[Lane], rows: Sequence[Row]) -> list[Made]:
+        """Run what is fed; in several runs where searches feed more than the queue could know of."""
+        others = [row.others for row in rows] if self.manifest.others else []
+        made: list[Made] = []
+        while (begin := len(made)) < len(lanes):  # there may be none: all hypotheses may have ended
+            end = self._fit(lanes, begin)
+            steps, states = zip(*lanes[begin:end], strict=True)
+            made += self._forward.run(steps, states, others[begin:end])
+        return made
+
+    def _fit(self, lanes: Sequence[Lane], begin: int) -> int:
+        """Return the end of the lanes that fit into a run with the first of them."""
+        longest = entries = 0
+        for place in range(begin, len(lanes)):
+            steps, state = lanes[place]
+            longest, entries = max(longest, len(steps)), max(entries, self.layout.entries(state or b""))
+            count = place + 1 - begin
+            if count > 1 and max(count * longest, count * entries // ENTRIES_A_CELL) > self.batch_cells:
+                return place
+        return len(lanes)
 
     def _take(self, row: Row, made: Sequence[Made]) -> Answer | Exception:
         """Take in what came of the steps that were fed to a row, and return its answer."""
@@ -202,7 +221,8 @@ class Engine:
             return Answer({}, made[0].state if made else b"")
         (one,) = made
         if row.draws:
-            row.drawn.append(Drawn(int(row.steps[0]), one.state, row.expected))
+            assert self._feeder is not None
+            row.drawn.append(self._feeder.drawn(row, one))
         return Answer(one.outputs, one.state)
 
     def recent(self, state: bytes) -> list[int]:

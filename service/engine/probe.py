@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from service.contract.manifest import Manifest
 from service.contract.members import Arithmetic
-from service.contract.parts import Feedback
+from service.contract.parts import Feedback, Mixture
 from service.contract.tensors import Tensor
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
@@ -34,7 +35,7 @@ def probe(engine: Engine) -> None:
 
     Raises: ManifestError when it fails, when an output or state has another shape than declared, when padding or
     neighbours change an answer, when a streamable model's chunks differ from the whole, when probabilities are
-    negative or do not sum to one, or when the graph does not take the ids that generation feeds it.
+    negative or do not sum to one, or when the graph does not take what generation feeds it.
     """
     manifest = engine.manifest
     rows = sample(engine, _lengths(manifest))
@@ -48,7 +49,9 @@ def probe(engine: Engine) -> None:
     if manifest.sums_to_one:
         for index, output in enumerate(manifest.outputs):
             _check_shares(engine, whole, output.name, f"outputs[{index}]", "the graph must end in a softmax")
-    if manifest.feedback is not None:
+    if isinstance(manifest.feedback, Mixture):
+        _check_mixture(engine, manifest.feedback, whole)
+    elif manifest.feedback is not None:
         if manifest.feedback.form == "probabilities":
             _check_shares(engine, whole, manifest.feedback.output, "feedback.form", 'declare "logits"')
         _check_ids(engine, manifest.feedback)
@@ -115,14 +118,27 @@ def _check_ids(engine: Engine, feedback: Feedback) -> None:
         ("end", feedback.end, "give an id that it takes, or null"),
         ("output", last, f"{every}name an output with a number for each id that the input takes"),
     ):
-        if id is None:
-            continue
-        (row,) = sample(engine, [1])
-        row.steps = np.full_like(row.steps, id)
-        (answer,) = engine.run([row])
-        if isinstance(answer, Exception):
-            message = f"the graph fails on the id {id}: {advice} {quoted(answer.__cause__ or answer)}"
-            raise ManifestError(engine.model.file, f"feedback.{field}", message)
+        if id is not None:
+            _check_fed(engine, id, f"feedback.{field}", f"the graph fails on the id {id}: {advice}")
+
+
+def _check_mixture(engine: Engine, mixture: Mixture, answers: list[Answer]) -> None:
+    """Raises: ManifestError when the graph fails on the point to start with, or what says that the writing is finished
+    is no probability."""
+    start, name = mixture.start, mixture.finished
+    _check_fed(engine, start, "feedback.start", f"the graph fails on the point {list(start)}: give one that it takes")
+    if name is not None and not all(((a.outputs[name] >= 0) & (a.outputs[name] <= 1)).all() for a in answers):
+        message = f"the numbers of {name!r} are no probabilities: some are below 0 or above 1; end it in a sigmoid"
+        raise ManifestError(engine.model.file, "feedback.finished", message)
+
+
+def _check_fed(engine: Engine, step: ArrayLike, field: str, message: str) -> None:
+    """Raises: ManifestError with `message` when the graph fails on a step."""
+    (row,) = sample(engine, [1])
+    row.steps = np.broadcast_to(np.asarray(step, row.steps.dtype), row.steps.shape)
+    (answer,) = engine.run([row])
+    if isinstance(answer, Exception):
+        raise ManifestError(engine.model.file, field, f"{message} {quoted(answer.__cause__ or answer)}")
 
 
 def _int8(declared: Arithmetic) -> str:
@@ -140,7 +156,7 @@ def _int8(declared: Arithmetic) -> str:
 def sample(engine: Engine, lengths: Sequence[int], *, condition: int | None = None) -> list[Row]:
     """Return rows of `lengths` that the model can run, for trying it out.
 
-    Where sessions begin from a condition, each has one of its own length, or of the length `condition`.
+    Where sessions begin from a condition, those of rows side by side differ in length, or all have `condition`.
 
     Of whole numbers it tries 0, 1 and a tokenizer's last id: which others a graph without a tokenizer takes is unknown.
     Texts are "0" and "1", which a graph that reads numbers takes as well.
@@ -161,10 +177,19 @@ def sample(engine: Engine, lengths: Sequence[int], *, condition: int | None = No
             steps[:, 1:] = np.resize(np.roll(spelled, -index), (length, manifest.text.characters.width))
         rows.append(Row(steps, others=tuple(others)))
     if engine.starter is not None:
-        conditions = sample(engine.starter, [condition or length for length in lengths])
-        for row, answer in zip(rows, _answers(engine.starter, conditions), strict=True):
+        for row, answer in zip(rows, _conditions(engine.starter, len(rows), condition), strict=True):
             row.state = engine.begun(answer)
     return rows
+
+
+def _conditions(starter: Engine, count: int, length: int | None) -> list[Answer]:
+    """Return what the start graph makes of so many conditions, all of `length`, or each unlike those beside it."""
+    if length is not None:
+        return _answers(starter, sample(starter, [length] * count))
+    fewest, most = starter.manifest.row_steps
+    longest = fewest + MORE_STEPS if most is None else min(most, fewest + MORE_STEPS)
+    lengths = [longest - index % (longest - fewest + 1) for index in range(count)]
+    return [*chain(*(_answers(starter, [row]) for row in sample(starter, lengths)))]
 
 
 def _drawn(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator, ids: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from service.engine.drawing import Draw, Expected
+from service.engine.points import PenPoint, PointDraw
 from service.engine.search import Search
 from service.model.onnx_session import Array
 from service.model.vocabulary import Words
@@ -22,11 +23,15 @@ NO_STEPS: Array = np.empty(0)
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A step that was drawn and run: its id, the state after it, and what was expected where that was asked for."""
+    """A step that was drawn and run, an id or a point, and the state after it.
 
-    id: int
+    `ends` says whether it ended the sequence, and `expected` what was expected, where that was asked for.
+    """
+
+    step: int | PenPoint
     state: bytes
-    expected: Expected | None
+    ends: bool
+    expected: Expected | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -48,10 +53,10 @@ class Row:
     state: bytes | None = None
     steps_left: int = sys.maxsize
     text: str | Words | None = None
-    draws: Sequence[Draw] = ()
+    draws: Sequence[Draw] | Sequence[PointDraw] = ()
     max_tokens: int = 0
     cut: bool = False
-    first: Sequence[int] = ()
+    first: Array | None = None
     encoding: Encoding | None = None
     drawn: list[Drawn] = field(default_factory=list)
     expected: Expected | None = None

@@ -9,6 +9,7 @@ Source: the length penalty is Wu et al. 2016, arXiv 1609.08144, equation 14.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,12 +90,16 @@ class Search:
         for rank, place in enumerate(_largest(total.ravel(), 2 * self.wanted.beams)):
             parent, drawn = divmod(int(place), logp.shape[1])
             before, sum_logp = self.live[parent], float(total[parent, drawn])
+            if sum_logp == -math.inf:
+                break  # what cannot come does not, however many beams there are
             if drawn != self.wanted.end:
                 self._chosen.append((before, drawn, sum_logp))
             elif rank < self.wanted.beams:
                 self._ending.append(Hypothesis(before.ids, sum_logp, before.state, before.attention, ended=True))
             if len(self._chosen) == self.wanted.beams:
                 break
+        if len(self.ended) + len(self._ending) >= self.wanted.beams:
+            self._chosen = []  # it is done, and what goes on would be run for nothing
         return [drawn for _, drawn, _ in self._chosen]
 
     @property

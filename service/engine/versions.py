@@ -109,11 +109,9 @@ def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, opt
     model = Source(directory, manifest).load(**_options(settings), optimisation=optimisation)
     engine = _engine(model, settings, Metrics())
     starter = engine.starter
+    _probe(engine)
     if starter is not None:
-        with ManifestError.within("start."):
-            probe(starter)
         run_largest(starter, settings)
-    probe(engine)
     run_largest(engine, settings)
     start_costs = None if starter is None else measure_costs(starter, settings)
     found = Found(measure_costs(engine, settings), model.device, model.one_row, start_costs)
@@ -146,8 +144,16 @@ def load_tried(tried: Tried, settings: Settings, metrics: Metrics) -> Engine:
 def _load_probed(load: Callable[[], Model], settings: Settings) -> Model:
     """Raises: ManifestError when the model does not behave as its manifest says."""
     model = load()
-    probe(_engine(model, settings, Metrics()))
+    _probe(_engine(model, settings, Metrics()))
     return model
+
+
+def _probe(engine: Engine) -> None:
+    """Raises: ManifestError when a graph of the model does not behave as its manifest says."""
+    if engine.starter is not None:
+        with ManifestError.within("start."):
+            probe(engine.starter)
+    probe(engine)
 
 
 def _expected(settings: Settings) -> Found:

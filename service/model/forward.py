@@ -20,10 +20,10 @@ from service.contract.manifest import Manifest
 from service.contract.parts import Constant
 from service.contract.tensors import Shape, State
 from service.errors import ManifestError
-from service.model.carried import Carried, padded
 from service.model.graph_check import lacks_batch, takes_one_row
 from service.model.layout import StateLayout
 from service.model.onnx_session import Array, Node, OnnxSession, array_dtype
+from service.model.row_states import RowStates, padded
 
 
 class Made(NamedTuple):
@@ -54,6 +54,7 @@ class Forward:
         self._constants = {name: _filled(nodes[name], value) for name, value in manifest.constants.items()}
         self._counts = {name: nodes[name].dtype for name in (manifest.lengths, manifest.memory_lengths) if name}
         self.layout = StateLayout(manifest.carried)
+        self._memory_changes = self._finite and any(state.ragged and state.output for state in self._states)
         self._drawn_from, self._recent = manifest.drawn_from, manifest.recent
 
     def run(
@@ -90,14 +91,18 @@ class Forward:
         if self.layout.entry_size:
             after = [*map(bytes.__add__, after, memories)]
         made = [self._cut(outputs, index, length, after[index]) for index, length in enumerate(lengths)]
-        finite = [True] * len(lengths)
+        finite = [not self._memory_changes or self._is_finite(self.layout.memory(state)) for state in after]
         fixed = [final[state.input] for state in self._states if not state.ragged]
         if self._finite and not all(np.isfinite(rows).all() for rows in (*outputs, *fixed)):
             finite = [
-                all(np.isfinite(values).all() for values in (*made[index].values(), *(rows[index] for rows in fixed)))
+                finite[index]
+                and all(np.isfinite(v).all() for v in (*made[index].values(), *(rows[index] for rows in fixed)))
                 for index in range(len(lengths))
             ]
         return [*map(Made, made, after, finite)]
+
+    def _is_finite(self, memory: Array) -> bool:
+        return all(np.isfinite(memory[name]).all() for name in memory.dtype.names or ())
 
     def _cut(self, outputs: Sequence[Array], index: int, length: int, state: bytes) -> dict[str, Array]:
         """Return the outputs of a row without what pads them; `state` is the row's."""
@@ -138,11 +143,11 @@ class Forward:
     ) -> tuple[list[Array], Array, list[bytes]]:
         """Run the graph once: over whole rows, or over rows of one step where it has no time axis.
 
-        Returns the outputs, rows first, and the states as `Carried.pack` does.
+        Returns the outputs, rows first, and the states as `RowStates.pack` does.
         """
         steps, timed = padded(sequences, lengths), self._sequence.has_time
         given = {**self._constants, **self._beside(others, lengths)} if others else self._constants
-        carried = Carried(self._states, self.layout, states)
+        carried = RowStates(self._states, self.layout, states)
         outputs = self._pass(steps if timed else steps[:, 0], lengths, carried, given)
         if not timed:
             outputs = [rows[:, None] for rows in outputs]
@@ -163,8 +168,8 @@ class Forward:
         """Run a graph without a time axis once for each step; a row takes part until its last step."""
         places = np.argsort([-length for length in lengths], kind="stable")  # so that the rows that go on come first
         steps = padded([sequences[place] for place in places], lengths)
-        carried = Carried(self._states, self.layout, [states[place] for place in places])
-        shapes = [(*((max(carried.entries),) if t.has_memory else ()), *t.sizes) for t in self._manifest.outputs]
+        carried = RowStates(self._states, self.layout, [states[place] for place in places])
+        shapes = [(*((carried.longest,) if t.has_memory else ()), *t.sizes) for t in self._manifest.outputs]
         outputs = [
             np.zeros((*steps.shape[:2], *shape), t.dtype)
             for shape, t in zip(shapes, self._manifest.outputs, strict=True)
@@ -182,7 +187,7 @@ class Forward:
         back = np.argsort(places)
         return [rows[back] for rows in outputs], final[back], [memories[place] for place in back]
 
-    def _pass(self, steps: Array, lengths: list[int], carried: Carried, given: Mapping[str, Array]) -> list[Array]:
+    def _pass(self, steps: Array, lengths: list[int], carried: RowStates, given: Mapping[str, Array]) -> list[Array]:
         """Run the graph once, with what it is `given` beside, from the states that are `carried` on; return its
         outputs, rows first.
 
@@ -198,7 +203,7 @@ class Forward:
         tensors = self._session.run(self._names, feeds)
         if self._one_row:
             tensors = [_with_batch(tensor, shape) for tensor, (_, _, shape) in zip(tensors, self._made, strict=True)]
-        self._check_shapes(tensors, len(steps), max(lengths), max(carried.entries))
+        self._check_shapes(tensors, len(steps), max(lengths), carried.longest)
         carried.take(dict(zip(self._names, tensors, strict=True)))
         outputs = self._manifest.outputs
         return [tensor.transpose(declared.row_order) for declared, tensor in zip(outputs, tensors, strict=False)]

@@ -41,7 +41,7 @@ class StateLayout:
 
     def entries(self, state: bytes) -> int:
         """Return how many entries the ragged tensors of `state` have, 0 where it has none."""
-        return (len(state) - self.size) // self.entry_size if self.entry_size else 0
+        return max(0, len(state) - self.size) // self.entry_size if self.entry_size else 0
 
     def memory(self, state: bytes) -> Array:
         """Return the ragged tensors of `state`, as structures. Shapes: [entries]."""
@@ -52,7 +52,7 @@ class StateLayout:
 
         Shapes: each of its `State.row_shape`, or [entries, *row_shape] where it is ragged.
         """
-        fixed = np.frombuffer(self.new, self.dtype).copy()
+        fixed = np.frombuffer(self.new, self.dtype, 1).copy()
         for name in self.dtype.names or ():
             if name in tensors:
                 fixed[name] = tensors[name]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Unpack
 
 from service.contract.files import MANIFEST_FILE, hold_files, read_manifest, verify_files
@@ -65,10 +66,17 @@ class LazyModel:
     device: str
     one_row: bool
 
-    @cached_property
+    def __post_init__(self) -> None:
+        self._loading = Lock()
+        self._model: Model | None = None
+
+    @property
     def _loaded(self) -> Model:
-        log.info("loading %s %s, which is asked for", self.manifest.name, self.manifest.version)
-        return self.load()
+        with self._loading:  # a model and its start graph are asked for on threads of their own
+            if self._model is None:
+                log.info("loading %s %s, which is asked for", self.manifest.name, self.manifest.version)
+                self._model = self.load()
+            return self._model
 
     @property
     def session(self) -> OnnxSession:
@@ -78,7 +86,7 @@ class LazyModel:
     def vocabulary(self) -> Vocabulary | None:
         return self._loaded.vocabulary
 
-    @property
+    @cached_property
     def starter(self) -> LazyModel | None:
         if self.manifest.starter is None:
             return None

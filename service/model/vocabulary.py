@@ -6,6 +6,7 @@ same ids alone and among others.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from service.contract.parts import Characters, Text
-from service.errors import ManifestError
+from service.errors import ManifestError, ModelFailed
 from service.model.onnx_session import Array
+
+log = logging.getLogger("baton.vocabulary")
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # ids of characters
 TOKENS_KEPT = 2**15  # tokens whose characters' ids are remembered: most words of a language's texts
@@ -48,6 +51,18 @@ class Vocabulary:
     def unknown_ratio(self, ids: list[int]) -> float:
         """Return the share of `ids` (at least one) that are unknown."""
         return ids.count(self.unknown_id) / len(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens left out.
+
+        Raises: ModelFailed where the library fails.
+        """
+        try:
+            text: str = self.tokenizer.decode(ids)
+        except Exception as failure:  # the library raises bare Exceptions
+            log.exception("ids could not be made text")
+            raise ModelFailed("the tokenizer fails on what was found; the log has the cause") from failure
+        return text
 
     def name(self, token: int, before: Sequence[int]) -> str:
         """Return what a token adds to the text of those `before`; of bytes that are no character what they are, as

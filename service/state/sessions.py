@@ -88,15 +88,15 @@ class Sessions:
         self._settings, self._engines, self._sealer, self._store = settings, engines, sealer, store
         self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
 
-    def begin(self, engine: Engine, state: bytes | None = None) -> Point:
-        """Return the first point of a new session, whose `state` a start graph made where the model has one.
+    def begin(self, engine: Engine) -> Point:
+        """Return the first point of a new session.
 
-        Raises: UnknownModel when the engine is retiring; InvalidRequest where a start graph's state is lacking.
+        Raises: UnknownModel when the engine is retiring; InvalidRequest where the session needs a condition.
         """
         if engine.ends_ms is not None:
             name = engine.manifest.name
             raise UnknownModel(f"model {name!r} is being retired: it only goes on with the sessions it has")
-        return _first(engine, state)
+        return _first(engine)
 
     async def begin_with(self, version: str, *, model: str, task: Task) -> Point:
         """Return the first point of a new session with a version of a model, also with one that is retiring: a client
@@ -108,7 +108,7 @@ class Sessions:
         engine = await self._after_reload(self._engines.for_task, model, task, version)
         if isinstance(engine, RequestError):
             raise engine
-        return _first(engine, None)
+        return _first(engine)
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -292,12 +292,17 @@ def _fits(size: int, engine: Engine, form: Form) -> bool:
     return size == NAME_BYTES if form is Form.HELD else engine.layout.holds(size, float16=form is Form.FLOAT16)
 
 
-def _first(engine: Engine, state: bytes | None) -> Point:
-    """Raises: InvalidRequest where nothing is given of what the model's sessions begin from."""
-    if state is None and engine.manifest.start is not None:
-        name = engine.manifest.name
-        raise InvalidRequest(f"sessions of {name!r} begin from a condition; give one, or the state of such a session")
+def begun(engine: Engine, state: bytes) -> Point:
+    """Return the first point of a session that begins with `state`, which a start graph made of a condition."""
     return Point(engine, state, session_id=new_session_id(), step=0)
+
+
+def _first(engine: Engine) -> Point:
+    """Raises: InvalidRequest where the model's sessions begin from a condition."""
+    if engine.manifest.start is not None:
+        message = f"sessions of {engine.manifest.name!r} begin from a condition: give the state of such a session, or "
+        raise InvalidRequest(f'{message}a condition, as "begin" of /v1/step and "condition" of /v1/generate')
+    return Point(engine, state=None, session_id=new_session_id(), step=0)
 
 
 def _gone() -> StateGone:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from service.batching.submission import Served, Submission, Timing
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
-from service.errors import InternalError, InvalidRequest, RequestError, StateError, attempt
+from service.errors import BatchTooLarge, InternalError, InvalidRequest, RequestError, StateError, attempt
 from service.web.answers import Reply
 from service.web.context import Call
 from service.web.schema import BatchRequest, Rejected, RunRequest
@@ -43,6 +43,7 @@ class Partial:
 
 
 NO_RUN = Timing()
+MOST_STATE_BYTES = 2**28  # of the sequences of one request: each has its own, however large a condition makes it
 J = TypeVar("J", bound=Job)
 Outcomes = list[Answer | RequestError]
 Results = Sequence[dict[str, Any] | RequestError | Partial]
@@ -70,7 +71,7 @@ async def run_within(call: Call, jobs: Sequence[Job | RequestError], limit_s: fl
     outcomes: Outcomes = []
     for job in jobs:
         outcome: Any = next(answers[job.engine]) if isinstance(job, Job) else job
-        outcomes.append(outcome if isinstance(outcome, Answer) else _failure(job, outcome))
+        outcomes.append(outcome if isinstance(outcome, Answer) else failure(job, outcome))
     return outcomes, merged([one.timing for one in served])
 
 
@@ -88,7 +89,7 @@ async def show_each(
         else:
             assert not isinstance(job, RequestError)  # what was refused has no answer
             shown = attempt(show, job, outcome)
-            results.append(_failure(job, shown) if isinstance(shown, RequestError) else shown)
+            results.append(failure(job, shown) if isinstance(shown, RequestError) else shown)
     return results
 
 
@@ -178,7 +179,7 @@ def timeout_s(body: RunRequest, max_ms: int) -> float:
     return body.timeout_ms / 1000
 
 
-def _failure(job: Job | RequestError, outcome: Exception) -> RequestError:
+def failure(job: Job | RequestError, outcome: Exception) -> RequestError:
     """Return why a job has no answer: it was refused, or its run failed."""
     if isinstance(job, RequestError):
         return job
@@ -190,6 +191,17 @@ def _failure(job: Job | RequestError, outcome: Exception) -> RequestError:
 def within(place: str, member: str | None) -> str:
     """Return the place of a member of what stands at `place`, or of that itself."""
     return f"{place}.{member}" if member else place
+
+
+def check_states(states: Sequence[bytes | None], copies: int, field: str) -> None:
+    """Check what so many copies of the states of one request take while it is under way; `field` is what asks for it.
+
+    Raises: BatchTooLarge.
+    """
+    size = copies * sum(len(state or b"") for state in states)
+    if size > MOST_STATE_BYTES:
+        message = f"its states take {size} bytes; at most {MOST_STATE_BYTES} in one request: send fewer"
+        raise BatchTooLarge(message, field=field, limit=MOST_STATE_BYTES)
 
 
 async def serve_rows(call: Call, rows: dict[Engine, list[Row]], limit_s: float) -> list[Served[Answer]]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 from pydantic import Field
 
 from service.batching.submission import Timing
 from service.engine.engine import Engine
-from service.engine.rows import Answer, Row
+from service.engine.rows import Answer
 from service.engine.search import Search
-from service.errors import Draining, InternalError, RequestError
-from service.web.batch import NO_RUN, Job, in_turn, merged, serve_rows
+from service.errors import RequestError
+from service.web.batch import Job, failure, in_turn, merged, serve_rows
 from service.web.context import Call
 
 MAX_BEAMS = 16
@@ -38,33 +38,48 @@ async def run_searches(
     """Search until each search is done, in turns of a few steps of all that are not; each turn waits for its run
     `limit_s` at most.
 
-    Raises: what `Batcher.wait_for_room` and `serve_rows` raise.
+    Raises: ClientDisconnect.
     """
-    found, timing = [*jobs], NO_RUN
-    while live := {place: job for place, job in enumerate(found) if isinstance(job, SearchJob) and not job.search.done}:
-        if call.peer.ending:
-            raise Draining("the service is shutting down; another replica can take this", retry_after_ms=1000)
-        refused, spent = await _turn(call, live, limit_s)
-        found = [refused.get(place, job) for place, job in enumerate(found)]
-        timing = in_turn(timing, spent) if timing.rows else spent
-    return found, timing
+    found = [*jobs]
+    spent: dict[Engine, Timing] = {}
+    runs = call.work.runs
+    before = len(runs)
+    try:
+        while live := {place: job for place, job in enumerate(found) if _goes_on(job)}:
+            for engine in {job.engine for job in live.values()}:
+                turned = {place: job for place, job in live.items() if job.engine is engine}
+                refused = await _turn(call, engine, turned, limit_s)
+                found = [refused.get(place, job) for place, job in enumerate(found)]
+            for engine, timing in runs[before:]:
+                spent[engine] = in_turn(spent[engine], timing) if engine in spent else timing
+            del runs[before:]
+    finally:
+        runs += spent.items()
+    return found, merged([*spent.values()])
 
 
-async def _turn(call: Call, live: dict[int, SearchJob], limit_s: float) -> tuple[dict[int, RequestError], Timing]:
-    """Take a few steps of each search; return why some of them cannot go on, by their places."""
-    rows: dict[Engine, list[Row]] = {}
+def _goes_on(job: SearchJob | RequestError) -> TypeGuard[SearchJob]:
+    return isinstance(job, SearchJob) and not job.search.done
+
+
+async def _turn(call: Call, engine: Engine, live: dict[int, SearchJob], limit_s: float) -> dict[int, RequestError]:
+    """Take a few steps of each search of a model; return why some of them cannot go on, by their places.
+
+    Raises: ClientDisconnect.
+    """
+    before = {place: job.search.steps for place, job in live.items()}
     for job in live.values():
-        job.search.until = job.search.steps + job.engine.most_drawn
-        rows.setdefault(job.engine, []).append(job.row)
-    for engine, part in rows.items():
-        limit_s = await engine.batcher.wait_for_room(call.tenant, rows=len(part), timeout_s=limit_s)
-    served = await serve_rows(call, rows, limit_s)
-    outcomes = {engine: iter(one.outcomes) for engine, one in zip(rows, served, strict=True)}
-    refused: dict[int, RequestError] = {}
-    for place, job in live.items():
-        outcome = next(outcomes[job.engine])
-        if not isinstance(outcome, Answer):
-            error = copy(outcome) if isinstance(outcome, RequestError) else InternalError("the model failed")
-            error.field = error.field or job.member
-            refused[place] = error
-    return refused, merged([one.timing for one in served])
+        job.search.until = job.search.steps + engine.most_drawn
+    outcomes: Sequence[Answer | Exception]
+    try:
+        left_s = await engine.batcher.wait_for_room(call.tenant, rows=len(live), timeout_s=limit_s)
+        (served,) = await serve_rows(call, {engine: [job.row for job in live.values()]}, left_s)
+        outcomes = served.outcomes
+    except RequestError as error:
+        outcomes = [error] * len(live)
+    engine.metrics.drew(sum(job.search.steps - before[place] for place, job in live.items()))
+    return {
+        place: failure(job, copy(outcome))
+        for (place, job), outcome in zip(live.items(), outcomes, strict=True)
+        if not isinstance(outcome, Answer)
+    }

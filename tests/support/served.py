@@ -9,6 +9,7 @@ import datatypes
 import pytest
 import tiny
 import tiny_conditions
+import tiny_pens
 import tiny_sequences
 import tiny_writers
 from conftest import ADMIN_KEY, TOKEN_KEYS, Server
@@ -81,5 +82,21 @@ def conditioned_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conditioned(conditioned_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over them, shared by tests that leave nothing behind."""
     running = Server(conditioned_models, tmp_path_factory.mktemp("conditioned-state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def pen_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models that write points of a pen, and one that writes text."""
+    root = tiny_pens.all_pens(tmp_path_factory.mktemp("pen-models"))
+    tiny_writers.generator(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pens(pen_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service over them, shared by tests that leave nothing behind."""
+    running = Server(pen_models, tmp_path_factory.mktemp("pen-state"), BATON_TOKEN_KEYS=TOKEN_KEYS)
     yield running
     running.stop()

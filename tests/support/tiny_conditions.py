@@ -70,7 +70,7 @@ def attend(build: GraphBuilder, query: str, memory: str, *, masked: bool) -> tup
 
 def translator(root: Path, *, seed: int = 12, masked: bool = True, **changes: Any) -> Path:
     """A GRU over letters that attends to the letters of the text that a session begins from."""
-    build = GraphBuilder(seed)
+    build = GraphBuilder(seed, lengths=changes.get("lengths", "lengths"))
     (embedded,) = build.add("Gather", [build.weight(IDS + 1, 3), "ids"])
     y, h = build.recurrent("GRU", embedded, 3, HIDDEN, ["h"], linear_before_reset=1)
     weights, seen = attend(build, y, "memory", masked=masked)

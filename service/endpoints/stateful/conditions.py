@@ -5,13 +5,14 @@ It knows engines that have a start graph, and rows; not how a request came in.
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field
 
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
 from service.engine.rows import Row
 from service.errors import RaggedInputs, RequestError, WrongTask
-from service.model.onnx_session import cast
+from service.model.onnx_session import Array, cast
 from service.settings import Settings
 from service.state.sessions import Point
 from service.web.batch import Job, within
@@ -64,9 +65,18 @@ def _read(condition: Condition, manifest: Manifest, settings: Settings) -> tuple
     return Row(cast([condition.vector], manifest.sequence.dtype)), member
 
 
-def first_ids(start: Point) -> tuple[int, ...]:
-    """Return what a session takes before anything else that has just begun from a condition."""
+def start_step(manifest: Manifest) -> Array | None:
+    """Return what a session takes first that begins with nothing, None where the model declares nothing to start with.
+
+    Shapes: [1] or [1, features].
+    """
+    if manifest.feedback is None or manifest.feedback.start is None:
+        return None
+    step = np.array(manifest.feedback.start, manifest.sequence.dtype)
+    return step.reshape(1, *([] if manifest.features is None else [manifest.features]))
+
+
+def first_step(start: Point) -> Array | None:
+    """Return what a session takes before anything else that has just begun from a condition; as `start_step` does."""
     manifest = start.engine.manifest
-    if start.step or manifest.start is None or manifest.feedback is None or manifest.feedback.start is None:
-        return ()
-    return (manifest.feedback.start,)
+    return None if start.step or manifest.start is None else start_step(manifest)

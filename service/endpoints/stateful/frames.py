@@ -88,7 +88,12 @@ def _by_step(outputs: Sequence[Array]) -> Array:
 
 def opened(point: Point) -> dict[str, Any]:
     manifest = point.engine.manifest
-    outputs = [{"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.sizes)} for tensor in manifest.outputs]
+    entries = [0 if point.state is None else point.engine.layout.entries(point.state)]
+    shapes = [(entries if tensor.has_memory else []) + [*tensor.sizes] for tensor in manifest.outputs]
+    outputs = [
+        {"name": tensor.name, "dtype": tensor.dtype, "shape": shape}
+        for tensor, shape in zip(manifest.outputs, shapes, strict=True)
+    ]
     head = {"type": "open", "model": manifest.name, "version": manifest.version}
     taken = {"features": manifest.features, "dtype": manifest.sequence.dtype}
     return {**head, "step": point.step, **taken, "outputs": outputs}

@@ -16,7 +16,7 @@ from service.engine.engine import Engine
 from service.engine.rows import Answer
 from service.errors import InvalidRequest, RequestError, attempt
 from service.settings import Settings
-from service.state.sessions import Point, Sessions, null_state
+from service.state.sessions import Point, Sessions, begun, null_state
 from service.web.batch import NO_RUN, run_within
 from service.web.context import Call, Caller
 
@@ -64,15 +64,14 @@ async def begin_all(
     """
     newest, starts = await find_starts(call, task, model, [one for one in asked if one.condition is None])
     found = iter(starts)
-    begun = [
+    starting = [
         next(found) if one.condition is None else attempt(_from_condition, one, newest, call.service.settings)
         for one in asked
     ]
-    beginnings = [one for one in begun if isinstance(one, Beginning)]
+    beginnings = [one for one in starting if isinstance(one, Beginning)]
     outcomes, timing = await run_within(call, beginnings, limit_s) if beginnings else ([], NO_RUN)
     answers = iter(zip(beginnings, outcomes, strict=True))
-    sessions = call.service.sessions
-    return newest, [_begun(sessions, *next(answers)) if isinstance(one, Beginning) else one for one in begun], timing
+    return newest, [_begun(*next(answers)) if isinstance(one, Beginning) else one for one in starting], timing
 
 
 async def find_first(caller: Caller, task: Task, model: str | None, version: str, asked: Resumable) -> Point:
@@ -94,10 +93,8 @@ def _from_condition(one: Conditioned, newest: Engine, settings: Settings) -> Beg
     return Beginning(one.condition, newest, settings, one.condition_member)
 
 
-def _begun(sessions: Sessions, beginning: Beginning, outcome: Answer | RequestError) -> Point | RequestError:
-    if isinstance(outcome, RequestError):
-        return outcome
-    return attempt(sessions.begin, beginning.of, beginning.of.begun(outcome))
+def _begun(beginning: Beginning, outcome: Answer | RequestError) -> Point | RequestError:
+    return outcome if isinstance(outcome, RequestError) else begun(beginning.of, beginning.of.begun(outcome))
 
 
 def _without_state(one: Resumable, newest: Engine, sessions: Sessions) -> Point | RequestError:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from service.endpoints.stateful.conditions import first_ids
+from service.endpoints.stateful.conditions import first_step
 from service.engine.rows import Answer, Row
 from service.errors import ItemTooLarge, PrecisionTooLow, WrongTask
 from service.settings import Settings
@@ -70,17 +70,17 @@ def read_row(item: StepInput, start: Point, settings: Settings) -> tuple[Row, st
 
     Raises: InvalidRequest, EmptyInput, RaggedInputs or ItemTooLarge, with the member as their field.
     """
-    manifest, most, first = start.engine.manifest, settings.max_steps, first_ids(start)
+    manifest, most, first = start.engine.manifest, settings.max_steps, first_step(start)
     left = steps_left(start, settings)
-    if first and not item.text and item.inputs is None and item.values is None:
-        return Row(np.array(first, manifest.sequence.dtype), start.state, left), item.condition_member
+    if first is not None and not item.text and item.inputs is None and item.values is None:
+        return Row(first, start.state, left), item.condition_member
     allowed = (item.text_member,) if manifest.text is not None else takes_numbers(manifest)
     member = find_given(item, ("inputs", "values", "text"), allowed, manifest)
     if item.text is not None:
         check_length(len(item.text), settings.max_text_chars, member)
         return Row(text=item.text, state=start.state, steps_left=left, max_tokens=most, first=first), member
     steps = read_numbers(item, manifest, most)
-    return Row(np.concatenate([np.array(first, steps.dtype), steps]) if first else steps, start.state, left), member
+    return Row(steps if first is None else np.concatenate([first, steps]), start.state, left), member
 
 
 def show_step(start: Point, row: Row, answer: Answer, *, last_only: bool) -> dict[str, Any]:

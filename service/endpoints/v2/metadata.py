@@ -193,5 +193,5 @@ def _check_ready(engine: Engine) -> None:
     """Raises: Draining or NotReady when the engine takes no work."""
     if engine.batcher.draining:
         raise Draining("the service is shutting down", retry_after_ms=1000)
-    if not engine.batcher.alive:
+    if not engine.alive:
         raise NotReady(f"no worker for {engine.manifest.name}", retry_after_ms=1000)

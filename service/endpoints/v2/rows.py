@@ -148,6 +148,8 @@ def join_rows(name: str, answers: Sequence[Answer], signature: Signature) -> Arr
     tensor, rows = signature.made[name], [answer.outputs[name] for answer in answers]
     if rows[0].ndim == len(tensor.shape) and not tensor.has_time:
         rows = [row[-1] for row in rows]  # by step, of a graph without a time axis: what the last step gave
+    if tensor.has_memory:
+        rows = _memory_padded(rows, axis=1 if tensor.has_time else 0)
     if len(rows) == 1:
         return rows[0][np.newaxis]
     if not tensor.has_time or len({len(row) for row in rows}) == 1:
@@ -158,13 +160,20 @@ def join_rows(name: str, answers: Sequence[Answer], signature: Signature) -> Arr
     return joined
 
 
+def _memory_padded(rows: Sequence[Array], axis: int) -> list[Array]:
+    """Return rows whose conditions differ in length as if all had the longest."""
+    longest = max(row.shape[axis] for row in rows)
+    lacking = [np.eye(1, row.ndim, axis, dtype=int)[0] * (longest - row.shape[axis]) for row in rows]
+    return [np.pad(row, [(0, size) for size in sizes]) for row, sizes in zip(rows, lacking, strict=True)]
+
+
 def _padding(rows: Sequence[Array], tensor: Tensor) -> Array:
     """Return room for rows of different lengths, filled with zeros, or texts without characters.
 
     Raises: BatchTooLarge where next to nothing else would be in it: a short request would fill the memory.
     """
     longest, real = max(map(len, rows)), sum(map(len, rows))
-    shape = (len(rows), longest, *tensor.sizes)
+    shape = (len(rows), longest, *rows[0].shape[1:])
     if math.prod(shape) > PADDED_ELEMENTS and len(rows) * longest > PADDED_SHARE * real:
         message = f"the output would have the shape {[*shape]} for {real} steps; send long and short rows apart"
         raise BatchTooLarge(message, field=tensor.name, limit=PADDED_ELEMENTS)

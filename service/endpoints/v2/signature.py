@@ -68,7 +68,7 @@ def _inputs(manifest: Manifest) -> Iterator[Declared]:
     if manifest.lengths is not None:
         yield Declared(manifest.lengths, COUNTS[0], (-1,), optional=True, column=True)
     if manifest.streamable:
-        yield Declared(STATE_TOKEN, BYTES, (-1,), optional=True, column=True)
+        yield Declared(STATE_TOKEN, BYTES, (-1,), optional=manifest.start is None, column=True)
 
 
 def _outputs(manifest: Manifest) -> Iterator[Declared]:

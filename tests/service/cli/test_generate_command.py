@@ -29,6 +29,13 @@ def test_a_text_is_shown_whatever_ends_a_line_in_it() -> None:
     assert (ended.status, ended.stdout) == (0, BREAKS)
 
 
+def test_points_are_shown_a_line_each() -> None:
+    first, rest = {"index": 0, "choice": 0, "points": [[0.25, -1.5, 0]]}, {**END, "points": [[3, 0.125, 1], [1, 2, 0]]}
+    with answering(told(first, rest, LAST)) as (url, _):
+        ended = run("generate", "--url", url, terminal=True)
+    assert (ended.status, ended.stdout) == (0, "0.25 -1.5 0\n3 0.125 1\n1 2 0\n")
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_was_cut_short_is_shown_and_its_state_kept_before_it_is_said(tmp_path: Path, terminal: bool) -> None:
     kept, cut = tmp_path / "state", {**END, "text": "abc", "finish": "error"}

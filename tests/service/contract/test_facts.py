@@ -65,7 +65,7 @@ def test_clients_carry_the_states_of_the_tasks_that_are_streamable(members: dict
 def test_a_task_that_is_not_in_the_table_is_refused_with_those_that_are() -> None:
     with pytest.raises(
         ValidationError,
-        match="Input should be 'sentiment', 'forecast', 'step', 'tensor', 'tag', 'transform' or 'classify'",
+        match="should be 'sentiment', 'forecast', 'step', 'tensor', 'tag', 'transform', 'classify' or 'translate'",
     ):
         read({**STEPPER, "task": "dance"})
     assert Manifest.model_json_schema()["properties"]["task"]["enum"] == [*TASKS]

@@ -67,7 +67,12 @@ BROKEN: list[tuple[Write, Change, str, str]] = [
     (gained_stepper, gained(gain=[NAN, 1]), "constants.gain", "a list of finite numbers"),
     (tiny_forms.cell, shaped("outputs", "batch", "time", 3), "outputs[0].shape", "must hold no 'time', as the input"),
     (tiny_forms.time_major, shaped("outputs", 1, "batch", 4), "outputs[0].shape", "must hold 'time', as the input"),
-    (tiny_forms.cell, shaped("outputs", "time", "time", "batch"), "outputs[0].shape", "'time' at most once"),
+    (
+        tiny_forms.cell,
+        shaped("outputs", "time", "time", "batch"),
+        "outputs[0].shape",
+        "and 'memory' at most once",
+    ),
     (tiny_forms.cell, shaped("inputs", "batch", 2, 3), "inputs[0]", "is declared ['batch', 2, 3], but the graph has"),
     (tiny_forms.cell, shaped("inputs", "batch", "time", 2), "outputs[0].shape", "must hold 'time'"),
     (tiny_forms.cell, shaped("states", 1, "batch", "time"), "states[0].shape", "no 'time'"),
@@ -133,7 +138,8 @@ def test_an_output_of_another_shape_is_refused_where_only_a_run_shows_it(tmp_pat
 def test_a_batch_axis_that_the_graph_fixes_to_more_than_one_row_is_refused(tmp_path: Path) -> None:
     tiny_forms.cell(tmp_path, graph_shapes={"x": [2, 2]})
     with pytest.raises(
-        ManifestError, match=r"has \[2, 2\]; sizes must agree, 'time' be free in the graph, and 'batch' be free, or 1"
+        ManifestError,
+        match=r"has \[2, 2\]; sizes must agree, 'time' and 'memory' be free in the graph, 'batch' be free",
     ) as refused:
         load(tmp_path, "cell")
     assert refused.value.field == "inputs[0]"

@@ -197,7 +197,9 @@ NAMED_ALIKE = {"states": [{**tiny.state("logits", 1, "batch", 4), "output": "h_o
             "inputs[0]",
             "with 'feedback' a step is one int32 or int64 id",
         ),
-        ({"feedback": {**FEEDBACK, "kind": "mixture"}}, "feedback.kind", "Input should be 'categorical'"),
+        ({"feedback": {**FEEDBACK, "kind": "dance"}}, "feedback.kind", "Input should be 'categorical' or 'mixture'"),
+        ({"feedback": {"output": "logits"}}, "feedback.kind", "Field required"),
+        ({"feedback": "logits"}, "feedback", "Input should be a valid dictionary"),
         ({"feedback": {**FEEDBACK, "start": 2**63}}, "feedback.start", "is 9223372036854775808, which is no int64"),
         (
             {"inputs": [{**IDS, "dtype": "int32"}], "feedback": {**FEEDBACK, "start": 2**31}},

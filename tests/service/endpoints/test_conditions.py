@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_conditions
 from conftest import TOKEN_KEYS, Server, ServerFactory
 from generating import error_of
+from streams import Stream
 
 TRANSLATE = {"model": "translate"}
 VECTOR = {"vector": [0.5, -1.0, 2.0, 0.0, 1.5]}
@@ -209,3 +211,69 @@ def test_members_of_drawing_and_of_searching_do_not_mix(
 ) -> None:
     answer = conditioned.post("/v1/generate", {**TRANSLATE, "items": [{"condition": {"text": "abc"}}], **options})
     assert error_of(answer)[1:] == ("invalid_request", field)
+
+
+def test_sessions_share_runs_whichever_of_them_ends_first(conditioned: Server) -> None:
+    steps = [[0.5, -0.5], [1.0, 0.0], [0.0, 2.0]]
+    for lengths in ((1, 2, 3), (3, 2, 1)):
+        items = [
+            {"begin": {"inputs": ROWS["inputs"][:entries]}, "inputs": steps[:length]}
+            for entries, length in zip((3, 2, 1), lengths, strict=True)
+        ]
+        together = step(conditioned, "rows-reader", *items)
+        for item, result in zip(items, together, strict=True):
+            (alone,) = step(conditioned, "rows-reader", item)
+            for name, made in alone["outputs"].items():
+                np.testing.assert_allclose(result["outputs"][name], made, atol=1e-5)
+    answer = conditioned.post("/v1/step", {"model": "rows-reader", "items": items})
+    assert answer.json()["usage"]["batch_rows"] == 3
+
+
+def test_states_of_conditions_change_hands_and_go_on_in_streams_and_as_tensors(conditioned: Server) -> None:
+    (begun,) = step(conditioned, "rows-reader", {"begin": ROWS, "inputs": [[0.5, -0.5]]})
+    (due,) = step(conditioned, "rows-reader", {**state_of(begun), "inputs": [[1.0, 0.0]]})
+    held = conditioned.post("/v1/state", {"model": "rows-reader", "items": [state_of(begun)], "hold": "server"})
+    (moved,) = held.json()["results"]
+    assert moved["held"]
+    (after,) = step(conditioned, "rows-reader", {**state_of(moved), "inputs": [[1.0, 0.0]]})
+    assert after["outputs"] == due["outputs"]
+    with Stream(conditioned, "rows-reader", **state_of(begun)) as stream:
+        assert [output["shape"] for output in stream.opened["outputs"]] == [[2], [3]]
+        assert stream.ask(inputs=[[1.0, 0.0]])["outputs"]["y"] == due["outputs"]["y"][-1]
+
+
+def test_tensors_of_sessions_of_different_length_are_joined(conditioned: Server) -> None:
+    short = {"inputs": ROWS["inputs"][:1]}
+    begun = step(conditioned, "rows-reader", *({"begin": each, "inputs": [[0.5, -0.5]]} for each in (ROWS, short)))
+    due = [step(conditioned, "rows-reader", {**state_of(each), "inputs": [[1.0, 0.0]]})[0]["outputs"] for each in begun]
+    x = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1.0, 0.0, 1.0, 0.0]}
+    tokens = {"name": "state_token", "datatype": "BYTES", "shape": [2], "data": [each["state"] for each in begun]}
+    answer = conditioned.post("/v2/models/rows-reader/infer", {"inputs": [x, tokens]})
+    assert answer.status_code == 200, answer.text
+    weights = next(output for output in answer.json()["outputs"] if output["name"] == "weights")
+    made = np.reshape(weights["data"], weights["shape"])
+    np.testing.assert_allclose(made[0], due[0]["weights"][-1], atol=1e-5)
+    np.testing.assert_allclose(made[1], [*due[1]["weights"][-1], 0, 0], atol=1e-5)
+
+
+def test_a_search_takes_no_step_that_the_session_may_not(
+    conditioned_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(conditioned_models, tmp_path, BATON_MAX_SESSION_STEPS="6")
+    (best,) = search(server, {"condition": {"text": "abc"}, "prompt": "abc"}, beams=2, n=1, max_steps=16)
+    assert best["step"] <= 6
+    last = write(server, {"condition": {"text": "abc"}}, max_steps=5)
+    answer = server.post("/v1/generate", {**TRANSLATE, "items": [state_of(last)], "beams": 2})
+    assert (last["step"], error_of(answer)[1]) == (6, "session_too_long")
+    server.stop()
+
+
+def test_nothing_is_drawn_before_a_first_step_where_the_model_names_no_id_to_start_with(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
+    tiny_conditions.translator(tmp_path / "models", task="step", feedback={**tiny_conditions.LOGITS, "start": None})
+    server = start_server(tmp_path / "models", tmp_path / "state")
+    answer = server.post("/v1/generate", {"items": [{"condition": {"text": "abc"}}]})
+    assert "nothing to begin with" in answer.json()["error"]["message"]
+    assert write(server, {"condition": {"text": "abc"}, "prompt": "a"}, max_steps=3)["step"] == 4
+    server.stop()

@@ -12,6 +12,8 @@ import tiny_conditions
 from conftest import Server
 from tiny_writers import LETTERS, START
 
+from service.endpoints.translate import MAX_WEIGHTS
+
 TEXTS = ["a", "abc de", "gfe\nd", "cabbage", "a a a a a a a a", "dcb"]
 END = tiny_conditions.END
 
@@ -76,20 +78,22 @@ def test_scores_are_those_of_teacher_forcing_over_the_penalty_of_length(
     (result,) = ask(conditioned, "abc de", beams=5, alternatives=5, length_penalty=penalty)
     found = [result, *result["alternatives"]]
     assert len({each["text"] for each in found}) == 5
-    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True) or any(
-        each["finish"] == "length" for each in found
-    )
+    assert {each["finish"] for each in found} == {"end"}
+    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
     for each in found:
         ids = [LETTERS.index(letter) for letter in each["text"]] + ([END] if each["finish"] == "end" else [])
         logp = logp_by_hand(conditioned_models / "translate" / "1", "abc de", ids)
         assert each["score"] == pytest.approx(logp / ((5 + len(ids)) / 6) ** penalty, abs=2e-4)
 
 
-def test_a_wide_search_finds_at_least_as_good_a_text_as_a_narrow_one(conditioned: Server) -> None:
-    narrow, wide = (ask(conditioned, *TEXTS, beams=beams, length_penalty=0) for beams in (1, 16))
-    for one, other in zip(narrow, wide, strict=True):
-        if one["finish"] == "end":
-            assert other["score"] >= one["score"] - 1e-4
+def test_what_a_wide_search_finds_is_no_worse_than_the_end_of_a_narrow_one(conditioned: Server) -> None:
+    compared = 0
+    for beams in (2, 4, 8):
+        narrow, wide = (ask(conditioned, *TEXTS, beams=each, length_penalty=0) for each in (beams, 16))
+        for one, other in zip(narrow, wide, strict=True):
+            compared += one["finish"] == "end"
+            assert one["finish"] == "length" or other["score"] >= one["score"] - 1e-4
+    assert compared
 
 
 def test_attention_has_a_row_for_each_piece_over_the_pieces_of_the_text(conditioned: Server) -> None:
@@ -139,3 +143,33 @@ def test_a_request_that_is_wrong_as_a_whole_is_refused(
 def test_hypotheses_of_all_texts_share_runs(conditioned: Server) -> None:
     answer = conditioned.post("/v1/translate", {"inputs": TEXTS, "beams": 2}).json()
     assert answer["usage"]["batch_rows"] == len(TEXTS)
+
+
+def test_a_search_is_as_many_lanes_of_a_run_as_it_has_hypotheses(conditioned: Server) -> None:
+    def runs() -> float:
+        return conditioned.metric("baton_batch_rows_count", "model", "translate")
+
+    before = runs()
+    ask(conditioned, *TEXTS, beams=8, length_penalty=5)
+    assert runs() - before <= 5  # turns of six steps for translations of 16 pieces at most, and the wait between them
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({"inputs": ["a"] * 200, "beams": 16}, "batch_too_large", "beams"),
+        ({"inputs": ["a" * 5000]}, "item_too_large", "inputs[0]"),
+        ({"model": "captioner", "inputs": ["a"]}, "wrong_task", "model"),
+    ],
+)
+def test_what_is_too_much_is_refused(conditioned: Server, body: dict[str, Any], code: str, field: str) -> None:
+    error = conditioned.post("/v1/translate", body).json()["error"]
+    assert (error["code"], error["field"]) == (code, field)
+
+
+def test_only_weights_that_are_shown_count_against_their_limit(conditioned: Server) -> None:
+    texts = ["abcdefg " * 50] * 40
+    answer = conditioned.post("/v1/translate", {"inputs": texts, "beams": 16, "attention": True})
+    assert answer.status_code == 200, answer.text
+    shown = sum(len(row) for result in answer.json()["results"] for row in result["attention"]["weights"])
+    assert shown <= MAX_WEIGHTS

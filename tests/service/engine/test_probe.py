@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import tiny_conditions
+import tiny_pens
 import tiny_sequences
 import tiny_writers
 from here import load_here
@@ -84,6 +87,37 @@ def test_logits_that_are_declared_as_probabilities_are_refused(tmp_path: Path) -
     assert told.endswith('declare "logits"')
 
 
+def test_what_says_that_writing_is_finished_must_be_a_probability(tmp_path: Path) -> None:
+    tiny_pens.penman(tmp_path, sure=False)
+    found, told = refused(tmp_path)
+    assert found == "feedback.finished"
+    assert told == "the numbers of 'end' are no probabilities: some are below 0 or above 1; end it in a sigmoid"
+
+
+def test_a_graph_must_take_the_point_that_it_starts_with(tmp_path: Path) -> None:
+    """Its square is beyond float32 here."""
+    build = tiny.GraphBuilder(7)
+    (squares,) = build.add("Mul", ["points", "points"])
+    y, h = build.recurrent("GRU", squares, 3, 4, ["h"], linear_before_reset=1)
+    (by_time,) = build.add("ReduceSum", [squares, build.constant(np.array([2], np.int64))], keepdims=1)
+    (mixture,) = build.add("Add", [build.dense(y, 4, 7), by_time])
+    tiny.write_model(
+        tmp_path,
+        build,
+        {"mixture": mixture, "h_out": h},
+        name="far",
+        task="step",
+        streamable=True,
+        inputs=[tiny.tensor("points", "float32", "batch", "time", 3)],
+        outputs=[tiny.tensor("mixture", "float32", "batch", "time", 7)],
+        states=[tiny.state("h", 1, "batch", 4)],
+        feedback={**tiny_pens.MIXTURE, "components": 1, "start": [0, 1e30, 0]},
+    )
+    found, told = refused(tmp_path)
+    assert found == "feedback.start"
+    assert told.startswith("the graph fails on the point [0.0, 1e+30, 0.0]: give one that it takes")
+
+
 def test_scores_that_are_negative_are_refused_though_they_sum_to_one(tmp_path: Path) -> None:
     build, tokenizer = tiny.GraphBuilder(3), tiny_sequences.pieces()
     (embedded,) = build.add("Gather", [build.weight(tokenizer.get_vocab_size(), 3), "ids"])
@@ -113,3 +147,20 @@ def test_the_last_id_of_a_tokenizer_with_gaps_is_tried(tmp_path: Path) -> None:
     tiny_sequences.live_tagger(tmp_path, tokenizer)
     found, told = refused(tmp_path)
     assert (found, "fails on a short probe" in told) == ("file", True)
+
+
+@pytest.mark.parametrize("changes", [{"masked": False}, {"masked": False, "lengths": ""}])
+def test_padding_of_a_memory_that_counts_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    tiny_conditions.translator(tmp_path, **changes)
+    with pytest.raises(ManifestError, match=r"a row's answer changes by .* with its neighbours"):
+        load_here(tmp_path)
+
+
+def test_a_start_graph_is_probed_as_the_model_and_named_where_it_fails(tmp_path: Path) -> None:
+    directory = tiny_conditions.translator(tmp_path)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["start"]["outputs"][1]["shape"] = ["batch", "time", 5]
+    manifest["states"][1]["shape"] = ["batch", "memory", 5]
+    tiny.write_manifest(directory, manifest)
+    with pytest.raises(ManifestError, match=r"start\.outputs\[1\]: memory_0 is declared .* but the graph has"):
+        load_here(tmp_path)

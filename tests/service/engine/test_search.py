@@ -62,7 +62,7 @@ def test_an_end_counts_only_among_as_many_of_the_best_as_there_are_beams() -> No
     search.take([b"0"], [])
     assert not search.ended
     search.choose(np.log(np.array([[0.3, 0.3, 0.4]])))
-    search.take([b"1"], [])
+    search.take([], [])
     assert [(one.ids, one.ended, one.state) for one in search.best] == [((0,), True, b"0")]
 
 
@@ -82,3 +82,22 @@ def test_what_goes_on_stands_behind_what_ended_whatever_its_score() -> None:
     search.choose(np.log(np.array([[0.7, 0.1, 0.2]])))
     search.take([b"0", b"1"], [])
     assert [(one.ids, one.ended) for one in search.best] == [((), True), ((0,), False)]
+
+
+def test_what_cannot_come_does_not_however_many_beams_there_are() -> None:
+    search = Search(Likeliest(beams=4, length_penalty=0, most=3, end=END))
+    search.begin(b"", [])
+    with np.errstate(divide="ignore"):
+        impossible = log_probabilities(np.array([[1.0, 0.0, 0.0]]), "probabilities")
+    assert search.choose(impossible) == [0]
+    search.take([b"0"], [])
+    assert (len(search.live), search.ended) == (1, [])
+
+
+def test_a_search_that_is_done_runs_nothing_more() -> None:
+    search = Search(Likeliest(beams=1, length_penalty=0, most=5, end=END))
+    search.begin(b"", [])
+    assert search.choose(np.log(np.array([[0.2, 0.2, 0.6]]))) == []
+    search.take([], [])
+    assert search.done
+    assert [one.ids for one in search.best] == [()]

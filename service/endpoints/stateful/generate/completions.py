@@ -31,7 +31,7 @@ from service.endpoints.stateful.step_json import STATE_ERRORS
 from service.errors import InvalidRequest, ItemTooLarge, RequestError, SessionTooLong, WrongTask
 from service.state.sessions import null_state
 from service.web.answers import WholeAnswer, server_timing
-from service.web.batch import note, timeout_s
+from service.web.batch import check_states, note, timeout_s
 from service.web.bodies import JSON, Reader, read_json_whole
 from service.web.context import Call
 from service.web.error_examples import run_errors
@@ -86,6 +86,7 @@ async def complete(
     )
     newest, openings, opened = await open_all(call, body.model, items, None, "float32", limit_s)
     ready = [_sound(body, item, opening) for item, opening in enumerate(openings)]
+    check_states([one.point.state for one in ready], wanted.forks, "n")
     generation = Generation(call, wanted, ready, opened, limit_s)
     shown = Shown(call.request_id, body, newest, ready)
     if body.stream:

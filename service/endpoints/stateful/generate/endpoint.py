@@ -14,14 +14,14 @@ from fastapi import APIRouter, Body
 
 from service.endpoints.stateful.generate.events import Events
 from service.endpoints.stateful.generate.generation import Fork, Generation, Wanted, choice
-from service.endpoints.stateful.generate.openings import Opening, check, open_all
+from service.endpoints.stateful.generate.openings import Opening, check, check_kind, open_all
 from service.endpoints.stateful.generate.schema import EXAMPLES, GenerateAnswer, GenerateRequest
 from service.endpoints.stateful.generate.searching import check_search, search_all
 from service.endpoints.stateful.generate.shown import States, hand_out, show_end, take_news
 from service.endpoints.stateful.step_json import STATE_ERRORS
 from service.errors import InvalidRequest, ItemTooLarge, NotFinite, RequestError, SessionTooLong, WrongTask
 from service.web.answers import Reply
-from service.web.batch import Partial, Results, reply, timeout_s
+from service.web.batch import Partial, Results, check_states, reply, timeout_s
 from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.error_shapes import error_object
@@ -57,7 +57,7 @@ async def generate(
 ) -> Reply | EventStream:
     """Draw ids one after the other and feed each as the next step. Sequences share runs; items fail alone.
 
-    With `beams` the likeliest sequences are searched for instead.
+    With `beams` the likeliest sequences are searched for instead. A model of handwriting draws points of a pen.
 
     With `stream` the answer is server-sent events: what each choice adds as it comes, with its last its state; an error
     where an item fails; and at the end what the answer cost.
@@ -66,6 +66,7 @@ async def generate(
     if body.state_every is not None and not body.stream:
         raise InvalidRequest('states come along with "stream": true; leave state_every out', field="state_every")
     check_search(body)
+    check_kind(call, body)
     check(
         call,
         body.model,
@@ -77,6 +78,7 @@ async def generate(
         whole=not body.stream,
     )
     newest, openings, opened = await open_all(call, body.model, body.items, body.hold, body.precision, limit_s)
+    check_states([one.point.state for one in openings if isinstance(one, Opening)], body.beams or body.n, "n")
     if body.beams is not None:
         results, timing = await search_all(call, body, openings, opened, limit_s)
         return reply(call, body, newest, results, timing)
@@ -90,7 +92,8 @@ async def generate(
         while generation.live:
             await generation.turn()
     states = await hand_out(call, generation.forks, body.hold, body.precision)
-    return reply(call, body, newest, await _results(openings, generation.forks, states), generation.timing)
+    results = await _results(openings, generation.forks, states, svg=body.svg)
+    return reply(call, body, newest, results, generation.timing)
 
 
 def _check_carried(call: Call, body: GenerateRequest, openings: Sequence[Opening | RequestError]) -> None:
@@ -112,10 +115,13 @@ def _wanted(body: GenerateRequest) -> Wanted:
         stops=body.stop,
         likely=0 if body.probabilities else None,
         pause=body.state_every,
+        bias=body.bias,
     )
 
 
-async def _results(openings: Sequence[Opening | RequestError], forks: Sequence[Fork], states: States) -> Results:
+async def _results(
+    openings: Sequence[Opening | RequestError], forks: Sequence[Fork], states: States, *, svg: bool
+) -> Results:
     """Return what is shown of each item: its choices, and the first error that came in between.
 
     Between choices others have their turn: of many, or long ones, they take a while.
@@ -123,7 +129,7 @@ async def _results(openings: Sequence[Opening | RequestError], forks: Sequence[F
     results: list[Any] = [{"choices": []} if isinstance(opening, Opening) else opening for opening in openings]
     for fork in forks:
         results[fork.item]["choices"].append(
-            {"choice": fork.number, **take_news(fork), **show_end(fork), **states[fork]}
+            {"choice": fork.number, **take_news(fork), **show_end(fork, svg=svg), **states[fork]}
         )
         await asyncio.sleep(0)
     for fork in reversed(forks):

@@ -65,7 +65,7 @@ class Events:
             state = states.get(fork)
             if state is None and fork.decoding is not None and not fork.has_text:
                 continue  # it is held back
-            ended = show_end(fork) if fork.finish else {}
+            ended = show_end(fork, svg=self._body.svg) if fork.finish else {}
             head = {"index": self._places[fork.item], "choice": fork.number}
             told.append(event({**head, **take_news(fork), **ended, **(state or {})}))
             if fork.error is not None and self._places[fork.item] not in self._errors:

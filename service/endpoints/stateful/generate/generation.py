@@ -1,8 +1,8 @@
 """Generation: stepping with feedback, the sequences of one request side by side.
 
-Each turn draws and feeds the next ids of every sequence that has not ended, in one run that other requests share. It
-knows points, rows and ids, not how they are shown. Invariants: a choice depends on its seed and on where it began, not
-on its neighbours; whatever ends a sequence, its point is after the last id that it counts.
+Each turn draws and feeds the next steps of every sequence that has not ended, in one run that other requests share. It
+knows sessions, rows and what is drawn, not how that is shown. Invariants: a choice depends on its seed and on where it
+began, not on its neighbours; whatever ends a sequence, its session is after the last step that it counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from itertools import starmap
 from typing import Any
 
 from service.batching.submission import Timing
+from service.contract.parts import Mixture
 from service.endpoints.stateful.generate.openings import Opening
 from service.endpoints.stateful.generate.schema import SEEDS, Finish
 from service.engine.drawing import Choice, Draw, Numbers
 from service.engine.engine import Engine
+from service.engine.points import PenPoint, PointDraw
 from service.engine.rows import Answer, Drawn, Row
 from service.errors import Draining, InternalError, ModelFailed, RequestError
 from service.model.decoding import Decoding
@@ -38,7 +40,8 @@ class Wanted:
     """What is asked of the sequences: `forks` of each item, of `max_steps` at most, up to one of the texts `stops`.
 
     Sequence i of an item draws by seed `seed` + i, or from one that is drawn itself. With `likely` what the model held
-    likely is noted: of the id that was drawn, and of so many of the likeliest. Each `pause` steps a turn ends.
+    likely is noted: of the id that was drawn, and of so many of the likeliest. Each `pause` steps a turn ends. `choice`
+    is for ids, `bias` for points of a pen.
     """
 
     choice: Choice
@@ -48,6 +51,7 @@ class Wanted:
     stops: Sequence[str]
     likely: int | None
     pause: int | None = None
+    bias: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,8 @@ def choice(temperature: float | None, top_k: int | None, top_p: float | None) ->
 class Fork:
     """One sequence in the making: choice `number` of item `item`.
 
-    `ids` and `likely` are those since they were last shown, and `steps` all. `finish` says why it ended, and `error`
-    what came in between.
+    `ids` and `likely` are those since they were last shown, and `steps` all. Where it `writes_points`, `trace` has all
+    points of the pen, of which `traced` were shown. `finish` says why it ended, and `error` what came in between.
     """
 
     def __init__(self, item: int, number: int, seed: int, opening: Opening, wanted: Wanted, left: int) -> None:
@@ -77,11 +81,14 @@ class Fork:
         assert engine.manifest.feedback is not None
         self.item, self.number, self.seed, self.engine, self.steps = item, number, seed, engine, 0
         self._start, self._state = opening.point, opening.point.state
-        self._wanted, self._numbers, self._end = wanted, Numbers(seed), engine.manifest.feedback.end
+        self._wanted, self._numbers = wanted, Numbers(seed)
+        self.writes_points = isinstance(engine.manifest.feedback, Mixture)
         self._left, self._most = left, max(1, min(wanted.max_steps, left))  # a step too many is refused by the engine
         vocabulary = engine.model.vocabulary
         self.decoding = None if vocabulary is None else Decoding(vocabulary.tokenizer, opening.ids, wanted.stops)
         self.ids: list[int] = []
+        self.trace: list[PenPoint] = []
+        self.traced = 0
         self.likely: list[Likely] = []
         self.finish: Finish | None = None
         self.error: RequestError | None = None
@@ -89,19 +96,25 @@ class Fork:
 
     @property
     def point(self) -> Point:
-        """Where the sequence is: after the last id that was drawn."""
+        """Where the sequence is: after the last step that was drawn."""
         assert self._state is not None
         return self._start.after(self.steps, self._state)
 
     def next_row(self) -> Row:
-        """Return the row that draws the next ids: few at first, so that the first is soon there."""
+        """Return the row that draws the next steps: few at first, so that the first is soon there."""
         count = min(self.engine.most_drawn, self._most - self.steps, 1 + self.steps)
         if self._wanted.pause is not None:
             count = min(count, self._wanted.pause - self.steps % self._wanted.pause)
         first = self._start.step + self.steps
-        draws = [Draw(self._wanted.choice, self._numbers.at(first + i), self._wanted.likely) for i in range(count)]
-        self._row = Row(state=self._state, draws=draws, steps_left=self._left - self.steps)
+        self._row = Row(
+            state=self._state, draws=self._draws(range(first, first + count)), steps_left=self._left - self.steps
+        )
         return self._row
+
+    def _draws(self, steps: Iterable[int]) -> list[Draw] | list[PointDraw]:
+        if self.writes_points:
+            return [PointDraw(self._numbers.four_at(step), self._wanted.bias) for step in steps]
+        return [Draw(self._wanted.choice, self._numbers.at(step), self._wanted.likely) for step in steps]
 
     def take(self, outcome: Answer | Exception) -> None:
         """Take in what came of that row."""
@@ -115,18 +128,24 @@ class Fork:
             self.decoding.end()
 
     def _add(self, drawn: Drawn) -> None:
-        if drawn.expected is not None:
-            place = 0 if self.decoding is None else self.decoding.length
-            self.likely.append(Likely(drawn.id, drawn.expected.share, drawn.expected.likeliest, place))
         self._state = drawn.state
         self.steps += 1
-        self.ids.append(drawn.id)
-        if drawn.id == self._end:
+        if isinstance(drawn.step, int):
+            self._add_id(drawn.step, drawn)
+        else:
+            self.trace.append(drawn.step)
+        if drawn.ends:
             self.finish = "end"
-        elif self.decoding is not None:
-            self._decode(self.decoding, drawn.id)
         if self.finish is None and self.steps == self._most:
             self.finish = "length"
+
+    def _add_id(self, id: int, drawn: Drawn) -> None:
+        if drawn.expected is not None:
+            place = 0 if self.decoding is None else self.decoding.length
+            self.likely.append(Likely(id, drawn.expected.share, drawn.expected.likeliest, place))
+        self.ids.append(id)
+        if self.decoding is not None and not drawn.ends:
+            self._decode(self.decoding, id)
 
     def _decode(self, decoding: Decoding, drawn: int) -> None:
         try:

@@ -10,11 +10,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from service.batching.submission import Timing
-from service.endpoints.stateful.conditions import first_ids
-from service.endpoints.stateful.generate.schema import MAX_WHOLE_STEPS, TASK, GenerateItem
+from service.contract.parts import Mixture
+from service.endpoints.stateful.conditions import first_step, start_step
+from service.endpoints.stateful.generate.schema import (
+    MAX_WHOLE_STEPS,
+    OF_IDS,
+    OF_POINTS,
+    TASK,
+    GenerateItem,
+    GenerateRequest,
+)
 from service.endpoints.stateful.starts import begin_all
 from service.endpoints.stateful.step_json import read_row
 from service.engine.engine import Engine
@@ -64,8 +70,19 @@ def check(
         message = f'{steps} steps of all choices; at most {MAX_WHOLE_STEPS} in one answer: ask for fewer, or "stream"'
         raise BatchTooLarge(message, field=field, limit=MAX_WHOLE_STEPS)
     if text and engines.for_task(engines.name(model, TASK), TASK).manifest.text is None:
-        message = "the model has no tokenizer: it writes ids, not text; take /v1/generate without stop"
+        message = "the model has no tokenizer: it writes no text; take /v1/generate without stop"
         raise InvalidRequest(message, field="model")
+
+
+def check_kind(call: Call, body: GenerateRequest) -> None:
+    """Raises: InvalidRequest for a member that has no meaning for what the model writes; UnknownModel or WrongTask."""
+    engines = call.service.engines
+    manifest = engines.for_task(engines.name(body.model, TASK), TASK).manifest
+    writes, foreign = ("points", OF_IDS) if isinstance(manifest.feedback, Mixture) else ("ids", OF_POINTS)
+    for member in foreign:
+        if member in body.model_fields_set:
+            message = f"{manifest.name!r} draws {writes}, for which this has no meaning; leave {member} out"
+            raise InvalidRequest(message, field=member)
 
 
 async def open_all(
@@ -99,17 +116,17 @@ def _read(
     if isinstance(start, RequestError):
         raise start
     call.service.sessions.holds(start, hold, precision)
-    if item.text or item.inputs is not None or item.values is not None or first_ids(start):
+    if item.text or item.inputs is not None or item.values is not None or first_step(start) is not None:
         return _Prompt(start.engine, *read_row(item, start, call.service.settings), start)
-    if start.state is not None:
+    if start.step:
         return Opening(start)
     manifest = start.engine.manifest
-    assert manifest.feedback is not None
-    if manifest.feedback.start is None:
+    step = start_step(manifest)
+    if step is None:
         what = "a prompt" if manifest.text is not None else "values"
         message = f"nothing to begin with; give {what} or a state: {manifest.name!r} declares no id to start with"
         raise InvalidRequest(message)
-    return _Prompt(start.engine, Row(np.array([manifest.feedback.start], manifest.sequence.dtype)), None, start)
+    return _Prompt(start.engine, Row(step), None, start)
 
 
 def _opening(prompt: _Prompt, outcome: Answer | RequestError) -> Opening | RequestError:

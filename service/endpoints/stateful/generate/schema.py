@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from service.contract.manifest import Task
 from service.endpoints.stateful.conditions import Condition
 from service.endpoints.stateful.step_json import STATE_WANTED, StepInput
+from service.engine.points import PenPoint
 from service.state.sessions import Hold, Precision
 from service.web.schema import (
     A_STATE,
@@ -32,6 +33,9 @@ TASK: Task = "generate"
 SEEDS = 2**63  # seeds are below
 MAX_FORKS, MAX_STOPS, MAX_STOP_CHARS = 64, 8, 256
 MAX_WHOLE_STEPS = 2**15  # of all choices of an answer: made with 5 logprobs each, it keeps the event loop 0.3 s
+
+OF_IDS = ("temperature", "top_k", "top_p", "stop", "probabilities", "beams", "length_penalty")
+OF_POINTS = ("bias", "svg")
 
 Finish = Literal["stop", "length", "end", "error"]
 Temperature = Annotated[float, Field(ge=0, le=100)]
@@ -60,7 +64,7 @@ class GenerateRequest(RunRequest):
     items_field: ClassVar[str] = "items"
 
     items: list[GenerateItem] = Field(max_length=MAX_ITEMS, json_schema_extra={"minItems": 1})
-    max_steps: int = Field(100, ge=1, description="ids to draw at most, and at most BATON_MAX_STEPS")
+    max_steps: int = Field(100, ge=1, description="ids, or points, to draw at most, and at most BATON_MAX_STEPS")
     temperature: Temperature = Field(1.0, description="0 takes the likeliest id; the higher, the more even the chances")
     top_k: int | None = Field(None, ge=1, description="draw from so many of the likeliest ids")
     top_p: TopP | None = Field(None, description="draw from the fewest likeliest ids that have this share together")
@@ -81,6 +85,10 @@ class GenerateRequest(RunRequest):
         1.0, description="with beams: 0 prefers what is likeliest as a whole, higher values longer sequences"
     )
     probabilities: bool = Field(False, description="add how likely the model held each drawn id")
+    bias: float = Field(
+        0.0, ge=0, le=100, description="of points: 0 draws as the model says; the higher, the likelier and tidier"
+    )
+    svg: bool = Field(False, description="of points: add a picture of the strokes")
     stream: bool = Field(False, description="answer with server-sent events, as the ids are drawn")
     state_every: int | None = Field(
         None, ge=1, description="with stream: a state after every so many steps, once no text is held back"
@@ -99,10 +107,14 @@ class Choice(BaseModel):
     score: float | None = Field(None, description="with beams: log probability over length penalty, the best first")
     text: str | None = Field(None, description="for a model with a tokenizer, without the stop text")
     ids: list[int] | None = Field(None, description="for a model without")
+    points: list[PenPoint] | None = Field(
+        None, description="for a model of handwriting: offsets to the right and upwards, and 1 where a stroke ends"
+    )
+    svg: str | None = Field(None, description="a picture of the points, where it was asked for")
     probabilities: list[float] | None = Field(None, description="of each drawn id, where they were asked for")
-    steps: int = Field(description="ids that were drawn; with beams without the model's end, as in the state")
+    steps: int = Field(description="ids, or points, that were drawn; with beams without the end, as in the state")
     finish: Finish = Field(
-        description="stop: a stop text came; end: the model's end; length: as many steps as may be; "
+        description="stop: a stop text came; end: the model says so; length: as many steps as may be; "
         "error: the item's error came in between, and the state goes on from there"
     )
     version: str | None = Field(None, description="the model version that made the state")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.endpoints.stateful.generate.generation import Fork
+from service.endpoints.stateful.generate.strokes import draw_strokes
 from service.endpoints.stateful.step_json import show_carried
 from service.state.sessions import Carried, Hold, Precision
 from service.web.context import Call
@@ -30,13 +31,17 @@ async def hand_out(call: Call, forks: Sequence[Fork], hold: Hold | None, precisi
 
 
 def take_news(fork: Fork) -> dict[str, Any]:
-    """Return what came since the last call: text, or ids, and how likely the ids were held where that is kept."""
+    """Return what came since the last call: points, text, or ids, and how likely ids were held where that is kept."""
+    if fork.writes_points:
+        points, fork.traced = fork.trace[fork.traced :], len(fork.trace)
+        return {"points": points}
     ids, likely = fork.ids, fork.likely
     fork.ids, fork.likely = [], []
     news: dict[str, Any] = {"ids": ids} if fork.decoding is None else {"text": fork.decoding.take()}
     return {**news, "probabilities": [each.share for each in likely]} if likely else news
 
 
-def show_end(fork: Fork) -> dict[str, Any]:
-    """Return how a sequence ended."""
-    return {"seed": fork.seed, "steps": fork.steps, "finish": fork.finish}
+def show_end(fork: Fork, *, svg: bool) -> dict[str, Any]:
+    """Return how a sequence ended, and where it is wanted a picture of what was written."""
+    end = {"seed": fork.seed, "steps": fork.steps, "finish": fork.finish}
+    return {**end, "svg": draw_strokes(fork.trace)} if svg else end

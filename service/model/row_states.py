@@ -16,10 +16,10 @@ from service.model.layout import StateLayout
 from service.model.onnx_session import Array
 
 
-class Carried:
+class RowStates:
     """The states of so many rows; `tensors` are what the graph takes, by the names of its inputs.
 
-    `entries` says how many each row's ragged states have.
+    `entries` says how many each row's ragged states have, and `longest` how many they have in `tensors`.
     """
 
     def __init__(self, states: Sequence[State], layout: StateLayout, given: Sequence[bytes | None]) -> None:
@@ -33,6 +33,7 @@ class Carried:
             self._memories, self.entries = [state[size:] for state in before], [*map(len, memory)]
             before = [state[:size] for state in before]
         self._fixed = np.frombuffer(b"".join(before), layout.dtype, len(before))
+        self.longest = max(self.entries)  # to which all are padded
         self.tensors: dict[str, Array] = {}
         for state in states:
             name = state.input
