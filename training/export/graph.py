@@ -54,8 +54,7 @@ class Servable:
 
     `network(sequence, lengths, *constants, *states)` returns its outputs, then the states that have an output, in the
     order declared here. With a ragged state the sizes of the rows' memories come behind `lengths`. Where `sequence` has
-    no time axis, the graph takes one step a run and no lengths. The network is given both anyway, with a time axis of
-    1.
+    no time axis, the graph takes one step a run and no lengths; the network is given both anyway, a time axis of 1.
     `constants` are float32 vectors that the service feeds as the manifest holds them. `draw(rng, length)` makes one
     plausible row of the sequence, [length] or [length, features], for the example and for parity; `row_lengths` are the
     lengths worth trying. With `float16_weights` the graph's file holds the weights in float16, which must be exact, and

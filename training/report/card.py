@@ -107,7 +107,7 @@ def _streaming(manifest: Manifest) -> str:
         return "It reads whole sequences and does not stream."
     drawn = ", one of them the output of the last step, which the next id is drawn from" if manifest.feedback else ""
     drawn += f", and one the last {RECENT_IDS} ids" if manifest.recent else ""
-    memory = f", and {manifest.memory_bytes:,} more for each step of its condition" if manifest.memory_bytes else ""
+    memory = f"; each step of its condition takes {manifest.memory_bytes:,} more" if manifest.memory_bytes else ""
     size = f"{manifest.state_bytes:,} bytes in {len(manifest.carried)} tensors{drawn}"
     return f"It streams: a session's state is {size}{memory}."
 
