@@ -42,7 +42,7 @@ def translate(url: str, model: str, sentences: Sequence[str]) -> list[str]:
 
 class WordTable:
     """For each word of train the one in its translations that it shares most with: twice the pairs that hold both,
-    over the pairs that hold either.
+    over the pairs that hold either; of equals the first by its letters.
 
     Source: Dice, Ecology 26(3), 1945.
     """
@@ -57,7 +57,7 @@ class WordTable:
             for word in read:
                 both[word].update(written)
         self._table = {
-            word: max(found, key=lambda other: found[other] / (sources[word] + targets[other]))
+            word: max(sorted(found), key=lambda other: found[other] / (sources[word] + targets[other]))
             for word, found in both.items()
         }
 

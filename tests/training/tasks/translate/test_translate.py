@@ -176,9 +176,9 @@ def test_a_report_shows_what_was_looked_at_and_examples(monkeypatch: pytest.Monk
 
 
 def test_a_word_table_pairs_words_that_stand_beside_each_other() -> None:
-    """Words hold the space before them; one that train does not hold stays as it is."""
+    """Words hold the space before them; of equals the first is taken; one that train does not hold stays as it is."""
     table = WordTable([("red cat", "chat rouge"), ("red dog", "chien rouge"), ("a dog", "un chien")])
-    assert table.translate("red dog sleeps") == "rougechien sleeps"
+    assert table.translate("red dog sleeps") == "rouge chien sleeps"
 
 
 def test_the_recipe_publishes_what_the_service_translates_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
