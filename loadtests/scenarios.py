@@ -94,8 +94,8 @@ def calls_of_each_kind() -> list[tuple[str, bytes]]:
 def _call(manifest: Raw) -> tuple[str, Raw]:
     if manifest["task"] == "sentiment":
         return "/v1/sentiment", {"inputs": [TEXT]}
-    if manifest["task"] == "tag":
-        return "/v1/tag", {"inputs": [TEXT]}
+    if manifest["task"] in ("tag", "translate"):
+        return f"/v1/{manifest['task']}", {"inputs": [TEXT]}
     if manifest["task"] in ("transform", "classify"):
         values = np.zeros(SAMPLES).tolist()
         return f"/v1/{manifest['task']}", {"items": [{"text": TEXT} if manifest.get("text") else {"values": values}]}

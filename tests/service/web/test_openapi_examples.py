@@ -226,7 +226,7 @@ REFUSALS: list[tuple[str, str, Any]] = [
     ("classify", "wrong_task", {"model": "forecast", "items": [{"values": [1]}]}),
     ("generate", "wrong_task", {"model": "forecast-live", "items": [{}]}),
     ("generate", "empty_input", {"items": []}),
-    ("generate", "invalid_request", {"items": [{}], "max_steps": 5000}),
+    ("generate", "invalid_request", {"model": "charlm", "items": [{}], "max_steps": 5000}),
     ("generate", "item_too_large", {"model": "charlm", "items": [{"prompt": "a" * 100_001}]}),
     ("generate", "session_too_long", {"model": "charlm", "items": [{"prompt": "ROMEO"}]}),
     ("completions", "unknown_model", {"model": "nonesuch", "prompt": "a"}),
