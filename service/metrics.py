@@ -202,6 +202,9 @@ class ModelMetrics:
         self._session_steps = metrics.session_steps
         self._generated = metrics.generated.labels(model)
 
+    def show_threads(self, threads: int) -> None:
+        self._all.run_threads.labels(self._model, self._version).set(threads)
+
     def of_start_graph(self) -> ModelMetrics:
         """Return the same for the version's start graph, which has rows and runs of its own."""
         return ModelMetrics(self._all, f"{self._model}/start", self._version)

@@ -70,19 +70,20 @@ class Engine:
 
     def start(self) -> None:
         """Begin to work, on the event loop that is running."""
-        for engine in self._parts:
+        for engine in self.parts:
             engine.batcher.start()
 
     async def drain(self, refusal: Callable[[], RequestError] = shutting_down) -> None:
         """Refuse new rows with what `refusal` makes, answer the queued ones, then stop."""
-        await asyncio.gather(*(engine.batcher.drain(refusal) for engine in self._parts))
+        await asyncio.gather(*(engine.batcher.drain(refusal) for engine in self.parts))
 
     @property
     def alive(self) -> bool:
-        return all(engine.batcher.alive for engine in self._parts)
+        return all(engine.batcher.alive for engine in self.parts)
 
     @property
-    def _parts(self) -> list[Engine]:
+    def parts(self) -> list[Engine]:
+        """The engines of the version's graphs, in the order in which a session comes to them."""
         return [self] if self.starter is None else [self.starter, self]
 
     def begun(self, answer: Answer) -> bytes:

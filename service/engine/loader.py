@@ -227,7 +227,8 @@ class Loader:
     def _show(self, engine: Engine, *, loaded: bool) -> None:
         manifest = engine.manifest
         self._metrics.model_info.labels(manifest.name, manifest.version, manifest.task).set(loaded)
-        self._metrics.run_threads.labels(manifest.name, manifest.version).set(loaded * engine.batcher.threads)
+        for part in engine.parts:
+            part.metrics.show_threads(loaded * part.batcher.threads)
 
     def _now_ms(self) -> int:
         return int(1000 * self._clock())

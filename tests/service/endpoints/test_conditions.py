@@ -277,3 +277,10 @@ def test_nothing_is_drawn_before_a_first_step_where_the_model_names_no_id_to_sta
     assert "nothing to begin with" in answer.json()["error"]["message"]
     assert write(server, {"condition": {"text": "abc"}, "prompt": "a"}, max_steps=3)["step"] == 4
     server.stop()
+
+
+def test_a_start_graph_has_metrics_of_its_own(conditioned: Server) -> None:
+    before = conditioned.metric("baton_run_seconds_count", "model", "translate/start")
+    step(conditioned, "translate", {"begin": {"text": "abc"}}, {"begin": {"text": "ab"}})
+    assert conditioned.metric("baton_run_seconds_count", "model", "translate/start") == before + 1
+    assert conditioned.metric("baton_run_threads", "model", "translate/start") >= 1

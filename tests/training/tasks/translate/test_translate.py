@@ -3,17 +3,21 @@ made tiny."""
 
 from __future__ import annotations
 
+import copy
 import gzip
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from service.contract.files import read_manifest
 from training.catalogue import find_recipe
 from training.datasets import Found
+from training.evaluate import ask, serving
 from training.fit.runs import fit
 from training.publish.model_directory import publish
 from training.tasks.translate import evaluation, report
@@ -204,3 +208,25 @@ def test_the_recipe_publishes_what_the_service_translates_with(tmp_path: Path, m
     bleu, chrf = manifest.provenance.metrics
     assert bleu.value > 70
     assert chrf.value > 70
+    with serving(tmp_path / "models") as url:
+        for sentence, translation in PAIRS[:4]:
+            by_steps, at_once = stepped(url, sentence, translation), forced(module, sentence, translation)
+            np.testing.assert_allclose(by_steps, at_once, atol=1e-4)
+
+
+def forced(module: TranslateModule, sentence: str, translation: str) -> np.ndarray:
+    """Return how likely PyTorch holds each next token of a translation, in one pass of the weights as published."""
+    network = copy.deepcopy(module.network).half().float().eval()
+    source, target = module.source.encode(sentence).ids, module.target.encode(translation).ids
+    with torch.no_grad():
+        scores = network(torch.tensor([source]), torch.tensor([[START_ID, *target]]))
+    return scores[0].softmax(-1).numpy()
+
+
+def stepped(url: str, sentence: str, translation: str) -> np.ndarray:
+    """Return the same from steps through the service: the first alone, and the rest from its state."""
+    begun, rest = {"begin": {"text": sentence}}, {"text": translation}
+    options: dict[str, Any] = {"model": "translate", "return": "all"}
+    (first,) = ask(url, "/v1/step", "items", [begun], **options)
+    (others,) = ask(url, "/v1/step", "items", [{**rest, "state": first["state"]}], **options)
+    return np.array(first["outputs"]["probabilities"] + others["outputs"]["probabilities"])
