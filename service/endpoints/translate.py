@@ -116,9 +116,6 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
     """Translate each text. Items fail alone; texts of one request and of concurrent requests share runs."""
     engines, settings = call.service.engines, call.service.settings
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
-    if len(body.inputs) * body.beams > settings.max_items:
-        message = f"{len(body.inputs) * body.beams} hypotheses; at most {settings.max_items} in one request"
-        raise BatchTooLarge(message, field="beams", limit=settings.max_items)
     if body.alternatives > body.beams:
         message = f"{body.alternatives} alternatives; at most as many as beams, {body.beams}"
         raise InvalidRequest(message, field="alternatives", limit=body.beams)
@@ -132,8 +129,8 @@ async def translate(call: Call, body: Annotated[TranslateRequest, Body(openapi_e
         outcome if isinstance(outcome, RequestError) else _begin(job, outcome, engine, body, settings)
         for job, outcome in zip(read, outcomes, strict=True)
     ]
-    check_states([job.row.state for job in jobs if isinstance(job, _Search)], body.beams, "inputs")
-    searched, timing = await run_searches(call, jobs, limit_s)
+    check_states([job.row.state for job in jobs if isinstance(job, _Search)], 1, "inputs")
+    searched, timing = await run_searches(call, jobs, limit_s, keep_states=False)
     if body.attention:
         _check_size(searched, body.alternatives)
     results: list[Any] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -120,6 +120,11 @@ class Search:
         ]
         self.ended += self._ending
         self.steps += 1
+
+    def let_go_of_states(self) -> None:
+        """Keep of what was found the ids and what was attended to alone: many states take much memory."""
+        self.live, self.ended = ([replace(one, state=b"") for one in found] for found in (self.live, self.ended))
+        self._chosen, self._ending = [], []
 
     def _ranked(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
         return sorted(hypotheses, key=lambda one: -one.score(self.wanted.length_penalty))

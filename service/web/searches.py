@@ -12,6 +12,7 @@ from typing import Annotated, TypeGuard
 
 from pydantic import Field
 
+from service.batching.queue import WINDOW
 from service.batching.submission import Timing
 from service.engine.engine import Engine
 from service.engine.rows import Answer
@@ -33,10 +34,11 @@ class SearchJob(Job):
 
 
 async def run_searches(
-    call: Call, jobs: Sequence[SearchJob | RequestError], limit_s: float
+    call: Call, jobs: Sequence[SearchJob | RequestError], limit_s: float, *, keep_states: bool
 ) -> tuple[list[SearchJob | RequestError], Timing]:
     """Search until each search is done, in turns of a few steps of all that are not; each turn waits for its run
-    `limit_s` at most.
+    `limit_s` at most. As many searches are under way at a time as a run may have rows. Without `keep_states` those of
+    what was found are let go of.
 
     Raises: ClientDisconnect.
     """
@@ -45,11 +47,15 @@ async def run_searches(
     runs = call.work.runs
     before = len(runs)
     try:
-        while live := {place: job for place, job in enumerate(found) if _goes_on(job)}:
+        while going := [(place, job) for place, job in enumerate(found) if _goes_on(job)]:
+            live = dict(going[:WINDOW])
             for engine in {job.engine for job in live.values()}:
                 turned = {place: job for place, job in live.items() if job.engine is engine}
                 refused = await _turn(call, engine, turned, limit_s)
                 found = [refused.get(place, job) for place, job in enumerate(found)]
+            for job in live.values():
+                if job.search.done and not keep_states:
+                    job.search.let_go_of_states()
             for engine, timing in runs[before:]:
                 spent[engine] = in_turn(spent[engine], timing) if engine in spent else timing
             del runs[before:]

@@ -89,7 +89,7 @@ def test_a_new_task_is_served_by_an_endpoint_and_two_entries(tmp_path: Path, sta
     tiny.stepper(tmp_path / "models")
     with pytest.raises(
         ManifestError,
-        match="Input should be 'sentiment', 'forecast', 'step', 'tensor', 'tag', 'transform' or 'classify'",
+        match="should be 'sentiment', 'forecast', 'step', 'tensor', 'tag', 'transform', 'classify' or 'translate'",
     ):
         read_manifest(directory)
 

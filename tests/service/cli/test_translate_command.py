@@ -144,7 +144,7 @@ def test_a_session_steps_from_a_condition(conditioned: Server, tmp_path: Path) -
         (["translate", "a"], "begin from a condition"),
         (["translate", "--begin", ""], "(see docs/errors.md#empty_input)"),
         (["translate", "a", "--begin", "\udcff"], "--begin is not in UTF-8"),
-        (["stepper", "--begin", "a", "1,2"], "begin"),
+        (["rows-reader", "--begin", "a", "1,2"], "begin"),
     ],
 )
 def test_a_condition_that_will_not_do_is_one_line(arguments: list[str], says: str) -> None:

@@ -157,7 +157,6 @@ def test_a_search_is_as_many_lanes_of_a_run_as_it_has_hypotheses(conditioned: Se
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [
-        ({"inputs": ["a"] * 200, "beams": 16}, "batch_too_large", "beams"),
         ({"inputs": ["a" * 5000]}, "item_too_large", "inputs[0]"),
         ({"model": "captioner", "inputs": ["a"]}, "wrong_task", "model"),
     ],
@@ -173,3 +172,9 @@ def test_only_weights_that_are_shown_count_against_their_limit(conditioned: Serv
     assert answer.status_code == 200, answer.text
     shown = sum(len(row) for result in answer.json()["results"] for row in result["attention"]["weights"])
     assert shown <= MAX_WEIGHTS
+
+
+def test_more_texts_than_a_run_has_rows_are_translated_as_they_are_alone(conditioned: Server) -> None:
+    many = ask(conditioned, *(TEXTS * 30), beams=3)
+    alone = ask(conditioned, *TEXTS, beams=3)
+    assert [each["text"] for each in many] == [each["text"] for each in alone] * 30

@@ -373,7 +373,7 @@ def test_openapi_describes_every_call_from_the_models_that_validate(server: Serv
     document = server.client.get("/openapi.json").json()
     assert {path for path in document["paths"] if not path.startswith("/v2")} == {
         *("/v1/sentiment", "/v1/forecast", "/v1/step", "/v1/state", "/v1/generate", "/v1/completions"),
-        *("/v1/tag", "/v1/transform", "/v1/classify"),
+        *("/v1/tag", "/v1/transform", "/v1/classify", "/v1/translate"),
         *("/v1/models", "/v1/models/{name}", "/v1/info"),
         *("/v1/models/{name}/card", "/v1/models/{name}/pictures/{file}"),
         *("/healthz", "/readyz", "/metrics"),

@@ -60,7 +60,7 @@ async def search_all(
     Raises: what `run_searches` raises.
     """
     jobs = [one if isinstance(one, RequestError) else attempt(_job, call, body, one) for one in openings]
-    found, timing = await run_searches(call, jobs, limit_s)
+    found, timing = await run_searches(call, jobs, limit_s, keep_states=True)
     results: list[Any] = [*found]
     for place, job in enumerate(found):
         if isinstance(job, _Search):
