@@ -39,6 +39,7 @@ def test_a_service_with_keys_is_told_to_have_no_stream(visit: Visit) -> None:
 
 def test_equal_seeds_give_equal_observations(visit: Visit) -> None:
     page = opened(visit)
+    observe(page, 1, until=1)  # so that a new stream is told from this by its step
     found: dict[tuple[str, str], list[float]] = {}
     for kind in ("sine", "steps", "walk"):
         for seed in ("7", "8", "7"):

@@ -106,7 +106,11 @@ class RawClient:
 
 async def until_queued(client: httpx.AsyncClient, rows: int, model: str = "sentiment") -> None:
     """Wait until so many rows wait or run."""
-    shown = f'baton_queue_rows{{model="{model}",version="1"}} {rows}.0'
+    await until_shown(client, f'baton_queue_rows{{model="{model}",version="1"}} {rows}.0')
+
+
+async def until_shown(client: httpx.AsyncClient, shown: str) -> None:
+    """Wait until the metrics have this line."""
     for _ in range(10_000):
         if shown in (await client.get("/metrics")).text:
             return

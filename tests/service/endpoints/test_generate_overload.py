@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from slow import RawClient, slow_service, until_queued
+from slow import RawClient, slow_service, until_queued, until_shown
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +66,7 @@ async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(writer_m
         for _ in range(2):  # the other's prompt, then the second id
             slow.let_go(1)
             await slow.wait_entered()
+        await until_shown(client, "baton_generations 2.0")  # the other's two choices wait for room
         slow.let_go(2)  # the third has the same run
         answer = await late
         assert answer.status_code == 429
