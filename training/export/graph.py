@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.onnx import OnnxExporterError
 
+from service.contract.provenance import Network
 from service.contract.tensors import State, Tensor
 from service.errors import StartupError
 from training.export.compact import hold_in_float16
@@ -135,10 +136,14 @@ class Servable:
 
 @dataclass(frozen=True)
 class Starting:
-    """The start graph: `graph` reads a condition, and `states` names for each state the output that it begins with."""
+    """The start graph: `graph` reads a condition, and `states` names for each state the output that it begins with.
+
+    `networks` are its recurrent stacks.
+    """
 
     graph: Servable
     states: Mapping[str, str]
+    networks: tuple[Network, ...] = ()
 
     def session(self, servable: Servable, outputs: Sequence[Array]) -> Session:
         """Return the new session that begins with the start graph's `outputs` for one condition."""

@@ -194,6 +194,7 @@ def _start(release: Release, hashes: Mapping[str, str]) -> Start | None:
         constants=dict(starting.graph.constants),
         text=_text(release.condition_text, SOURCE_TOKENIZER_FILE, hashes),
         states=dict(starting.states),
+        networks=starting.networks,
     )
 
 

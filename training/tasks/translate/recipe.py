@@ -131,7 +131,7 @@ def _starting(encoder: Encoder, hidden: tensors.Shape) -> Starting:
         _draw(encoder),
         float16_weights=True,
     )
-    return Starting(graph, {name: f"{name}_start" for name in made})
+    return Starting(graph, {name: f"{name}_start" for name in made}, (encoder.recurrent.network,))
 
 
 def _draw(part: Encoder | Decoder) -> Callable[[np.random.Generator, int], Array]:

@@ -202,6 +202,7 @@ def test_the_recipe_publishes_what_the_service_translates_with(tmp_path: Path, m
     directory = publish(recipe.release(module), tmp_path / "models", command="a test", seed=1)
     manifest = read_manifest(directory)
     assert manifest.start is not None
+    assert [network.bidirectional for network in manifest.start.networks] == [True]
     assert manifest.start.states == {"h0": "h0_start", "c0": "c0_start", "memory": "memory_start"}
     assert {file.name for file in directory.iterdir()} >= {"start.onnx", "source-tokenizer.json"}
     assert manifest.provenance is not None
