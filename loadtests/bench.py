@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,25 @@ def machine_facts(cores: int, open_files: int) -> dict[str, Any]:
         },
         "versions": versions,
     }
+
+
+def publish(
+    name: str,
+    measure: Callable[[Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    results: Path,
+    page: Path,
+) -> None:
+    """Measure, write the raw numbers to `results` and their table to its place on a page; end where there are none."""
+    try:
+        result = machine_facts(requirements.cores(), requirements.raise_open_files())
+        with tempfile.TemporaryDirectory() as folder:
+            result |= measure(Path(folder))
+    except BenchError as failure:
+        sys.exit(f"{name}: {failure}")
+    results.write_text(json.dumps(result, indent=2) + "\n")
+    report.write_between(page, name, table(result))
+    print(table(result))
 
 
 def measure(names: list[str], data: Path, cores: int) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import socket
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +24,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import typer
 
-from loadtests import requirements
-from loadtests.bench import machine_facts
+from loadtests.bench import publish
 from loadtests.figures import Figure, workers
 from loadtests.floors import Limit, open_session
 from loadtests.models import COMMITTED, newest
-from loadtests.report import FIGURES_HEAD, write_between
+from loadtests.report import FIGURES_HEAD
 from loadtests.requirements import BenchError
 from loadtests.serving import CoresWatch, Running, baton, metrics
 from service.launch import ROOT
@@ -218,15 +215,7 @@ def table(result: Raw) -> str:
 
 def main() -> None:
     """Measure, and write the figures and the page's table."""
-    try:
-        result = machine_facts(requirements.cores(), requirements.raise_open_files())
-        with tempfile.TemporaryDirectory() as folder:
-            result |= measure(Path(folder))
-    except BenchError as failure:
-        sys.exit(f"generation: {failure}")
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    write_between(PAGE, "generation", table(result))
-    print(table(result))
+    publish("generation", measure, table, RESULTS, PAGE)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +23,12 @@ import numpy as np
 import typer
 from tokenizers import Tokenizer
 
-from loadtests import requirements
-from loadtests.bench import machine_facts
+from loadtests.bench import publish
 from loadtests.english import ENGLISH
 from loadtests.figures import Figure, workers
 from loadtests.floors import Array, open_session
 from loadtests.models import COMMITTED, newest
-from loadtests.report import FIGURES_HEAD, write_between
+from loadtests.report import FIGURES_HEAD
 from loadtests.requirements import BenchError
 from loadtests.serving import CoresWatch, Running, baton
 from service.launch import ROOT
@@ -288,15 +285,7 @@ def _figures(result: Raw, beams: str) -> list[Figure]:
 
 def main() -> None:
     """Measure, and write the figures and the page's table."""
-    try:
-        result = machine_facts(requirements.cores(), requirements.raise_open_files())
-        with tempfile.TemporaryDirectory() as folder:
-            result |= measure(Path(folder))
-    except BenchError as failure:
-        sys.exit(f"translation: {failure}")
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    write_between(PAGE, "translation", table(result))
-    print(table(result))
+    publish("translation", measure, table, RESULTS, PAGE)
 
 
 if __name__ == "__main__":
