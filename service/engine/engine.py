@@ -35,7 +35,7 @@ from service.settings import Settings
 log = logging.getLogger("baton.engine")
 
 MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
-ENTRIES_A_CELL = 16  # of padded memory, which a run reads, where it computes whole layers for a step
+ENTRIES_A_CELL = 16  # of padded memory that count as a cell: they take room, not time; of `translate` 100 MB a run
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
@@ -188,11 +188,12 @@ class Engine:
         return [self._take(row, [*islice(made, len(of_row))]) for row, of_row in zip(rows, fed, strict=True)]
 
     def _forward_all(self, lanes: Sequence[Lane], rows: Sequence[Row]) -> list[Made]:
-        """Run what is fed; in several runs where searches feed more than the queue could know of."""
+        """Run what is fed, in several runs where the queue could not know how much hypotheses or memories would be."""
         others = [row.others for row in rows] if self.manifest.others else []
+        within = len(lanes) == len(rows) and not self.layout.entry_size
         made: list[Made] = []
         while (begin := len(made)) < len(lanes):  # there may be none: all hypotheses may have ended
-            end = self._fit(lanes, begin)
+            end = len(lanes) if within else self._fit(lanes, begin)
             steps, states = zip(*lanes[begin:end], strict=True)
             made += self._forward.run(steps, states, others[begin:end])
         return made

@@ -72,11 +72,12 @@ async def search_all(
 
 
 def _job(call: Call, body: GenerateRequest, opening: Opening) -> _Search:
-    """Raises: SessionTooLong where the session may take no step."""
+    """Raises: SessionTooLong where the session may take no step; InvalidRequest where an older version draws points."""
     assert body.beams is not None
     point = opening.point
     feedback = point.engine.manifest.feedback
-    assert isinstance(feedback, Feedback)
+    if not isinstance(feedback, Feedback):
+        raise InvalidRequest("the version that made the state draws points; beams search ids", field="state")
     assert point.state is not None
     left = steps_left(point, call.service.settings)
     if not left:
