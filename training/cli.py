@@ -20,7 +20,7 @@ from service.errors import StartupError
 from training.catalogue import find_recipe, names
 from training.export.quantize import Quantized
 from training.fit.curve import learning_curve
-from training.fit.runs import LOG, best_of, fit_seeds
+from training.fit.runs import LOG, RUNS_DIR, best_of, fit_seeds
 from training.old_cpu import interpreter
 from training.publish.model_directory import publish
 from training.publish.quantized import publish_quantized
@@ -74,7 +74,7 @@ def train(
     ] = False,
     float16: Annotated[bool, typer.Option("--float16", help="Publish it as <name>-float16 too, for GPUs.")] = False,
     models_dir: Annotated[Path, typer.Option(help="Where to publish, as <name>/<version>/.")] = Path("models"),
-    runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/seed-<n>/.")] = Path("runs"),
+    runs_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go, as <name>/seed-<n>/.")] = RUNS_DIR,
 ) -> None:
     """Train a model, check its export against PyTorch, measure it through the service, and publish it.
 

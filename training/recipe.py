@@ -14,7 +14,7 @@ import lightning
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.manifest import Task
-from service.contract.parts import Characters, Feedback, Forecast, Signal
+from service.contract.parts import AnyFeedback, Characters, Forecast, Signal
 from service.contract.provenance import DataSource, Metric, Network
 from training.export.graph import Servable
 
@@ -53,7 +53,7 @@ class Release:
     text: TextReader | None = None
     forecast: Forecast | None = None
     signal: Signal | None = None
-    feedback: Feedback | None = None
+    feedback: AnyFeedback | None = None
     condition_text: TextReader | None = None
 
 

@@ -21,6 +21,7 @@ from training.tasks.digits.recipe import read as read_digits
 from training.tasks.digits.report import report_digits
 from training.tasks.forecast.report import report_forecast
 from training.tasks.forecast_live.report import report_live
+from training.tasks.handwriting.report import report_handwriting
 from training.tasks.segrnn.report import report_segrnn
 from training.tasks.tagger import recipe as tagger
 from training.tasks.tagger.report import report_tagger
@@ -74,4 +75,5 @@ REPORTERS: dict[str, Reporter] = {
     "tagger": _sentences,
     "tagger-live": _sentences,
     "translate": _translations,
+    "handwriting": report_handwriting,
 }

@@ -25,6 +25,7 @@ from training.fit.ddp import IgnoreHarmlessWarnings, SeedEveryStep, SharedData, 
 from training.fit.precision import settle
 from training.recipe import Recipe, Run
 
+RUNS_DIR = Path("runs")  # unless another is asked for
 BEST, LAST, RECIPE, LOG, TENSORBOARD = "best.ckpt", "last.ckpt", "recipe.json", "log", "tensorboard"
 
 

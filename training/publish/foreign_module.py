@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from service.contract.manifest import Task
 from service.contract.members import MODEL_NAME
-from service.contract.parts import Feedback, Forecast, Signal
+from service.contract.parts import AnyFeedback, Forecast, Signal
 from service.contract.provenance import Network
 from training.export import parity
 from training.export.explicit import cell_of
@@ -48,7 +48,7 @@ def export_module(
     text: TextReader | None = None,
     forecast: Forecast | None = None,
     signal: Signal | None = None,
-    feedback: Feedback | None = None,
+    feedback: AnyFeedback | None = None,
     task: Literal["tag", "transform", "classify"] | None = None,
     description: str = "",
     licence: str = "not told",

@@ -15,10 +15,6 @@ from typing import Any, Self
 
 import torch
 from pydantic import Field
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -26,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from training.fit.modules import SeededModule
 from training.fit.state_penalty import PENALTY_WEIGHT, state_penalty
 from training.recipe import Section
+from training.tasks.characters import make_tokenizer
 from training.tasks.charlm.network import CharNetwork
 
-UNKNOWN = "[UNK]"
 TRAIN_SHARE = 0.9  # of the text, from its start; the rest is for validation, as the text's users have it
 HELD_OUT_SHARE = 0.05  # of that part, from its start: chooses the checkpoint, is not trained on
 HELD_OUT_STREAMS = 8
@@ -78,18 +74,6 @@ class Corpus:
     def characters(self) -> str:
         """The characters that the model predicts: those of the training part, in order."""
         return "".join(sorted(set(self.train)))
-
-
-def make_tokenizer(characters: str) -> Tokenizer:
-    """Return a tokenizer of single characters: `characters` have the ids from 0 in their order, any other the next one.
-
-    It keeps case, spaces and line breaks, and knows no word, not even "[UNK]": that is five characters too.
-    """
-    ids = {character: number for number, character in enumerate([*characters, UNKNOWN])}
-    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = Fuse()
-    return tokenizer
 
 
 class Streams(Dataset[tuple[Tensor, ...]]):

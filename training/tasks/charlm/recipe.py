@@ -17,8 +17,9 @@ from service.contract.parts import Feedback
 from training.datasets import find
 from training.export.graph import Array, Servable
 from training.recipe import Kind, Release, TextReader
+from training.tasks.characters import UNKNOWN, make_tokenizer
 from training.tasks.charlm.evaluation import figures
-from training.tasks.charlm.module import UNKNOWN, CharModule, Corpus, Settings, make_tokenizer
+from training.tasks.charlm.module import CharModule, Corpus, Settings
 from training.tasks.charlm.network import CharNetwork
 
 TEXT = "tiny_shakespeare/input.txt"

@@ -1,10 +1,10 @@
 """Handwritten words: read, thinned to points that a network can follow, split by writer.
 
 It knows the file and pens, not networks. A word is a row of points, each an offset from the point before and whether
-its stroke ends there; the first point of the first stroke is the origin, and no row. The tablet gave 200 points a
-second, about 30 a letter. Every second one is kept, which is dense in curves and sparse in straight lines as the hand
-was slow and fast, and of those only what lies 5 thousandths of an inch from the point before, for a resting pen says
-nothing: about 15 a character.
+its stroke ends there; the first point of the first stroke is the origin, and no row. Points are in millimetres. The
+tablet gave 200 points a second, about 30 a letter, in thousandths of an inch. Every second one is kept, which is dense
+in curves and sparse in straight lines as the hand was slow and fast, and of those only what lies 5 thousandths of an
+inch from the point before, for a resting pen says nothing: about 15 a character.
 
 In the order of their names every eighth writer from the fourth is for test, every eighth from the eighth chooses the
 checkpoint, the other 24 train. Invariant: no part holds a word of a writer of another.
@@ -25,10 +25,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from training.datasets import find
+
 Points = npt.NDArray[np.float32]  # [points, 3]: offset to the right, offset upwards, 1 at a stroke's end
 Part = Literal["train", "validation", "test"]
 
 WORDS = "unipen_words/words.jsonl.gz"
+MM = 0.0254  # in a thousandth of an inch
 EVERY = 2
 MIN_MOVE = 5.0  # thousandths of an inch
 POINTS_A_CHARACTER = 5.0, 50.0  # a word with fewer or more is labelled wrongly, or its pen rested
@@ -37,11 +40,16 @@ MAX_POINTS = 300
 
 @dataclass(frozen=True)
 class Word:
-    """A word as somebody wrote it. Units: `points` in thousandths of an inch."""
+    """A word as somebody wrote it. Units: `points` in millimetres."""
 
     writer: str
     text: str
     points: Points
+
+
+def read_parts() -> dict[Part, list[Word]]:
+    """Read the words in their parts. Raises: DataError."""
+    return split(read_words(find(WORDS).path))
 
 
 def read_words(file: Path) -> list[Word]:
@@ -56,10 +64,13 @@ def _placed(stroke: list[int]) -> Points:
 
 
 def offsets(strokes: Sequence[Points]) -> Points:
-    """Return a word's points after its first one. Shapes: strokes each [points, 2], absolute."""
+    """Return a word's points after its first one. Shapes: strokes each [points, 2], absolute.
+
+    Units: strokes in thousandths of an inch, what is returned in millimetres.
+    """
     kept = [thinned(stroke) for stroke in strokes]
     ends = np.concatenate([np.arange(len(stroke)) == len(stroke) - 1 for stroke in kept])
-    moves = np.diff(np.concatenate(kept), axis=0)
+    moves = np.diff(np.concatenate(kept), axis=0) * MM
     return np.concatenate([moves, ends[1:, None]], 1, dtype=np.float32)
 
 
@@ -91,7 +102,7 @@ def split(words: Iterable[Word]) -> dict[Part, list[Word]]:
 
 
 def scale_of(words: Iterable[Word]) -> float:
-    """Return the root of the mean square of the pen's moves on paper. Units: thousandths of an inch."""
+    """Return the root of the mean square of the pen's moves on paper. Units: millimetres."""
     drawn = [word.points[1:, :2][word.points[:-1, 2] == 0] for word in words]
     return float(np.sqrt(np.mean(np.concatenate(drawn) ** 2)))
 

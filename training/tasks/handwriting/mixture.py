@@ -4,7 +4,7 @@ It knows parameters as a row of numbers, not networks or texts. Raw parameters s
 stroke (logit), then for all components weights (logits), means right, means up, logarithms of both deviations,
 correlations before the hyperbolic tangent.
 
-Source: Graves, Generating Sequences with Recurrent Neural Networks, arXiv 1308.0850, equations 16 to 26 and 61 to 62.
+Source: Graves, Generating Sequences with Recurrent Neural Networks, arXiv 1308.0850, equations 16 to 26.
 """
 
 from __future__ import annotations
@@ -43,19 +43,11 @@ def nats(raw: Tensor, points: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(end[:, 0], points[:, 2], reduction="none") - moved
 
 
-def draw(raw: Tensor, bias: float, generator: torch.Generator) -> Tensor:
-    """Draw a point of each row; the higher the bias, the likelier.
-
-    Shapes: raw [rows, parameters]; returns [rows, 3].
-    """
+def measured(raw: Tensor, unit: float) -> Tensor:
+    """Return the parameters of the same density where points are `unit` times as large. Shapes: as `bounded`."""
     end, weights, right, up, over, along, turn = _split(raw)
-    chosen = torch.multinomial(torch.softmax(weights * (1 + bias), -1), 1, generator=generator)
-    right, up, over, along, turn = (each.gather(1, chosen) for each in (right, up, over, along, turn))
-    one, other = torch.randn(len(raw), 2, generator=generator).chunk(2, 1)
-    correlation = torch.tanh(turn)
-    other = correlation * one + torch.sqrt(1 - correlation.square()) * other
-    ends = torch.rand(len(raw), 1, generator=generator) < torch.sigmoid(end)
-    return torch.cat([right + torch.exp(over - bias) * one, up + torch.exp(along - bias) * other, ends], 1)
+    wider = math.log(unit)
+    return torch.cat([end, weights, right * unit, up * unit, over + wider, along + wider, turn], -1)
 
 
 def _split(raw: Tensor) -> tuple[Tensor, ...]:

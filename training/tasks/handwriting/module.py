@@ -58,6 +58,7 @@ class HandwritingModule(SeededModule):
         self.paper = Paper.of(train)
         self.network = HandwritingNetwork(
             len(self.paper.characters),
+            self.paper.scale,
             settings.hidden,
             settings.layers,
             settings.gaussians,

@@ -2,7 +2,8 @@
 
 A stack of LSTM layers with peepholes. Every layer reads the point and what a window shows of the text, every layer but
 the first the layer below, and the head all of them. The first layer moves the window, which only goes forward, and
-reads what it shows at the next step: so the graph takes one step a run.
+reads what it shows at the next step: so the graph takes one step a run. It takes points, and gives densities, in
+millimetres; inside it computes in a unit of its own.
 
 It knows ids and points, not texts, data or training. Invariant: k steps in one call equal k calls of one step, and what
 stands beyond a text's length, and which rows share the batch, changes nothing.
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from service.contract.tensors import Shape, State
 from training.networks.recurrent import Recurrent
-from training.tasks.handwriting.mixture import bounded, parameters
+from training.tasks.handwriting.mixture import bounded, measured, parameters
 
 POINT = 3  # offset to the right, offset upwards, end of stroke
 CHARACTERS_A_POINT = 0.08  # how far the untrained window goes
@@ -65,10 +66,11 @@ class HandwritingNetwork(nn.Module):
     """Predict the pen's next point. Ids from 0 are characters; the id after them is any other, and shows nothing."""
 
     def __init__(
-        self, characters: int, hidden: int, layers: int, gaussians: int, components: int, dropout: float
+        self, characters: int, unit: float, hidden: int, layers: int, gaussians: int, components: int, dropout: float
     ) -> None:
-        """`dropout` acts on what each layer gives to the layers above it and to the head."""
+        """`unit` in millimetres; `dropout` acts on what each layer gives to the layers above it and to the head."""
         super().__init__()
+        self.unit = unit
         self.characters, self.hidden, self.gaussians, self.components = characters, hidden, gaussians, components
         read = POINT + characters
         self.layers = nn.ModuleList(
@@ -100,6 +102,8 @@ class HandwritingNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Return the raw parameters of the point after each one, the logit that none comes, and the states.
 
+        Units: points and parameters in the network's own.
+
         Shapes: as `forward`, but states without the memory; parameters [batch, time, 6 * components + 1]; logits
         [batch, time].
         """
@@ -128,8 +132,9 @@ class HandwritingNetwork(nn.Module):
 
         Shapes: points [batch, time, 3], one in the graph; lengths, all the same, and memory_lengths [batch] int32;
         states as `states`, then the memory [batch, memory, characters]; parameters [batch, 6 * components + 1]; chances
-        [batch, 1].
+        [batch, 1]. Units: points and parameters in millimetres.
         """
         *carried, memory = states
-        raw, last, after = self.read(points, lengths, memory, memory_lengths, tuple(carried))
-        return raw[:, -1], last[:, -1:].sigmoid(), *after
+        own = points / torch.tensor([self.unit, self.unit, 1.0])
+        raw, last, after = self.read(own, lengths, memory, memory_lengths, tuple(carried))
+        return measured(raw[:, -1], self.unit), last[:, -1:].sigmoid(), *after

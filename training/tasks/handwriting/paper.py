@@ -1,4 +1,4 @@
-"""Words as a network sees them, and back: texts as ids, points in units of its own, batches of words of like length.
+"""Words as a network sees them: texts as ids, points in units of its own, batches of words of like length.
 
 It knows words and tensors, not networks. Invariant: what stands beyond a row's end is zero.
 """
@@ -25,7 +25,7 @@ Batch = tuple[Tensor, ...]  # points [rows, time, 3], how many of them, texts as
 class Paper:
     """What a network's numbers mean: its characters in the order of their ids, and its unit.
 
-    Units: `scale` in thousandths of an inch.
+    Units: `scale` in millimetres.
     """
 
     characters: str
@@ -46,16 +46,8 @@ class Paper:
 
     def points(self, rows: Sequence[Points]) -> tuple[Tensor, Tensor]:
         """Return rows of points in the network's unit. Shapes: points [rows, longest, 3] and lengths [rows] int32."""
-        return _padded([torch.from_numpy(points / self._unit) for points in rows])
-
-    def measured(self, points: Tensor) -> Points:
-        """Return points in thousandths of an inch. Shapes: points [points, 3]."""
-        back: Points = points.numpy() * self._unit
-        return back
-
-    @property
-    def _unit(self) -> Points:
-        return np.array([self.scale, self.scale, 1], np.float32)
+        unit = np.array([self.scale, self.scale, 1], np.float32)
+        return _padded([torch.from_numpy(points / unit) for points in rows])
 
     def batches(self, words: Sequence[Word], rows: int, shuffle: torch.Generator | None = None) -> list[Batch]:
         """Cut into batches of words of like length, in random order if `shuffle` is given."""

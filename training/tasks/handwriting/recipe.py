@@ -6,25 +6,37 @@ checkpoint and every choice from the validation writers; test writers are read o
 
 from __future__ import annotations
 
-from typing import NoReturn
+from functools import partial
 
 import lightning
 import numpy as np
 
 from service.contract import tensors
-from service.errors import StartupError
+from service.contract.parts import Mixture
 from training.datasets import find
 from training.export.graph import Array, Servable, Starting
-from training.recipe import Kind
-from training.tasks.handwriting.data import WORDS, Part, Word, read_words, split
+from training.networks.recurrent import Recurrent
+from training.recipe import Kind, Release, TextReader
+from training.tasks.characters import UNKNOWN, make_tokenizer
+from training.tasks.handwriting.data import WORDS, read_parts
+from training.tasks.handwriting.evaluation import figures
 from training.tasks.handwriting.mixture import parameters
 from training.tasks.handwriting.module import FIGURES, HandwritingModule, Settings
 from training.tasks.handwriting.network import POINT, HandwritingNetwork
 
-
-def read_parts() -> dict[Part, list[Word]]:
-    """Read the words in their parts. Raises: DataError."""
-    return split(read_words(find(WORDS).path))
+LICENCE = (
+    "Apache-2.0, as the project; trained on words of UNIPEN (train_r01_v07, part sta), which are CC BY 4.0 on Zenodo; "
+    "the CD of 1999 that they are from says research use"
+)
+LIMITS = (
+    "Single English words are all it was trained on, of 24 writers: it writes no sentence, and of a rare pair of "
+    "letters it may make a scrawl.",
+    "It writes as somebody of these 24, who is drawn with the first points, and never as somebody who is named.",
+    "Nats are of density in millimetres, of offset and end of stroke; they depend on how the points were thinned, so "
+    "compare them only with figures of the same preparation.",
+    "The recogniser that reads what is written was trained on the ink of the same 24 writers. It has no list of words, "
+    "but train holds all but 8 of the test writers' texts, and what letters follow each other it may have learned.",
+)
 
 
 def prepare(settings: Settings, seed: int) -> HandwritingModule:
@@ -67,9 +79,33 @@ def servable(network: HandwritingNetwork) -> Servable:
     )
 
 
-def release(name: str, settings: Settings, module: lightning.LightningModule) -> NoReturn:
-    """Raises: StartupError, for the service does not draw from mixtures yet."""
-    raise StartupError(f"{name} is trained, but cannot be published: the service does not draw from mixtures yet")
+def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
+    """Return the trained module as a release. Raises: DataError."""
+    assert isinstance(module, HandwritingModule)
+    network, paper = module.network, module.paper
+    first = network.layers[0]
+    assert isinstance(first, Recurrent)
+    longest = max(len(word.text) for word in module.train_part)
+    return Release(
+        name=name,
+        task="step",
+        description="Writes a word by hand, point by point. A window moves over the text as the pen moves over the "
+        "paper. Points are offsets in millimetres.",
+        servable=servable(network),
+        data=(find(WORDS).used_as("24 writers trained on, 4 chose the checkpoint, 4 measured on"),),
+        licence=LICENCE,
+        limits=LIMITS,
+        measure=partial(figures, name, settings),
+        networks=(first.network.model_copy(update={"layers": settings.layers}),),
+        feedback=Mixture(
+            kind="mixture",
+            output="mixture",
+            components=network.components,
+            start=(0.0, 0.0, 0.0),
+            finished="end",
+        ),
+        condition_text=TextReader(make_tokenizer(paper.characters).to_str(), longest, UNKNOWN),
+    )
 
 
 KIND = Kind(Settings, FIGURES, prepare, release)

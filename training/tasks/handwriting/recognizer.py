@@ -23,10 +23,9 @@ from service.errors import StartupError
 from training.fit.modules import SeededModule
 from training.networks.recurrent import Recurrent
 from training.recipe import Kind, Recipe, Run, Section
-from training.tasks.handwriting.data import Points, Word
+from training.tasks.handwriting.data import Points, Word, read_parts
 from training.tasks.handwriting.network import POINT
 from training.tasks.handwriting.paper import Batch, Paper
-from training.tasks.handwriting.recipe import read_parts
 
 WARM_UP = 0.2
 ROWS, READ_ROWS = 32, 128
@@ -89,7 +88,7 @@ class ReaderModule(SeededModule):
 
     @torch.no_grad()
     def read(self, rows: Sequence[Points]) -> list[str]:
-        """Spell each row of points, by its likeliest character at each point. Units: thousandths of an inch."""
+        """Spell each row of points, by its likeliest character at each point. Units: millimetres."""
         texts = []
         for start in range(0, len(rows), READ_ROWS):
             points, counts = self.paper.points(rows[start : start + READ_ROWS])

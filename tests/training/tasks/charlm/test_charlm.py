@@ -17,10 +17,11 @@ from training.catalogue import find_recipe
 from training.datasets import Found
 from training.fit.runs import fit
 from training.publish.model_directory import publish
+from training.tasks.characters import make_tokenizer
 from training.tasks.charlm import evaluation
 from training.tasks.charlm import recipe as charlm
 from training.tasks.charlm.evaluation import figures, frequencies
-from training.tasks.charlm.module import CharModule, Corpus, Settings, Streams, make_tokenizer
+from training.tasks.charlm.module import CharModule, Corpus, Settings, Streams
 from training.tasks.charlm.network import CharNetwork
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.

@@ -12,7 +12,7 @@ from torch.nn import functional
 from service.contract.parts import Feedback
 from training.publish.model_directory import publish
 from training.recipe import Release, TextReader
-from training.tasks.charlm.module import UNKNOWN, make_tokenizer
+from training.tasks.characters import UNKNOWN, make_tokenizer
 from training.tasks.charlm.network import CharNetwork
 from training.tasks.charlm.recipe import servable
 

@@ -6,29 +6,43 @@ import gzip
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal
 
+from service.contract.files import read_manifest
 from service.errors import StartupError
 from training.catalogue import find_recipe
+from training.datasets import FILES, VARIABLE, PublicFile, sha256_of
+from training.evaluate import serving
 from training.export import parity
 from training.export.graph import export
 from training.fit.runs import fit
+from training.publish.model_directory import publish
 from training.report.plots import save
 from training.tasks.handwriting import evaluation, recognizer
-from training.tasks.handwriting.data import MAX_POINTS, Word, is_sound, offsets, read_words, split, strokes_of
-from training.tasks.handwriting.evaluation import figures, hidden, spread, without_text
-from training.tasks.handwriting.mixture import bounded, draw, nats, parameters
-from training.tasks.handwriting.module import HandwritingModule
+from training.tasks.handwriting.data import (
+    MAX_POINTS,
+    MM,
+    Word,
+    is_sound,
+    offsets,
+    read_parts,
+    read_words,
+    split,
+    strokes_of,
+)
+from training.tasks.handwriting.data import WORDS as WORDS_FILE
+from training.tasks.handwriting.evaluation import hidden, nats_per_point, spread, without_text, write
+from training.tasks.handwriting.mixture import bounded, measured, nats, parameters
 from training.tasks.handwriting.network import HandwritingNetwork
 from training.tasks.handwriting.paper import Paper
 from training.tasks.handwriting.recipe import servable
-from training.tasks.handwriting.recognizer import RECOGNIZER, ReaderModule
-from training.tasks.handwriting.report import BIASES, WORDS, report_handwriting
-from training.tasks.handwriting.writing import write
+from training.tasks.handwriting.recognizer import RECOGNIZER
+from training.tasks.handwriting.report import report_handwriting
 
 TINY = {"hidden": 24, "layers": 2, "gaussians": 2, "components": 2, "dropout": 0.0, "rows": 8, "learning_rate": 2e-2}
 UPWARDS = {"a": 30.0, "b": -30.0}  # a letter of these tests is a straight stroke
@@ -52,7 +66,7 @@ def words(writers: int, each: int) -> list[Word]:
 
 def small(characters: int = 5) -> HandwritingNetwork:
     torch.manual_seed(0)
-    return HandwritingNetwork(characters, hidden=7, layers=2, gaussians=3, components=2, dropout=0.5).eval()
+    return HandwritingNetwork(characters, unit=0.6, hidden=7, layers=2, gaussians=3, components=2, dropout=0.5).eval()
 
 
 def test_words_are_read_as_offsets_of_every_second_point(tmp_path):
@@ -65,8 +79,11 @@ def test_words_are_read_as_offsets_of_every_second_point(tmp_path):
         lines.write(json.dumps({"writer": "w", "text": "hi", "strokes": strokes}) + "\n")
     (word,) = read_words(file)
     assert (word.writer, word.text) == ("w", "hi")
-    assert word.points.tolist() == [[20, 0, 0], [20, 0, 1], [10, 0, 0], [0, 10, 1]]
-    assert [stroke.tolist() for stroke in strokes_of(word.points)] == [[[0, 0], [20, 0], [40, 0]], [[50, 0], [50, 10]]]
+    mm = np.array([MM, MM, 1], np.float32)
+    np.testing.assert_allclose(word.points, mm * [[20, 0, 0], [20, 0, 1], [10, 0, 0], [0, 10, 1]], rtol=1e-6)
+    one, other = strokes_of(word.points)
+    np.testing.assert_allclose(one / MM, [[0, 0], [20, 0], [40, 0]], rtol=1e-6)
+    np.testing.assert_allclose(other / MM, [[50, 0], [50, 10]], rtol=1e-6)
 
 
 def test_no_writer_is_in_two_parts():
@@ -102,32 +119,30 @@ def test_extreme_parameters_are_bounded():
     assert -10 < nats(bounded(raw), point) < 0
 
 
-def test_a_high_bias_draws_the_likeliest_component_s_mean():
-    """With bias 0 points spread as the density says."""
-    raw = torch.tensor([[-50.0, 1.0, 0.0, 3.0, -3.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.8, 0.8]])
-    generator = torch.Generator().manual_seed(0)
-    tidy = draw(raw.expand(20, -1), 20.0, generator)
-    torch.testing.assert_close(tidy, torch.tensor([[3.0, 0.5, 0.0]]).expand(20, -1))
-    free = draw(raw.expand(40000, -1), 0.0, generator)
-    first = free[free[:, 0] > 0]  # nearly all of the first component
-    assert len(first) / len(free) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.02)
-    assert float(torch.corrcoef(first[:, :2].T)[0, 1]) == pytest.approx(math.tanh(0.8), abs=0.02)
+def test_measured_parameters_are_the_same_density_on_larger_paper():
+    """A density in units of 3 is 9 times lower at points that are 3 times as large."""
+    torch.manual_seed(0)
+    raw, points = torch.randn(50, parameters(3)), torch.randn(50, 3)
+    points[:, 2] = 0
+    wide = nats(measured(raw, 3.0), points * torch.tensor([3.0, 3.0, 1.0]))
+    torch.testing.assert_close(wide, nats(raw, points) + 2 * math.log(3.0), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_steps_equal_the_whole_and_padding_and_neighbours_change_nothing():
-    """One step at a time, alone, behind a text with junk after its end: the same as three steps of two rows."""
+    """One step at a time, alone, in millimetres, behind a text with junk after its end: as four steps of two rows."""
     network = small()
     ids, lengths = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 1])
     memory, points = network.alphabet(ids, lengths), torch.randn(2, 4, 3)
     whole, logits, last = network.read(points, torch.tensor([4, 4]), memory, lengths, network.zero_states(2))
     memory[1, 1:] = 7.0
+    millimetres = points * torch.tensor([network.unit, network.unit, 1.0])
     states = network.zero_states(1)
     for step in range(4):
         given = (*states, memory[1:])
-        raw, chance, *carried = network(points[1:, step : step + 1], torch.tensor([1]), lengths[1:], *given)
+        raw, chance, *carried = network(millimetres[1:, step : step + 1], torch.tensor([1]), lengths[1:], *given)
         states = tuple(carried)
-        torch.testing.assert_close(raw, whole[1:, step])
+        torch.testing.assert_close(raw, measured(whole[1:, step], network.unit))
         torch.testing.assert_close(chance, logits[1:, step : step + 1].sigmoid())
     for state, declared, expected in zip(states, network.states, last, strict=True):
         torch.testing.assert_close(state.squeeze(declared.batch_axis), expected.select(declared.batch_axis, 1))
@@ -161,74 +176,77 @@ def test_batches_hold_every_word_once_in_the_network_s_unit():
     rows = [(row[:n], ids[:size]) for batch in batches for row, n, ids, size in zip(*batch, strict=True)]
     found = {"".join(paper.characters[place] for place in ids) for _, ids in rows}
     assert found == {word.text for word in part}
-    measured = sorted(float(np.abs(paper.measured(row)).sum()) for row, _ in rows)
-    np.testing.assert_allclose(measured, sorted(float(np.abs(word.points).sum()) for word in part), rtol=1e-5)
+    unit = torch.tensor([paper.scale, paper.scale, 1])
+    drawn = sorted(float((row * unit).abs().sum()) for row, _ in rows)
+    np.testing.assert_allclose(drawn, sorted(float(np.abs(word.points).sum()) for word in part), rtol=1e-5)
 
 
-def test_a_recipe_trains_what_is_measured_beside_its_floor(tmp_path, monkeypatch):
-    """Who is told the text foresees points better, the figures say so, and it is not published yet."""
-    parts = split(words(8, 40))
-    monkeypatch.setattr(evaluation, "read_parts", lambda: parts)
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """A file of made-up words, in the place of the data set."""
+    file = tmp_path / "data" / WORDS_FILE
+    file.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with gzip.open(file, "wt") as lines:
+        for place in range(8 * 40):
+            text = "".join(rng.choice(["a", "b"], 2))
+            strokes = [np.repeat(stroke, 2, 0).ravel().tolist() for stroke in written(text, rng)]
+            lines.write(json.dumps({"writer": f"w{place // 40}", "text": text, "strokes": strokes}) + "\n")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setitem(FILES, WORDS_FILE, PublicFile(sha256_of(file), "made up"))
+
+
+@pytest.fixture
+def tiny(made_up, tmp_path, monkeypatch):
+    """The recipe, its floor and its recogniser, all tiny, and the folder of the runs."""
+    monkeypatch.setattr(evaluation, "trained", partial(evaluation.trained, runs_dir=tmp_path / "runs"))
     monkeypatch.setattr(evaluation, "WRITTEN", 10)
-
-    def prepare(settings, seed):
-        return HandwritingModule(settings, parts["train"], parts["validation"], seed)
-
-    def prepare_reader(settings, seed):
-        return ReaderModule(parts["train"], parts["validation"], seed)
-
-    recipe = find_recipe("handwriting")
-    recipe = replace(
-        recipe,
-        kind=replace(recipe.kind, prepare=prepare),
-        run=recipe.run.model_copy(update={"epochs": 4}),
-        settings=recipe.settings.model_copy(update=TINY),
-    )
+    run = evaluation.FLOOR_RUN.model_copy(update={"epochs": 4})
+    monkeypatch.setattr(evaluation, "FLOOR_RUN", run)
     for name, value in {"HIDDEN": 24, "ROWS": 8, "LEARNING_RATE": 2e-2}.items():
         monkeypatch.setattr(recognizer, name, value)
-    reader = replace(
-        RECOGNIZER,
-        kind=replace(RECOGNIZER.kind, prepare=prepare_reader),
-        run=RECOGNIZER.run.model_copy(update={"epochs": 6}),
-    )
+    reader = replace(RECOGNIZER, run=RECOGNIZER.run.model_copy(update={"epochs": 6}))
     monkeypatch.setattr(evaluation, "RECOGNIZER", reader)
-    told, read, ink = figures(recipe, tmp_path)
+    recipe = find_recipe("handwriting")
+    return replace(recipe, run=run, settings=recipe.settings.model_copy(update=TINY))
+
+
+def test_a_recipe_trains_what_is_served_and_measured_beside_its_floor(tiny, tmp_path):
+    """Who is told the text foresees points better; what PyTorch finds likely, the service does; the report draws."""
+    trained = fit(tiny, seed=0, resume=False, runs_dir=tmp_path / "runs").module
+    directory = publish(tiny.release(trained), tmp_path / "models", command="test")
+    manifest = read_manifest(directory)
+    told, read = manifest.provenance.metrics
     assert told.value < told.floor
-    assert ink.value > 0.8
+    assert told.value == pytest.approx(nats_per_point(trained, read_parts()["test"]), abs=1e-4)
+    assert read.floor > 0.8
     assert 0 <= read.value <= 1
-    with pytest.raises(StartupError, match="cannot be published: the service does not draw from mixtures yet"):
-        recipe.release(fit(recipe, seed=0, resume=True, runs_dir=tmp_path).module)
+    with serving(tmp_path / "models") as url:
+        once, again = (write(url, "handwriting", ["ab", "b"], 1.0) for _ in range(2))
+        pictures, _ = report_handwriting(url, manifest)
+    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    for picture in pictures:
+        assert (tmp_path / save(picture.figure, tmp_path, picture.name)).stat().st_size > 1000
 
 
-def test_hidden_words_keep_their_ink_and_a_floor_reads_no_character(monkeypatch):
-    parts = split(words(8, 3))
-    monkeypatch.setattr(evaluation, "read_parts", lambda: parts)
-    module = without_text(find_recipe("handwriting")).prepare(0)
+def test_hidden_words_keep_their_ink_and_a_floor_reads_no_character(made_up):
+    parts = read_parts()
+    module = without_text(find_recipe("handwriting").settings).prepare(0)
     assert module.network.characters == 0
     assert all(np.array_equal(a.points, b.points) for a, b in zip(hidden(parts["test"]), parts["test"], strict=True))
+
+
+def test_the_floor_is_trained_as_the_model_is():
+    recipe = find_recipe("handwriting")
+    assert without_text(recipe.settings).run == recipe.run
+
+
+@pytest.mark.parametrize("judge", [RECOGNIZER, without_text(find_recipe("handwriting").settings)])
+def test_what_judges_is_not_published(judge):
+    with pytest.raises(StartupError, match="not published"):
+        judge.release(None)
 
 
 def test_chosen_words_are_spread_over_the_part():
     part = words(2, 50)
     assert [word.writer for word in spread(part, 10)] == ["w0"] * 5 + ["w1"] * 5
-
-
-def test_a_seed_writes_the_same_again():
-    """Every row ends, at the latest after the most points."""
-    network, paper = small(2), Paper("ab", 30.0)
-    once, again = (write(network, paper, ["ab", "b"], 1.0, seed=3) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
-    assert all(len(points) <= MAX_POINTS for points in once)
-
-
-def test_the_report_draws_words_and_biases(tmp_path):
-    asked = []
-
-    def writer(texts, bias):
-        asked.append((tuple(texts), bias))
-        return [offsets(written("ab", np.random.default_rng(0))) for _ in texts]
-
-    for picture in report_handwriting(writer):
-        assert (tmp_path / save(picture.figure, tmp_path, picture.name)).stat().st_size > 1000
-    assert asked[0] == (WORDS, 1.0)
-    assert [bias for _, bias in asked[1:]] == [*BIASES]
