@@ -188,10 +188,10 @@ def made_up(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     rng = np.random.default_rng(0)
     with gzip.open(file, "wt") as lines:
-        for place in range(8 * 40):
+        for place in range(8 * 16):
             text = "".join(rng.choice(["a", "b"], 2))
             strokes = [np.repeat(stroke, 2, 0).ravel().tolist() for stroke in written(text, rng)]
-            lines.write(json.dumps({"writer": f"w{place // 40}", "text": text, "strokes": strokes}) + "\n")
+            lines.write(json.dumps({"writer": f"w{place // 16}", "text": text, "strokes": strokes}) + "\n")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "data"))
     monkeypatch.setitem(FILES, WORDS_FILE, PublicFile(sha256_of(file), "made up"))
 
@@ -200,12 +200,13 @@ def made_up(tmp_path, monkeypatch):
 def tiny(made_up, tmp_path, monkeypatch):
     """The recipe, its floor and its recogniser, all tiny, and the folder of the runs."""
     monkeypatch.setattr(evaluation, "trained", partial(evaluation.trained, runs_dir=tmp_path / "runs"))
-    monkeypatch.setattr(evaluation, "WRITTEN", 10)
+    monkeypatch.setattr(evaluation, "WRITTEN", 5)
+    monkeypatch.setattr(evaluation, "MAX_POINTS", 30)
     run = evaluation.FLOOR_RUN.model_copy(update={"epochs": 4})
     monkeypatch.setattr(evaluation, "FLOOR_RUN", run)
     for name, value in {"HIDDEN": 24, "ROWS": 8, "LEARNING_RATE": 2e-2}.items():
         monkeypatch.setattr(recognizer, name, value)
-    reader = replace(RECOGNIZER, run=RECOGNIZER.run.model_copy(update={"epochs": 6}))
+    reader = replace(RECOGNIZER, run=RECOGNIZER.run.model_copy(update={"epochs": 8}))
     monkeypatch.setattr(evaluation, "RECOGNIZER", reader)
     recipe = find_recipe("handwriting")
     return replace(recipe, run=run, settings=recipe.settings.model_copy(update=TINY))
