@@ -100,7 +100,8 @@ def _call(manifest: Raw) -> tuple[str, Raw]:
         values = np.zeros(SAMPLES).tolist()
         return f"/v1/{manifest['task']}", {"items": [{"text": TEXT} if manifest.get("text") else {"values": values}]}
     if manifest["task"] == "step":
-        return "/v1/step", {"items": [{"text": TEXT} if manifest.get("text") else {"values": [1.0]}]}
+        start = {"text": TEXT} if manifest.get("text") else {"values": [1.0]}
+        return "/v1/step", {"items": [{"begin": {"text": TEXT}} if manifest.get("start") else start]}
     forecast, channels = manifest["forecast"], manifest["inputs"][0]["shape"][2:]
     values = np.zeros([max(64, forecast["min_history"]), *channels]).tolist()
     return "/v1/forecast", {"series": [{"values": values}], "horizon": min(payloads.HORIZON, forecast["horizon"])}

@@ -93,10 +93,11 @@ def held_in_full_store(service: Running, call: Call) -> int:
 
 
 def _joined(steps: list[Raw]) -> Raw:
-    """Return one item that takes all of these steps."""
+    """Return one item that takes all of these steps, and begins as the first does."""
+    begun = {"begin": steps[0]["begin"]} if "begin" in steps[0] else {}
     if "text" in steps[0]:
-        return {"text": " ".join(step["text"] for step in steps)}
-    return {"inputs": [row for step in steps for row in step["inputs"]]}
+        return {**begun, "text": " ".join(step["text"] for step in steps)}
+    return {**begun, "inputs": [row for step in steps for row in step["inputs"]]}
 
 
 def measure(name: str, folder: Path) -> Raw:

@@ -46,8 +46,8 @@ REQUEST_ID = "5b1f0c2d9e8a7f60-17"
 UNAUTHORIZED = Unauthorized('this service asks for a header "Authorization: Bearer <API key>" with a known key')
 UNKNOWN_MODEL = UnknownModel(
     "no model is called 'nonesuch'; this service has charlm, charlm-int8, denoise, denoise-live, digits, digits-live, "
-    "forecast, forecast-live, segrnn, sentiment, sentiment-live, spam, tagger, tagger-live, "
-    "translate",
+    "forecast, forecast-live, handwriting, segrnn, sentiment, sentiment-live, spam, tagger, "
+    "tagger-live, translate",
     field="model",
 )
 BODY_ERRORS = (

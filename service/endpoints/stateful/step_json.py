@@ -37,7 +37,7 @@ STATE_ERRORS = (
     ),
     WrongTask(
         "'sentiment' is for task 'sentiment'; for 'step' there is charlm, charlm-int8, denoise-live, digits-live, "
-        "forecast-live, sentiment-live, tagger-live, translate",
+        "forecast-live, handwriting, sentiment-live, tagger-live, translate",
         field="model",
     ),
 )

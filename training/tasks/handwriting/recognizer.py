@@ -1,6 +1,6 @@
 """A reader of handwriting, which judges what the model writes: trained on the true ink of the training writers alone.
 
-A bidirectional LSTM reads points, and spells by connectionist temporal classification. It has no list of words; but the
+A bidirectional LSTM reads points, two at a time, and spells by connectionist temporal classification. It has no list of words; but the
 writers trained on wrote the same thousand words as the others, and what letters follow each other it may have learned.
 It is never published. Invariant: nothing that a network wrote is trained on, or chooses the checkpoint.
 
@@ -28,6 +28,7 @@ from training.tasks.handwriting.network import POINT
 from training.tasks.handwriting.paper import Batch, Paper
 
 WARM_UP = 0.2
+PAIR = 2  # points that are read at a time
 ROWS, READ_ROWS = 32, 128
 HIDDEN, LAYERS, DROPOUT = 128, 2, 0.3
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.01
@@ -36,22 +37,25 @@ JITTER = 0.1  # of each point, in the network's unit
 
 
 class Reader(nn.Module):
-    """Spell points: the chances of each character, and of none, at each point."""
+    """Spell points: the chances of each character, and of none, at each pair of points."""
 
     def __init__(self, characters: int) -> None:
         super().__init__()
-        self.recurrent = Recurrent("lstm", POINT, HIDDEN, layers=LAYERS, bidirectional=True, dropout=DROPOUT)
+        self.recurrent = Recurrent("lstm", PAIR * POINT, HIDDEN, layers=LAYERS, bidirectional=True, dropout=DROPOUT)
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(2 * HIDDEN, characters + 1)  # the last one: none
 
-    def forward(self, points: Tensor, counts: Tensor) -> Tensor:
-        """Return their logarithms.
+    def forward(self, points: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return their logarithms, and how many pairs there are.
 
-        Shapes: points [rows, time, 3]; counts [rows] int32; returns [rows, time, characters + 1].
+        Shapes: points [rows, time, 3]; counts, of points and of pairs, [rows] int32; logarithms [rows, pairs,
+        characters + 1].
         """
-        read, _ = self.recurrent(points, counts)
+        even = functional.pad(points, (0, 0, 0, points.shape[1] % PAIR))
+        pairs = (counts + 1) // PAIR
+        read, _ = self.recurrent(even.unflatten(1, (-1, PAIR)).flatten(2), pairs)
         scores: Tensor = self.head(self.dropout(read))
-        return scores.log_softmax(-1)
+        return scores.log_softmax(-1), pairs
 
 
 class ReaderModule(SeededModule):
@@ -80,20 +84,21 @@ class ReaderModule(SeededModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         points, counts, ids, lengths = batch
-        logs = self.network(points, counts).transpose(0, 1)
-        return functional.ctc_loss(logs, ids.long(), counts.long(), lengths.long(), blank=len(self.paper.characters))
+        logs, pairs = self.network(points, counts)
+        rows = (ids.long(), pairs.long(), lengths.long())
+        return functional.ctc_loss(logs.transpose(0, 1), *rows, blank=len(self.paper.characters))
 
     def configure_optimizers(self) -> Any:
         return self.one_cycle(LEARNING_RATE, weight_decay=WEIGHT_DECAY, warm_up=WARM_UP)
 
     @torch.no_grad()
     def read(self, rows: Sequence[Points]) -> list[str]:
-        """Spell each row of points, by its likeliest character at each point. Units: millimetres."""
+        """Spell each row of points, by its likeliest character at each pair. Units: millimetres."""
         texts = []
         for start in range(0, len(rows), READ_ROWS):
             points, counts = self.paper.points(rows[start : start + READ_ROWS])
-            best = self.network(points, counts).argmax(-1)
-            for ids, count in zip(best.tolist(), counts.tolist(), strict=True):
+            logs, pairs = self.network(points, counts)
+            for ids, count in zip(logs.argmax(-1).tolist(), pairs.tolist(), strict=True):
                 spelt = [number for number, _ in groupby(ids[:count]) if number < len(self.paper.characters)]
                 texts.append("".join(self.paper.characters[number] for number in spelt))
         return texts
@@ -120,6 +125,6 @@ RECOGNIZER = Recipe(
     "handwriting-recognizer",
     "reads handwritten words",
     Kind(Section, ("val_loss",), _prepare, _release),
-    Run(epochs=30, monitor="val_loss", mode="min", patience=30, gradient_norm=1.0, precision="32-true"),
+    Run(epochs=14, monitor="val_loss", mode="min", patience=14, gradient_norm=1.0, precision="32-true"),
     Section(),
 )

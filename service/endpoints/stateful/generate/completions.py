@@ -52,7 +52,8 @@ ERRORS = run_errors(
     ItemTooLarge("the text has 100001 characters; at most 100000", field="prompt", limit=100_000),
     SessionTooLong("5 steps; the session may take 4 more", field="prompt", limit=4),
     WrongTask(
-        "'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8, translate", field="model"
+        "'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8, handwriting, translate",
+        field="model",
     ),
     shape=completion_error,
     answer=CompletionError,

@@ -28,7 +28,7 @@ from service.web.error_shapes import error_object
 from service.web.events import EventStream
 from service.web.routes import BodyRoute
 
-NOT_HERE = "'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8, translate"
+NOT_HERE = "'forecast-live' is for task 'step'; for 'generate' there is charlm, charlm-int8, handwriting, translate"
 ERRORS = run_errors(
     "items",
     *STATE_ERRORS,
