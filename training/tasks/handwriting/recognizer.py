@@ -1,8 +1,8 @@
 """A reader of handwriting, which judges what the model writes: trained on the true ink of the training writers alone.
 
-A bidirectional LSTM reads points, two at a time, and spells by connectionist temporal classification. It has no list of words; but the
-writers trained on wrote the same thousand words as the others, and what letters follow each other it may have learned.
-It is never published. Invariant: nothing that a network wrote is trained on, or chooses the checkpoint.
+A bidirectional LSTM reads points, two at a time, and spells by connectionist temporal classification. It has no list of
+words; but the writers trained on wrote the same thousand words as the others, and what letters follow each other it may
+have learned. It is never published. Invariant: nothing that a network wrote is trained on, or chooses the checkpoint.
 
 Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
 """
@@ -53,7 +53,7 @@ class Reader(nn.Module):
         """
         even = functional.pad(points, (0, 0, 0, points.shape[1] % PAIR))
         pairs = (counts + 1) // PAIR
-        read, _ = self.recurrent(even.unflatten(1, (-1, PAIR)).flatten(2), pairs)
+        read, _ = self.recurrent(even.reshape(len(points), -1, PAIR * POINT), pairs)
         scores: Tensor = self.head(self.dropout(read))
         return scores.log_softmax(-1), pairs
 
