@@ -22,7 +22,6 @@ MODELS = ROOT / "models"
 VERSIONS = sorted(file.parent for file in MODELS.glob("*/*/manifest.json"))
 UNPUBLISHED = {
     "translate-multi30k",  # its data's licence lets nobody publish it
-    "handwriting",  # the service does not draw from mixtures yet
 }
 PARITY = 1e-5  # max abs, the bound that a model is published under
 MAX_BYTES = 12_000_000
@@ -249,3 +248,25 @@ def test_characters_are_foreseen_one_after_the_other(served: Server) -> None:
 def test_text_typed_by_people_reads_as_the_training_data_s_tokens(served: Server) -> None:
     typed, split = ask(served, "/v1/sentiment", inputs=["I DON'T think it's bad.", "i do n't think it 's bad ."])
     assert typed == {**split, "index": 0}
+
+
+def test_sentences_are_translated_in_a_batch_as_alone(served: Server) -> None:
+    sentences = ["I am cold.", "Where did you buy the book that you gave me yesterday?", "Thank you."]
+    together = ask(served, "/v1/translate", inputs=sentences)
+    alone = [result for sentence in sentences for result in ask(served, "/v1/translate", inputs=[sentence])]
+    assert [result["text"] for result in together] == [result["text"] for result in alone]
+    assert together[2]["text"].startswith("Merci")
+
+
+def test_a_word_written_in_two_requests_is_the_word_written_at_once(served: Server) -> None:
+    """The pen ends by itself; another word beside it changes nothing."""
+    item = {"condition": {"text": "mother"}}
+    options = {"model": "handwriting", "seed": 3, "bias": 2.0}
+    beside, _ = ask(served, "/v1/generate", items=[item, {"condition": {"text": "quality"}}], max_steps=300, **options)
+    (whole,) = beside["choices"]
+    assert whole["finish"] == "end"
+    (begun,) = ask(served, "/v1/generate", items=[item], max_steps=20, **options)
+    (first,) = begun["choices"]
+    (rest,) = ask(served, "/v1/generate", items=[{"state": first["state"]}], max_steps=300, **options)
+    points = first["points"] + rest["choices"][0]["points"]
+    np.testing.assert_allclose(points, whole["points"], atol=1e-3)

@@ -21,6 +21,8 @@ from training.tasks.digits import evaluation as digits
 from training.tasks.digits.recipe import read as read_digits
 from training.tasks.forecast import recipe as forecast
 from training.tasks.forecast_live import recipe as forecast_live
+from training.tasks.handwriting import evaluation as handwriting
+from training.tasks.handwriting.data import read_parts as read_words
 from training.tasks.segrnn import recipe as segrnn
 from training.tasks.tagger import evaluation as tagging
 from training.tasks.tagger import recipe as tagger
@@ -196,3 +198,21 @@ def test_segrnn_reaches_the_published_figures_and_on_some_windows_those_of_its_m
         figure = f"etth1_test_mse_{horizon}"
         assert claimed[figure] <= share * theirs
         assert found[figure] == pytest.approx(claimed[figure], rel=NEARLY_SAME)
+
+
+SOME_WORDS = 10  # of which one is asked
+ABOUT_THE_SAME = 0.1  # nats: what the mean of one word in ten may differ from that of all
+
+
+def test_handwriting_foresees_pens_better_than_without_the_text_and_is_read(
+    served: Server, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest's figures reach their targets; one word in ten is asked again, without the networks that judge."""
+    monkeypatch.setenv(VARIABLE, str(data_dir))
+    claimed = published("handwriting")
+    nats, read = claimed["test_nats_per_point"], claimed["read_right_of_200_written"]
+    assert nats.floor is not None
+    assert nats.value < nats.floor
+    assert read.value >= 0.6
+    found = handwriting.ask_nats(served.url or "", "handwriting", read_words()["test"][::SOME_WORDS])
+    assert found.mean() == pytest.approx(nats.value, abs=ABOUT_THE_SAME)
