@@ -96,6 +96,19 @@ def refuse_overwriting(output: Path | None, *inputs: str | None) -> None:
             raise CommandError(f"--output {output} is the input; name another file")
 
 
+def check_target(file: Path | None, option: str, output: Path | None) -> None:
+    """Raises: CommandError where `file`, of an option, could not be written, before there is anything to lose."""
+    if file is None:
+        return
+    target = file.resolve()
+    if output is not None and output.resolve() == target:
+        raise CommandError(f"{option} {file} is the --output, too; name another file")
+    if target.exists() and not target.is_file():
+        raise CommandError(f"{option} {file}: is no regular file")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise CommandError(f"{option} {file}: nothing can be written to the directory {target.parent}")
+
+
 def _write_jsonl(file: BinaryIO) -> Iterator[Write]:
     yield lambda row: file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 

@@ -6,7 +6,6 @@ the process ends.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import typer
@@ -24,19 +23,6 @@ def read_state(file: Path, option: str) -> str:
     if not state:
         raise CommandError(f"{option}: the file is empty, and holds no state; remove it to begin anew")
     return state
-
-
-def check_state_file(file: Path | None, option: str, output: Path | None) -> None:
-    """Raises: CommandError where a state could not be kept in `file`, before there is anything to lose."""
-    if file is None:
-        return
-    target = file.resolve()
-    if output is not None and output.resolve() == target:
-        raise CommandError(f"{option} {file} is the --output, too; name another file")
-    if target.exists() and not target.is_file():
-        raise CommandError(f"{option} {file}: is no regular file")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise CommandError(f"{option} {file}: nothing can be written to the directory {target.parent}")
 
 
 def write_state(file: Path, option: str, state: str, step: int, expires_at: str) -> None:

@@ -14,9 +14,9 @@ import typer
 from service.cli.api import open_api
 from service.cli.options import ApiKey, AsJson, Format, Output, Url, complete_models, refuse_unknown
 from service.cli.session import Session, Step
-from service.cli.sinks import open_rows, refuse_overwriting
+from service.cli.sinks import check_target, open_rows, refuse_overwriting
 from service.cli.sources import STDIN, Source, check_text, is_piped
-from service.cli.state_file import check_state_file, read_state, write_state
+from service.cli.state_file import read_state, write_state
 from service.cli.steps import SEPARATORS, BadLine, read_step
 from service.errors import CommandError
 
@@ -53,7 +53,7 @@ def step(
     """
     refuse_unknown(steps or [])
     refuse_overwriting(output, file)
-    check_state_file(save_state, "--save-state", output)
+    check_target(save_state, "--save-state", output)
     with open_rows(output, as_json) as write, open_api(url, api_key) as api:
         session = Session(api, model, _state(state), None if begin is None else check_text(begin, "--begin"))
         before = session.state

@@ -101,10 +101,15 @@ def _items(facts: Facts) -> Callable[[], Bodies]:
     if facts["text"] is not None:
         return _in_turn([{"model": facts["name"], "items": [{"text": text}]} for text in TEXTS])
     (taken,) = facts["inputs"]
-    rows = _numbers(np.random.default_rng(SEED), taken["dtype"], [TENSOR_STEPS, *_sizes(taken)])
-    if facts["signal"] is not None or rows.ndim == 1:
-        return _in_turn([{"model": facts["name"], "items": [{"values": rows.ravel().tolist()}]}])
-    return _in_turn([{"model": facts["name"], "items": [{"inputs": rows.reshape(TENSOR_STEPS, -1).tolist()}]}])
+    return _in_turn([{"model": facts["name"], "items": [_sequence(taken, flat=facts["signal"] is not None)]}])
+
+
+def _sequence(taken: Facts, *, flat: bool = False) -> Body:
+    """Return the member that holds as many steps as a plain model's: values, or rows where a step has several."""
+    steps = _numbers(np.random.default_rng(SEED), taken["dtype"], [TENSOR_STEPS, *_sizes(taken)])
+    if flat or steps.ndim == 1:
+        return {"values": steps.ravel().tolist()}
+    return {"inputs": steps.reshape(TENSOR_STEPS, -1).tolist()}
 
 
 def _sessions(facts: Facts) -> Callable[[], Bodies]:
@@ -113,10 +118,21 @@ def _sessions(facts: Facts) -> Callable[[], Bodies]:
 
 
 def _session(facts: Facts) -> Bodies:
-    state: Body = {}
+    begun = {} if facts["start"] is None else {"begin": _condition(facts["start"])}
+    state = begun
     for step in cycle(_steps(facts)):
         answer = yield {"model": facts["name"], "items": [{**state, **step}]}
-        state = {} if answer is None else {"state": answer["results"][0]["state"]}
+        state = begun if answer is None else {"state": answer["results"][0]["state"]}
+
+
+def _condition(start: Facts) -> Body:
+    """Return what a start graph reads: a text, a vector, or steps."""
+    if start["text"] is not None:
+        return {"text": TEXTS[0]}
+    (taken,) = start["inputs"]
+    if "time" in taken["shape"]:
+        return _sequence(taken)
+    return {"vector": _numbers(np.random.default_rng(SEED), taken["dtype"], [*_sizes(taken)]).ravel().tolist()}
 
 
 def _steps(facts: Facts) -> Iterator[Body]:

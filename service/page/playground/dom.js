@@ -15,6 +15,13 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Make an element of a drawing; `attributes` are as SVG names them. */
+export function svg(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
 /** Make a control with its label before it; the control is in the label. */
 export function labelled(label, control) {
   return element("label", { class: "field" }, element("span", {}, label), control);
@@ -96,6 +103,14 @@ export function showError(place, error, ...actions) {
 
 export function clearError(place) {
   place.replaceChildren();
+}
+
+/** Return the whole number in a field, undefined where it is empty. Raises an error, by the field's name, for another. */
+export function numberOf({ value }, name, least) {
+  if (value === "") return undefined;
+  const number = Number(value);
+  if (Number.isSafeInteger(number) && number >= least) return number;
+  throw Object.assign(new Error(`${name} is a whole number from ${least} on.`), { code: "number" });
 }
 
 const WHOLE = new Intl.NumberFormat("en");

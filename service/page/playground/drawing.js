@@ -1,6 +1,6 @@
 /** A place to draw a series in, with the mouse, a pen or a finger. It knows pixels and values, not what they are for. */
 
-import { element } from "./dom.js";
+import { svg } from "./dom.js";
 
 const POSITIONS = 60;
 const TOP = 100; // the value at the upper edge; 0 is at the lower one
@@ -54,10 +54,4 @@ function fill(from, to) {
     const value = count ? from.value + ((to.value - from.value) * step) / count : to.value;
     return [from.index + way * step, Math.round(value * 10) / 10];
   });
-}
-
-function svg(tag, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
 }

@@ -50,8 +50,8 @@ const CALLS = {
   "POST /v1/classify": ({ items, ...others }) => called("classify", literal(items), others),
   "POST /v1/generate": ({ items, stream, ...others }) => {
     if (items.length !== 1) return called("generate_many", `[${items.map(stepItem).join(", ")}]`, others);
-    const { state, id, ...steps } = items[0];
-    const [first, more] = [literal(stepsOf(steps)), { ...(state && { state }), ...others }];
+    const { state, id, condition, ...steps } = items[0];
+    const [first, more] = [literal(stepsOf(steps)), { ...(state && { state }), ...(condition && { condition }), ...others }];
     return stream ? `list(${called("generate_stream", first, more)})` : called("generate", first, more);
   },
   "POST /v1/step": ({ model, items, ...others }) => {

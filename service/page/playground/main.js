@@ -6,6 +6,7 @@
 import * as api from "./api.js";
 import { button, clearError, element, showError } from "./dom.js";
 import * as forecast from "./panels/forecast.js";
+import * as handwrite from "./panels/handwrite.js";
 import * as listen from "./panels/listen.js";
 import * as models from "./panels/models.js";
 import * as read from "./panels/read.js";
@@ -16,7 +17,7 @@ import * as transform from "./panels/transform.js";
 import * as translate from "./panels/translate.js";
 import * as write from "./panels/write.js";
 
-const PANELS = { read, forecast, stream, write, translate, tag, transform, listen, models, requests };
+const PANELS = { read, forecast, stream, write, handwrite, translate, tag, transform, listen, models, requests };
 
 const main = document.querySelector("main");
 const tabs = document.getElementById("tabs");

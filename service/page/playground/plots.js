@@ -152,3 +152,10 @@ export function band(x, low, high, colour, opacity, name, more = {}) {
 export function download(name, url) {
   element("a", { href: url, download: name }).click();
 }
+
+/** Have the browser save a text of a media type as a file. */
+export function downloadText(name, type, text) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  download(name, url);
+  URL.revokeObjectURL(url);
+}

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import tiny_conditions
 import tiny_kinds
+import tiny_pens
 import tiny_plain
 import tiny_sequences
 from conftest import ROOT, Server, baton
@@ -30,6 +31,7 @@ SHORT = ("--duration", "0.1", "--connections", "2")
 KINDS = (
     *("sentiment", "forecast", "weather", "stepper", "numbers", "reader", "visits", "words"),
     *("tagger-live", "cleaner", "rows", "listener", "rows-kind", "translate"),
+    *("penman", "captioner", "rows-reader"),
 )
 
 
@@ -45,7 +47,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny_sequences.cleaner(models, samples=3, rate=None, name="rows")
     tiny_sequences.listener(models)
     tiny_sequences.listener(models, samples=2, rate=None, name="rows-kind")
-    tiny_conditions.translator(models)
+    tiny_conditions.all_conditioned(models)
+    tiny_pens.penman(models)
     keys = json.dumps({"shop": KEY})
     server = Server(models, tmp_path_factory.mktemp("state"), BATON_API_KEYS=keys)
     server.client.headers["authorization"] = f"Bearer {KEY}"
@@ -77,10 +80,11 @@ def test_every_task_has_a_typical_call(served: Server) -> None:
     assert {served.client.get(f"/v1/models/{model}").json()["task"] for model in KINDS} == set(TASKS)
 
 
-def test_each_connection_steps_through_a_session_of_its_own(served: Server) -> None:
-    before = served.metric("baton_tokens_opened_total", "model", "stepper")
-    found = json.loads(bench(served.url, "--api-key", KEY, "--model", "stepper", "--json").stdout)
-    opened = served.metric("baton_tokens_opened_total", "model", "stepper") - before
+@pytest.mark.parametrize("model", ["stepper", "penman"])
+def test_each_connection_steps_through_a_session_of_its_own(served: Server, model: str) -> None:
+    before = served.metric("baton_tokens_opened_total", "model", model)
+    found = json.loads(bench(served.url, "--api-key", KEY, "--model", model, "--json").stdout)
+    opened = served.metric("baton_tokens_opened_total", "model", model) - before
     assert opened >= found["answers"] - 2  # the first call of each of the two has no token
 
 
@@ -141,8 +145,8 @@ def test_what_is_wrong_is_one_line(served: Server, tmp_path: Path) -> None:
     with_key = ("--api-key", KEY)
     for options, reason in (
         ((), "; give the key with --api-key"),
-        (with_key, "has several models; name one with --model: cleaner, forecast, listener, numbers"),
-        ((*with_key, "--model", "none"), "has no model none: cleaner, forecast, listener, numbers"),
+        (with_key, "has several models; name one with --model: captioner, cleaner, forecast, listener"),
+        ((*with_key, "--model", "none"), "has no model none: captioner, cleaner, forecast, listener"),
         ((*with_key, "--model", "sentiment", "--input", str(tmp_path / "bodies.jsonl")), "bodies.jsonl:2: each line"),
         ((*with_key, "--model", "stepper", "--input", str(tmp_path / "bodies.jsonl")), "with a list 'items'; this is"),
         ((*with_key, "--model", "sentiment", "--input", str(tmp_path / "other.jsonl")), "for the model spam, not for"),

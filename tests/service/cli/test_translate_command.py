@@ -106,6 +106,30 @@ def test_a_request_that_will_not_do_is_one_line(arguments: list[str], says: str)
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_beams_give_the_best_texts_with_their_scores(conditioned: Server) -> None:
+    """On a terminal too, where a text that is drawn would come piece by piece."""
+    asked = ("generate", "--model", "translate", "--condition", "abc de", "--max-steps", "8", "--beams", "2")
+    body = {"model": "translate", "beams": 2, "n": 2, "max_steps": 8, "items": [{"condition": {"text": "abc de"}}]}
+    choices = conditioned.post("/v1/generate", body).json()["results"][0]["choices"]
+    names = ("choice", "text", "score", "steps", "finish")
+    wanted = [
+        {**{name: choice[name] for name in names}, "score": pytest.approx(choice["score"], abs=CLOSE)}
+        for choice in choices
+    ]
+    assert run(*asked, "--n", "2").rows == wanted
+    assert run(*asked, "--n", "2", "--url", conditioned.url).rows == wanted
+    shown = run(*asked, terminal=True).stdout
+    assert [name for name in ("choice", "text", "score", "seed", "finish") if name in shown] == [
+        "choice",
+        "text",
+        "score",
+        "finish",
+    ]
+    refused = run(*asked, "--temperature", "1")
+    assert (refused.status, refused.stdout) == (1, "")
+    assert "temperature: beams search and draw nothing" in refused.stderr
+
+
 # -- conditions ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import { drawingPlace } from "../drawing.js";
 import { HEIGHT_PX, MOST_FANS, forecastChart } from "../forecast_chart.js";
 import { arranged, forecastsIn, levelsOf, positions, requestFor, rowsOf } from "../forecasts.js";
 import { newest } from "../newest.js";
-import { Chart, download } from "../plots.js";
+import { Chart, download, downloadText } from "../plots.js";
 import { readSeries, writeCsv } from "../series.js";
 import { EXAMPLES } from "../series_examples.js";
 
@@ -269,9 +269,7 @@ class ForecastPanel {
   }
 
   saveCsv() {
-    const url = URL.createObjectURL(new Blob([writeCsv(this.rows())], { type: "text/csv" }));
-    download("forecast.csv", url);
-    URL.revokeObjectURL(url);
+    downloadText("forecast.csv", "text/csv", writeCsv(this.rows()));
   }
 
   async savePng() {

@@ -5,7 +5,7 @@
  * is written at a time, and what is shown of each is what the service answered for it.
  */
 
-import { button, choice, clearError, element, enable, labelled, showError, slider, whole } from "../dom.js";
+import { button, choice, clearError, element, enable, labelled, numberOf, showError, slider, whole } from "../dom.js";
 import { Writing, writes } from "../writing.js";
 import { WrittenText } from "../written_text.js";
 
@@ -173,13 +173,6 @@ class WritePanel {
     else if (this.chosen) this.told.textContent = tellPlace(this.chosen);
     else if (text) this.told.textContent = tell(text);
   }
-}
-
-function numberOf({ value }, name, least) {
-  if (value === "") return undefined;
-  const number = Number(value);
-  if (Number.isSafeInteger(number) && number >= least) return number;
-  throw Object.assign(new Error(`${name} is a whole number from ${least} on.`), { code: "number" });
 }
 
 function tell({ number, writing: { pieces, seed, finish } }) {
