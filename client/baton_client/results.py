@@ -55,12 +55,14 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(StepOutput):
-    """A StepOutput with the `state` from which to go on, until `expires_at`."""
+    """A StepOutput with the `state` from which to go on, until `expires_at`; `warnings` say what makes the condition
+    doubtful from which it began."""
 
     id: str | None
     version: str
     state: str
     expires_at: datetime
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Choice:
     which to go on. `svg` is a picture of the points, where it was asked for.
 
     `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again. With
-    `beams` it was searched for instead: `score` is its log probability over the length penalty.
+    `beams` it was searched for instead: `score` is its log probability over the length penalty. `warnings` say what
+    makes the condition doubtful from which it began.
 
     Shapes: `points` [steps, 3], offsets to the right and upwards, and 1 where a stroke ends; `probabilities` of each of
     its `steps`, where they were asked for. `step` counts all steps of the session.
@@ -138,6 +141,7 @@ class Choice:
     version: str
     state: str
     expires_at: datetime
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,7 @@ class GenerateEvent:
     version: str | None
     state: str | None
     expires_at: datetime | None
+    warnings: list[str]
 
 
 T = TypeVar("T")
@@ -247,7 +252,8 @@ def _failure(item: Mapping[str, Any]) -> ApiError:
 
 
 def _generated(kind: type[Choice | GenerateEvent], given: Mapping[str, Any]) -> dict[str, Any]:
-    members, expires_at, points = _members(kind, given), given.get("expires_at"), given.get("points")
+    members = _members(kind, {"warnings": [], **given})
+    expires_at, points = given.get("expires_at"), given.get("points")
     probabilities = given.get("probabilities")
     return {
         **members,
@@ -281,4 +287,5 @@ def read_step(item: Mapping[str, Any]) -> StepResult:
         version=item["version"],
         state=item["state"],
         expires_at=datetime.fromisoformat(item["expires_at"]),
+        warnings=item.get("warnings", []),
     )

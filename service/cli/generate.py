@@ -64,6 +64,7 @@ def generate(
       baton generate "JULIET:" --model charlm --state-file play.txt
       baton generate --model translate --condition "I am tired." --temperature 0
       baton generate --model translate --condition "I am tired." --beams 4 --n 2
+      baton generate --model handwriting --condition mother --max-steps 300 --bias 1 --svg mother.svg
       baton generate --model charlm --n 3 --top-k 5 --json
     """
     for option, file, what in (("--state-file", state_file, "keeps one state"), ("--svg", svg, "draws one text")):
@@ -112,6 +113,7 @@ def _write(answer: dict[str, Any], write: Write, keep: Keep) -> None:
             write(row)
         if "points" in choice:
             _tell(choice)
+        _warn(choice)
         keep(choice)
     if "error" in result:
         raise Refusal(result["error"])
@@ -136,11 +138,17 @@ def _show(events: Iterable[dict[str, Any]], keep: Keep) -> None:
         if "finish" in event:
             typer.echo(err=True)
             _tell(event)
+            _warn(event)
             keep(event)
 
 
 def _tell(choice: dict[str, Any]) -> None:
     typer.echo(f"seed {choice['seed']}, {choice['steps']} steps, ended by {choice['finish']}", err=True)
+
+
+def _warn(choice: dict[str, Any]) -> None:
+    for warning in choice.get("warnings", ()):
+        typer.echo(f"--condition: {warning}", err=True)
 
 
 def _draw(file: Path, picture: str) -> None:

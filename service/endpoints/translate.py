@@ -30,7 +30,7 @@ from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
 from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
 from service.web.searches import Beams, LengthPenalty, SearchJob, run_searches
-from service.web.texts import check_length, count_unknown, text_or_object
+from service.web.texts import check_length, count_unknown, doubts_about, text_or_object
 from service.web.turns import in_turns
 
 ERRORS = run_errors(
@@ -175,14 +175,12 @@ def _shown(job: _Search, body: TranslateRequest) -> dict[str, Any]:
     engine, source = job.engine, job.source
     starter = engine.starter
     assert starter is not None
-    assert starter.manifest.text is not None
     best, *others = [_translation(engine, one, source, body) for one in job.search.best[: body.alternatives]]
-    tokens, seen = len(source.steps), starter.manifest.text.max_length
-    result = {**best, "tokens": tokens, "unknown_ratio": count_unknown(starter, source)}
+    result = {**best, "tokens": len(source.steps), "unknown_ratio": count_unknown(starter, source)}
     if body.alternatives > 1:
         result["alternatives"] = others
-    if tokens > seen:
-        result["warnings"] = [f"the text has {tokens} tokens; the longest that the model was trained on has {seen}"]
+    if doubts := doubts_about(starter, source):
+        result["warnings"] = doubts
     return result
 
 

@@ -43,6 +43,19 @@ def count_unknown(engine: Engine, row: Row) -> float:
     return ratio
 
 
+def doubts_about(starter: Engine, row: Row) -> list[str]:
+    """Return what makes doubtful that a start graph read this text: unknown tokens, or more than in training."""
+    assert row.encoding is not None
+    assert starter.manifest.text is not None
+    assert starter.model.vocabulary is not None
+    tokens, seen = len(row.steps), starter.manifest.text.max_length
+    unknown = row.encoding.ids.count(starter.model.vocabulary.unknown_id)
+    doubts = [f"{unknown} of the text's {tokens} tokens are unknown to the model"] if unknown else []
+    if tokens > seen:
+        doubts.append(f"the text has {tokens} tokens; the longest that the model was trained on has {seen}")
+    return doubts
+
+
 def show_reading(engine: Engine, row: Row) -> dict[str, Any]:
     """Return what JSON shows of how much of the row's text was read."""
     assert row.encoding is not None

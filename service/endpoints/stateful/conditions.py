@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.state.sessions import Point
 from service.web.batch import Job, within
 from service.web.numbers import NumbersInput, find_given, read_numbers, takes_numbers
-from service.web.texts import check_length
+from service.web.texts import check_length, doubts_about
 
 
 class Condition(NumbersInput):
@@ -47,6 +47,11 @@ class Beginning(Job):
             raise
         super().__init__(of.starter, row, f"{field}.{member}")
         self.of = of
+
+    @property
+    def doubts(self) -> list[str]:
+        """What makes the condition doubtful, once the start graph has read it."""
+        return [] if self.row.encoding is None else doubts_about(self.engine, self.row)
 
 
 def _read(condition: Condition, manifest: Manifest, settings: Settings) -> tuple[Row, str]:

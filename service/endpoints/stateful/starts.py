@@ -57,8 +57,9 @@ async def find_starts(
 
 async def begin_all(
     call: Call, task: Task, model: str | None, asked: Sequence[Conditioned], limit_s: float
-) -> tuple[Engine, list[Point | RequestError], Timing]:
-    """Do the same where some of `asked` begin from conditions, whose start graphs run together within `limit_s`.
+) -> tuple[Engine, list[Point | RequestError], list[list[str]], Timing]:
+    """Do the same where some of `asked` begin from conditions, whose start graphs run together within `limit_s`; return
+    what is doubtful of each condition, too.
 
     Raises: what `find_starts` and `run_within` raise.
     """
@@ -71,7 +72,8 @@ async def begin_all(
     beginnings = [one for one in starting if isinstance(one, Beginning)]
     outcomes, timing = await run_within(call, beginnings, limit_s) if beginnings else ([], NO_RUN)
     answers = iter(zip(beginnings, outcomes, strict=True))
-    return newest, [_begun(*next(answers)) if isinstance(one, Beginning) else one for one in starting], timing
+    begun_at = [_begun(*next(answers)) if isinstance(one, Beginning) else one for one in starting]
+    return newest, begun_at, [one.doubts if isinstance(one, Beginning) else [] for one in starting], timing
 
 
 async def find_first(caller: Caller, task: Task, model: str | None, version: str, asked: Resumable) -> Point:

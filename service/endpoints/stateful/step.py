@@ -100,30 +100,35 @@ EXAMPLES: dict[str, Any] = {
 class Step(CarriedResult):
     outputs: dict[str, Any] = Field(description="each output by its name: the last row, or k rows")
     tokens: list[str] | None = Field(None, description="the tokens that were the steps, where the input was text")
+    warnings: list[str] | None = Field(None, description="what makes the condition that it began from doubtful")
 
 
 @dataclass(slots=True)
 class _StepJob(Job):
     start: Point
+    doubts: list[str]
 
 
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
 async def step(call: Call, body: Annotated[StepRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     limit_s = timeout_s(body, call.service.settings.timeout_ms)
-    newest, starts, opened = await begin_all(call, body.task, body.model, body.items, limit_s)
-    jobs = [attempt(_read, item, start, body, call.service) for item, start in zip(body.items, starts, strict=True)]
+    newest, starts, doubts, opened = await begin_all(call, body.task, body.model, body.items, limit_s)
+    asked = zip(body.items, starts, doubts, strict=True)
+    jobs = [attempt(_read, item, start, doubtful, body, call.service) for item, start, doubtful in asked]
     outcomes, timing = await run_within(call, jobs, limit_s)
     return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), in_turn(opened, timing))
 
 
-def _read(item: StepItem, start: Point | RequestError, body: StepRequest, service: Service) -> _StepJob:
+def _read(
+    item: StepItem, start: Point | RequestError, doubts: list[str], body: StepRequest, service: Service
+) -> _StepJob:
     """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
     if isinstance(start, RequestError):
         raise start
     service.sessions.holds(start, body.hold, body.precision)
     row, member = read_row(item, start, service.settings)
-    return _StepJob(start.engine, row, member, start)
+    return _StepJob(start.engine, row, member, start, doubts)
 
 
 async def _hand_out(
@@ -145,4 +150,5 @@ async def _hand_out(
 
 def _shown(job: _StepJob, answer: Answer, body: StepRequest, point: Point, carried: Carried) -> dict[str, Any]:
     made = show_step(job.start, job.row, answer, last_only=body.returned == "last")
-    return {"version": job.engine.manifest.version, **made, **show_carried(point, carried)}
+    warned = {"warnings": job.doubts} if job.doubts else {}
+    return {"version": job.engine.manifest.version, **made, **warned, **show_carried(point, carried)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_conditions
 from conftest import TOKEN_KEYS, Server, ServerFactory
-from generating import error_of
+from generating import error_of, stream
 from streams import Stream
 
 TRANSLATE = {"model": "translate"}
@@ -51,6 +51,27 @@ def test_what_is_attended_to_is_as_long_as_each_sessions_condition(conditioned: 
         (alone,) = step(conditioned, "translate", {"begin": {"text": text}, "text": "ab"})
         assert np.shape(result["outputs"]["attention"]) == (3, len(text))
         np.testing.assert_allclose(result["outputs"]["logits"], alone["outputs"]["logits"], atol=1e-5)
+
+
+def test_a_text_that_the_model_cannot_read_well_is_told_of_wherever_a_session_begins(conditioned: Server) -> None:
+    """Unknown letters, and more than in training: in steps, choices, searches, events and translations alike."""
+    known, doubtful = {"text": "abc de"}, {"text": "ab!?" + "a" * 17}
+    told = [
+        "2 of the text's 21 tokens are unknown to the model",
+        "the text has 21 tokens; the longest that the model was trained on has 16",
+    ]
+    stepped = step(conditioned, "translate", {"begin": known}, {"begin": doubtful})
+    assert [result.get("warnings") for result in stepped] == [None, told]
+    assert "warnings" not in write(conditioned, {"condition": known}, max_steps=2)
+    assert write(conditioned, {"condition": doubtful}, max_steps=2)["warnings"] == told
+    body = {"items": [{"condition": doubtful}], **TRANSLATE, "max_steps": 2}
+    assert conditioned.post("/v1/generate", {**body, "beams": 2}).json()["results"][0]["choices"][0]["warnings"] == told
+    assert [
+        event["warnings"]
+        for event in stream(conditioned, {"condition": doubtful}, max_steps=2, **TRANSLATE)
+        if "finish" in event
+    ] == [told]
+    assert conditioned.post("/v1/translate", {"inputs": [doubtful["text"]]}).json()["results"][0]["warnings"] == told
 
 
 def test_generation_from_a_condition_is_a_translation_by_one_beam(conditioned: Server) -> None:

@@ -73,14 +73,15 @@ class Fork:
     """One sequence in the making: choice `number` of item `item`.
 
     `ids` and `likely` are those since they were last shown, and `steps` all. Where it `writes_points`, `trace` has all
-    points of the pen, of which `traced` were shown. `finish` says why it ended, and `error` what came in between.
+    points of the pen, of which `traced` were shown. `finish` says why it ended, and `error` what came in between;
+    `doubts` are of the condition that it began from.
     """
 
     def __init__(self, item: int, number: int, seed: int, opening: Opening, wanted: Wanted, left: int) -> None:
         engine = opening.point.engine
         assert engine.manifest.feedback is not None
         self.item, self.number, self.seed, self.engine, self.steps = item, number, seed, engine, 0
-        self._start, self._state = opening.point, opening.point.state
+        self._start, self._state, self.doubts = opening.point, opening.point.state, opening.doubts
         self._wanted, self._numbers = wanted, Numbers(seed)
         self.writes_points = isinstance(engine.manifest.feedback, Mixture)
         self._left, self._most = left, max(1, min(wanted.max_steps, left))  # a step too many is refused by the engine

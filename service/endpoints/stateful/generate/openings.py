@@ -33,10 +33,12 @@ from service.web.context import Call
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Where the choices of an item fork: the point after its prompt, which has so many `steps`."""
+    """Where the choices of an item fork: the point after its prompt, which has so many `steps`; `doubts` are of the
+    condition that it began from."""
 
     point: Point
     steps: int = 0
+    doubts: Sequence[str] = ()
 
     @property
     def ids(self) -> list[int]:
@@ -48,6 +50,7 @@ class Opening:
 @dataclass(slots=True)
 class _Prompt(Job):
     start: Point
+    doubts: Sequence[str] = ()
 
 
 def check(
@@ -98,8 +101,9 @@ async def open_all(
 
     Raises: what `begin_all` and `run_within` raise.
     """
-    newest, starts, begun = await begin_all(call, TASK, model, items, limit_s)
-    read = [attempt(_read, call, item, start, hold, precision) for item, start in zip(items, starts, strict=True)]
+    newest, starts, doubts, begun = await begin_all(call, TASK, model, items, limit_s)
+    asked = zip(items, starts, doubts, strict=True)
+    read = [attempt(_read, call, item, start, doubtful, hold, precision) for item, start, doubtful in asked]
     prompts = [one for one in read if isinstance(one, _Prompt)]
     for engine, rows in Counter(prompt.engine for prompt in prompts).items():
         await engine.batcher.wait_for_room(call.tenant, rows=rows, timeout_s=limit_s)
@@ -110,16 +114,21 @@ async def open_all(
 
 
 def _read(
-    call: Call, item: GenerateItem, start: Point | RequestError, hold: Hold | None, precision: Precision
+    call: Call,
+    item: GenerateItem,
+    start: Point | RequestError,
+    doubts: Sequence[str],
+    hold: Hold | None,
+    precision: Precision,
 ) -> _Prompt | Opening:
     """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
     if isinstance(start, RequestError):
         raise start
     call.service.sessions.holds(start, hold, precision)
     if item.text or item.inputs is not None or item.values is not None or first_step(start) is not None:
-        return _Prompt(start.engine, *read_row(item, start, call.service.settings), start)
+        return _Prompt(start.engine, *read_row(item, start, call.service.settings), start, doubts)
     if start.step:
-        return Opening(start)
+        return Opening(start, doubts=doubts)
     manifest = start.engine.manifest
     step = start_step(manifest)
     if step is None:
@@ -138,4 +147,4 @@ def _opening(prompt: _Prompt, outcome: Answer | RequestError) -> Opening | Reque
         vocabulary = prompt.engine.model.vocabulary
         assert vocabulary is not None
         prompt.engine.metrics.text_read(vocabulary.unknown_ratio(encoding.ids))
-    return Opening(point, steps)
+    return Opening(point, steps, prompt.doubts)

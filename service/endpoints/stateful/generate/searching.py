@@ -111,6 +111,7 @@ def _shown(job: _Search, found: Hypothesis, length_penalty: float) -> dict[str, 
         "score": round(found.score(length_penalty), 4),
         "steps": len(ids),
         "finish": "end" if found.ended else "length",
+        **({"warnings": job.opening.doubts} if job.opening.doubts else {}),
         "version": job.engine.manifest.version,
     }
 

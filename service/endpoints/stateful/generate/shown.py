@@ -42,6 +42,8 @@ def take_news(fork: Fork) -> dict[str, Any]:
 
 
 def show_end(fork: Fork, *, svg: bool) -> dict[str, Any]:
-    """Return how a sequence ended, and where it is wanted a picture of what was written."""
-    end = {"seed": fork.seed, "steps": fork.steps, "finish": fork.finish}
+    """Return how a sequence ended, what makes it doubtful, and where it is wanted a picture of what was written."""
+    end: dict[str, Any] = {"seed": fork.seed, "steps": fork.steps, "finish": fork.finish}
+    if fork.doubts:
+        end["warnings"] = fork.doubts
     return {**end, "svg": draw_strokes(fork.trace)} if svg else end

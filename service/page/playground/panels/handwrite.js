@@ -12,7 +12,7 @@ import { Strokes } from "../strokes.js";
 export const title = "Handwrite";
 
 const LEAD = "The model moves a pen, one point after the other, while it reads the text. With more bias the hand is tidier; the same seed writes the same.";
-const FIRST = "so it goes";
+const FIRST = "baton";
 const BIAS_STEPS = 4; // of the slider, for a bias of 1
 const MOST_BIAS = 5;
 const MOST_POINTS = 2000; // where the model does not come to an end before
@@ -102,11 +102,11 @@ class HandwritePanel {
 
   async draw(body, written) {
     const began = performance.now();
-    for await (const { points, finish, svg } of this.api.events("/v1/generate", body, this.under.signal)) {
+    for await (const { points, finish, svg, warnings } of this.api.events("/v1/generate", body, this.under.signal)) {
       this.strokes.add(points);
       written.points += points.length;
       written.ms = performance.now() - began;
-      if (finish) Object.assign(written, { finish, svg });
+      if (finish) Object.assign(written, { finish, svg, warnings });
     }
   }
 
@@ -120,9 +120,9 @@ class HandwritePanel {
     else this.told.textContent = this.written?.points ? this.tell(this.written) : "";
   }
 
-  tell({ seed, points, ms, finish }) {
+  tell({ seed, points, ms, finish, warnings = [] }) {
     const [strokes, seconds] = [whole(this.strokes.count), (ms / 1000).toFixed(1)];
     const ended = finish ? `ended by ${ENDS[finish]}` : "stopped";
-    return `${whole(points)} points in ${strokes} strokes after ${seconds} s, ${ended}; seed ${seed}.`;
+    return [`${whole(points)} points in ${strokes} strokes after ${seconds} s, ${ended}; seed ${seed}.`, ...warnings].join(" ");
   }
 }
