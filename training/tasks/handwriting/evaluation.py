@@ -31,7 +31,7 @@ from training.tasks.handwriting.module import FIGURES, VALIDATED_ROWS, Handwriti
 from training.tasks.handwriting.recognizer import RECOGNIZER, ReaderModule
 
 WRITTEN = 200
-BIAS = 1.0
+BIAS = 2.0
 FLOOR = "the same network, trained on the same words without their texts"
 FLOOR_RUN = Run(epochs=12, monitor="val_nats", mode="min", patience=8, gradient_norm=1.0, precision="bf16-mixed")
 
