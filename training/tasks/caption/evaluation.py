@@ -16,15 +16,16 @@ from service.contract.provenance import Metric
 from training.evaluate import ask
 from training.tasks.caption.text import Image, make_normalizer
 
+BEAMS = 4
 LONGEST = 32  # words that are written at most
 ORDERS = (1, 2, 3, 4)
 FLOOR = "the first caption of the train image with the nearest vector"
 
 
 def write_captions(url: str, model: str, images: Sequence[Image]) -> list[str]:
-    """Return the captions that `/v1/generate` writes of images, always the likeliest word."""
+    """Return the captions that `/v1/generate` writes of images."""
     items = [{"condition": {"vector": image.vector.tolist()}} for image in images]
-    results = ask(url, "/v1/generate", "items", items, model=model, max_steps=LONGEST, temperature=0)
+    results = ask(url, "/v1/generate", "items", items, model=model, max_steps=LONGEST, beams=BEAMS)
     return [result["choices"][0]["text"] for result in results]
 
 

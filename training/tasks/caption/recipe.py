@@ -21,7 +21,7 @@ from service.contract.parts import Feedback
 from training.datasets import find
 from training.export.graph import Array, Servable, Starting
 from training.recipe import Kind, Release, TextReader
-from training.tasks.caption.evaluation import LONGEST, figures
+from training.tasks.caption.evaluation import BEAMS, LONGEST, figures
 from training.tasks.caption.module import FIGURES, CaptionModule, Settings
 from training.tasks.caption.network import Captioner
 from training.tasks.caption.text import END_ID, START, UNKNOWN, Image
@@ -38,7 +38,7 @@ LIMITS = (
     "divided by the first component's standard deviation. Of any other vector it writes as readily, and nonsense.",
     "People and dogs, in the open, are most of what it saw. It names what is frequent there: colours, numbers of "
     "people and actions are often wrong.",
-    f"Figures are of greedy captions of at most {LONGEST} words against all five of people's, in lower case and "
+    f"Figures are of {BEAMS} beams, at most {LONGEST} words, against all five captions of people's, in lower case and "
     "without punctuation; BLEU-n is the geometric mean of the precisions up to n, times the brevity penalty.",
 )
 
