@@ -18,6 +18,7 @@ from service.contract.files import field_path
 from service.contract.members import MODEL_NAME
 from service.errors import StartupError
 from training.recipe import Kind, Recipe, Run, Section
+from training.tasks.caption.recipe import KIND as CAPTION
 from training.tasks.charlm.recipe import KIND as CHARLM
 from training.tasks.classifier.sentiment import KIND as SENTIMENT
 from training.tasks.classifier.spam import KIND as SPAM
@@ -44,6 +45,7 @@ KINDS: Mapping[str, Kind[Any]] = {
     "tagger": TAGGER,
     "handwriting": HANDWRITING,
     "translate": TRANSLATE,
+    "caption": CAPTION,
 }
 T = TypeVar("T", bound=Section)
 

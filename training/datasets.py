@@ -38,6 +38,10 @@ PHYSIONET = (
 )
 TATOEBA = "English TAB French, Tatoeba's sentences of 2017-09-29: manythings.org/anki and tatoeba.org; CC BY 2.0"
 MULTI30K = "Multi30k, lower-cased and tokenised: github.com/multi30k/dataset; non-commercial research and education"
+FLICKR8K = (
+    "Flickr8k (Hodosh et al., 2013), images as vectors of EfficientNet-Lite0, five captions each, and the official "
+    "parts; non-commercial research and education"
+)
 EWT = "UD English EWT, form, UPOS and XPOS a line: github.com/UniversalDependencies/UD_English-EWT"
 FILES = {
     "sst2/train.tsv": PublicFile("e981ceb4fe6c9acd1c79851d0d091b9e78103f1f2a399ca83dda27915d41c56c", STANFORD),
@@ -100,6 +104,13 @@ FILES = {
     "multi30k/test2016.tok.de.gz": PublicFile(
         "c322a55a981fdaf9be94b92acce4b34520aff40ad8406862fcd6cbdbba4b0537", MULTI30K
     ),
+    "flickr8k/captions.tsv.gz": PublicFile(
+        "c8dcd2467f4e6ac4700faf7341562422f5f1775437c1e27c66166ffb69f35a53", FLICKR8K
+    ),
+    "flickr8k/dev.txt": PublicFile("18ba829f47f6df1cb830bf7f0506e2ddf333818925299babbd1bbcaf50fdc504", FLICKR8K),
+    "flickr8k/test.txt": PublicFile("c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17", FLICKR8K),
+    "flickr8k/train.txt": PublicFile("e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e", FLICKR8K),
+    "flickr8k/vectors256.npz": PublicFile("2687c42477fda4b6b0307572f13cd2184dfc8574d99c53842a7e3ac24fbe48b6", FLICKR8K),
     "glove/glove.6B.50d.top50k.npz": PublicFile(
         "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
         "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",

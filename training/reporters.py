@@ -11,6 +11,8 @@ from functools import partial
 from service.contract.manifest import Manifest
 from training.datasets import find
 from training.report.pages import Picture, Reporter, Table
+from training.tasks.caption.recipe import read_part as read_images
+from training.tasks.caption.report import report_captions
 from training.tasks.charlm.recipe import read_corpus
 from training.tasks.charlm.report import report_characters
 from training.tasks.classifier.report import report_classifier, report_live_classifier
@@ -60,6 +62,10 @@ def _translations(url: str, manifest: Manifest) -> Reported:
     return report_translate(url, manifest, by_sentence(CORPORA["tatoeba"].read("test")), "Tatoeba's test part")
 
 
+def _images(url: str, manifest: Manifest) -> Reported:
+    return report_captions(url, manifest, read_images("test"), "Flickr8k's test part")
+
+
 REPORTERS: dict[str, Reporter] = {
     "sentiment": partial(_reviews, False),
     "sentiment-live": partial(_reviews, True),
@@ -76,4 +82,5 @@ REPORTERS: dict[str, Reporter] = {
     "tagger-live": _sentences,
     "translate": _translations,
     "handwriting": report_handwriting,
+    "caption": _images,
 }
