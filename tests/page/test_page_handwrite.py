@@ -131,7 +131,8 @@ def test_strokes_are_drawn_as_their_events_come(page_visit: Visit, pens: Server)
     assert max(right - left, bottom - top) > 0.8
     expect(page.get_by_role("button", name="Download SVG")).to_be_disabled()
     page.evaluate("(piece) => window.tell(piece)", summary)
-    expect(page.get_by_text(f"{len(points):,} points in {len(strokes(picture(page)))} strokes")).to_be_visible()
+    drawn = len(strokes(picture(page)))
+    expect(page.get_by_text(f"{len(points):,} points in {drawn} stroke{'s' * (drawn > 1)},")).to_be_visible()
     expect(page.get_by_role("button", name="Download SVG")).to_be_enabled()
 
 
@@ -144,7 +145,7 @@ def test_a_text_is_written_as_the_service_answers_it(page_visit: Visit, pens: Se
     choice = ask(pens, seed=4, bias=1.25)
     end = {"end": "the model", "length": "its length"}[choice["finish"]]
     expect(
-        page.get_by_text(re.compile(rf"^{choice['steps']:,} points in .* s, ended by {end}; seed 4\.$"))
+        page.get_by_text(re.compile(rf"^{choice['steps']:,} points in .*, ended by {end}; seed 4\.$"))
     ).to_be_visible()
     check_strokes(strokes(picture(page)), choice["points"])
     items = [{"condition": {"text": TEXT}}]

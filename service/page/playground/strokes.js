@@ -26,14 +26,12 @@ export class Strokes {
     return this.element.children.length;
   }
 
-  /** Draw points, [offset to the right, offset upwards, 1 where the stroke ends], and fit the picture to all. */
-  add(points) {
-    for (const [right, up, ends] of points) {
-      this.x += right;
-      this.y -= up;
-      this.draw();
-      if (ends) this.path = null;
-    }
+  /** Draw a point, [offset to the right, offset upwards, 1 where the stroke ends], and fit the picture to all. */
+  add([right, up, ends]) {
+    this.x += right;
+    this.y -= up;
+    this.draw();
+    if (ends) this.path = null;
     this.fit();
   }
 
@@ -53,7 +51,6 @@ export class Strokes {
 
   fit() {
     const { left, top, right, bottom } = this.bounds;
-    if (right < left) return; // there is no point yet
     const margin = MARGIN * Math.max(right - left, bottom - top) || 1;
     const box = [left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin];
     this.element.setAttribute("viewBox", box.join(" "));

@@ -15,6 +15,7 @@ const LEAD = "The model moves a pen, one point after the other, while it reads t
 const FIRST = "baton";
 const BIAS_STEPS = 4; // of the slider, for a bias of 1
 const MOST_BIAS = 5;
+const PAUSE_MS = 12; // between points
 const MOST_POINTS = 2000; // where the model does not come to an end before
 const ENDS = { length: "its length", end: "the model", error: "an error" };
 
@@ -87,7 +88,7 @@ class HandwritePanel {
     clearError(this.problem);
     try {
       const body = this.wanted();
-      this.written = { seed: body.seed, points: 0, ms: 0, finish: null, svg: null };
+      this.written = { seed: body.seed, points: 0, finish: null, svg: null };
       this.strokes.clear(`“${body.items[0].condition.text}”, written by hand`);
       this.under = new AbortController();
       this.show();
@@ -100,12 +101,17 @@ class HandwritePanel {
     }
   }
 
+  /** Draw points as they come, but no faster than a hand, unless less motion is wanted. */
   async draw(body, written) {
-    const began = performance.now();
-    for await (const { points, finish, svg, warnings } of this.api.events("/v1/generate", body, this.under.signal)) {
-      this.strokes.add(points);
-      written.points += points.length;
-      written.ms = performance.now() - began;
+    const { signal } = this.under;
+    const pause_ms = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : PAUSE_MS;
+    for await (const { points, finish, svg, warnings } of this.api.events("/v1/generate", body, signal)) {
+      for (const point of points) {
+        if (signal.aborted) return;
+        this.strokes.add(point);
+        written.points += 1;
+        if (pause_ms) await new Promise((resolve) => setTimeout(resolve, pause_ms));
+      }
       if (finish) Object.assign(written, { finish, svg, warnings });
     }
   }
@@ -120,9 +126,9 @@ class HandwritePanel {
     else this.told.textContent = this.written?.points ? this.tell(this.written) : "";
   }
 
-  tell({ seed, points, ms, finish, warnings = [] }) {
-    const [strokes, seconds] = [whole(this.strokes.count), (ms / 1000).toFixed(1)];
+  tell({ seed, points, finish, warnings = [] }) {
+    const strokes = this.strokes.count === 1 ? "1 stroke" : `${whole(this.strokes.count)} strokes`;
     const ended = finish ? `ended by ${ENDS[finish]}` : "stopped";
-    return [`${whole(points)} points in ${strokes} strokes after ${seconds} s, ${ended}; seed ${seed}.`, ...warnings].join(" ");
+    return [`${whole(points)} points in ${strokes}, ${ended}; seed ${seed}.`, ...warnings].join(" ");
   }
 }
