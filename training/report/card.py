@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from service.contract.manifest import Manifest
 from service.contract.members import RECENT_IDS
+from service.contract.parts import Mixture
 from service.contract.provenance import Metric, Network, Provenance, Variant
 from training.export.parity import BOUND, Parity
 from training.recipe import Release
@@ -105,7 +106,9 @@ def value_and_spread(metric: Metric, provenance: Provenance) -> str:
 def _streaming(manifest: Manifest) -> str:
     if not manifest.streamable:
         return "It reads whole sequences and does not stream."
-    drawn = ", one of them the output of the last step, which the next id is drawn from" if manifest.feedback else ""
+    next_step = "point" if isinstance(manifest.feedback, Mixture) else "id"
+    drawn = f", one of them the output of the last step, which the next {next_step} is drawn from"
+    drawn = drawn if manifest.feedback else ""
     drawn += f", and one the last {RECENT_IDS} ids" if manifest.recent else ""
     memory = f"; each step of its condition takes {manifest.memory_bytes:,} more" if manifest.memory_bytes else ""
     size = f"{manifest.state_bytes:,} bytes in {len(manifest.carried)} tensors{drawn}"
