@@ -182,4 +182,19 @@ EXAMPLES: dict[str, Any] = {
         "description": STATE_WANTED.replace("begin", "prompt").replace("/v1/step", "/v1/generate"),
         "value": {"model": "charlm", "items": [{"state": A_STATE}], "max_steps": 40, "seed": 1},
     },
+    "condition": {
+        "summary": "A session begins from a condition: the two likeliest translations, each with its state",
+        "value": {"model": "translate", "items": [{"condition": {"text": "I am cold."}}], "beams": 4, "n": 2},
+    },
+    "by_hand": {
+        "summary": "A word is written by hand: points of a pen, and a picture of them",
+        "value": {
+            "model": "handwriting",
+            "items": [{"condition": {"text": "mother"}}],
+            "max_steps": 300,
+            "bias": 2,
+            "seed": 3,
+            "svg": True,
+        },
+    },
 }
