@@ -55,8 +55,8 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(StepOutput):
-    """A StepOutput with the `state` from which to go on, until `expires_at`; `warnings` say what makes the condition
-    doubtful from which it began."""
+    """A StepOutput with the `state` from which to go on, until `expires_at`; `warnings` say why the condition is
+    doubtful."""
 
     id: str | None
     version: str
@@ -121,8 +121,8 @@ class Choice:
     which to go on. `svg` is a picture of the points, where it was asked for.
 
     `finish` says why it ended: "stop", "length", "end", or "error" where it was cut short; `seed` gives it again. With
-    `beams` it was searched for instead: `score` is its log probability over the length penalty. `warnings` say what
-    makes the condition doubtful from which it began.
+    `beams` it was searched for instead: `score` is its log probability over the length penalty. `warnings` say why
+    the condition is doubtful.
 
     Shapes: `points` [steps, 3], offsets to the right and upwards, and 1 where a stroke ends; `probabilities` of each of
     its `steps`, where they were asked for. `step` counts all steps of the session.
@@ -156,8 +156,8 @@ class GenerateResult:
 class GenerateEvent:
     """What comes next of a choice: a piece of its text, ids, or points. What is None did not come with this event.
 
-    `state`, with its `step`, `version` and `expires_at`, comes with the last event of a choice, which has `finish` (and
-    `svg`), and every `state_every` steps.
+    `state`, with its `step`, `version` and `expires_at`, comes with the last event of a choice, which has `finish`,
+    `warnings` where the condition is doubtful (and `svg`), and every `state_every` steps.
     """
 
     choice: int

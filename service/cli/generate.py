@@ -67,12 +67,7 @@ def generate(
       baton generate --model handwriting --condition mother --max-steps 300 --bias 1 --svg mother.svg
       baton generate --model charlm --n 3 --top-k 5 --json
     """
-    for option, file, what in (("--state-file", state_file, "keeps one state"), ("--svg", svg, "draws one text")):
-        if file is not None and n > 1:
-            raise CommandError(f"{option} {what}, and --n makes several texts; give one of them")
-        check_target(file, option, output)
-    if svg is not None and svg.suffix.lower() != ".svg":
-        raise CommandError(f"--svg {svg} must end with .svg")
+    _check_files(state_file, svg, output, n)
     state = None
     if state_file is not None and state_file.exists():
         state = read_state(state_file, f"--state-file {state_file}")
@@ -88,10 +83,10 @@ def generate(
     body = _given({"model": model, **drawing, **options, "items": [_given(item)]})
 
     def keep(choice: dict[str, Any]) -> None:
-        if state_file is not None:
-            write_state(state_file, "--state-file", choice["state"], choice["step"], choice["expires_at"])
         if svg is not None:
             _draw(svg, choice["svg"])
+        if state_file is not None and "state" in choice:
+            write_state(state_file, "--state-file", choice["state"], choice["step"], choice["expires_at"])
 
     with open_api(url, api_key) as api:
         if n == 1 and beams is None and wants_table(output, as_json):
@@ -99,6 +94,20 @@ def generate(
         else:
             with open_rows(output, as_json, SHOWN) as write:
                 _write(api.post(PATH, body), write, keep)
+
+
+def _check_files(state_file: Path | None, svg: Path | None, output: Path | None, n: int) -> None:
+    """Raises: CommandError where what is generated has no place in these files, before anything is."""
+    for option, file, what in (("--state-file", state_file, "keeps one state"), ("--svg", svg, "draws one text")):
+        if file is not None and n > 1:
+            raise CommandError(f"{option} {what}, and --n makes several texts; give one of them")
+        check_target(file, option, output)
+    if svg is None:
+        return
+    if svg.suffix.lower() != ".svg":
+        raise CommandError(f"--svg {svg} must end with .svg")
+    if state_file is not None and state_file.resolve() == svg.resolve():
+        raise CommandError(f"--svg {svg} is the --state-file, too; name another file")
 
 
 def _given(members: dict[str, Any]) -> dict[str, Any]:
@@ -129,8 +138,8 @@ def _rows(choice: dict[str, Any]) -> Iterator[Row]:
 
 
 def _show(events: Iterable[dict[str, Any]], keep: Keep) -> None:
-    """Print a text, ids, or a point a line, as they come, and keep what is to be of the last event, which has it even
-    of what was cut short."""
+    """Print a text, ids, or a point a line, as they come. Keep the state and the picture of the last event, which has
+    them even where the text was cut short."""
     for event in events:
         ids = "".join(f"{each} " for each in event.get("ids", ()))
         points = "".join(f"{right:g} {up:g} {end}\n" for right, up, end in event.get("points", ()))

@@ -21,7 +21,7 @@ Step = float | list[float] | str
 class Session:
     """Steps of `model`, from `state` on, or from the beginning; `step` counts those that were taken.
 
-    A session of a model that needs a condition begins from the text `begin`.
+    A session of a model that needs a condition begins from the text `begin`; `warnings` say why that is doubtful.
     """
 
     def __init__(self, api: Api, model: str, state: str | None = None, begin: str | None = None) -> None:
@@ -30,7 +30,7 @@ class Session:
         if "step" not in self._facts["answers"]:
             raise CommandError(f"{model} takes no steps; its task is {self._facts['task']}")
         self.model, self.state, self.begin = model, state, begin
-        self.step, self.expires_at = 0, ""
+        self.step, self.expires_at, self.warnings = 0, "", list[str]()
 
     @property
     def member(self) -> str:
@@ -52,7 +52,7 @@ class Session:
     def take(self, steps: Sequence[Step]) -> Iterator[list[dict[str, Any]]]:
         """Take the steps, so many together as a request may hold; yield what each answered, by names.
 
-        Texts are taken as one; each token is a step, and is named.
+        Texts are taken as one; each token is a step, and is named. A session may begin without any.
 
         Raises: Refusal.
         """
@@ -61,6 +61,9 @@ class Session:
 
     def _groups(self, steps: Sequence[Step]) -> Iterator[Any]:
         most = self._api.limits["max_steps"]
+        if not steps and self.begin is not None:
+            yield None
+            return
         if self.member != "text":
             yield from (steps[start : start + most] for start in range(0, len(steps), most))
             return
@@ -73,7 +76,7 @@ class Session:
         yield group
 
     def _send(self, steps: Any) -> list[dict[str, Any]]:
-        item = {self.member: steps, **self._start()}
+        item = {**({} if steps is None else {self.member: steps}), **self._start()}
         answer = self._api.post("/v1/step", {"model": self.model, "return": "all", "items": [item]})
         (result,) = answer["results"]
         if "error" in result:
@@ -83,6 +86,7 @@ class Session:
             raise Refusal(result["error"])
         self.state, self.step, self.expires_at = result["state"], result["step"], result["expires_at"]
         self.begin = None
+        self.warnings += result.get("warnings", ())
         named = {output["name"]: output.get("labels") for output in self._facts["outputs"]}
         columns = [[_labelled(named[name], value) for value in values] for name, values in result["outputs"].items()]
         made = [dict(zip(result["outputs"], row, strict=True)) for row in zip(*columns, strict=True)]

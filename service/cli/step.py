@@ -60,6 +60,8 @@ def step(
         for made in session.take(list(_read(session, steps or [], file, column or [], kind))):
             for number, row in enumerate(made, start=session.step - len(made) + 1):
                 write({"step": number, **row})
+        for warning in session.warnings:
+            typer.echo(f"--begin: {warning}", err=True)
         if session.state == before:
             raise CommandError("there are no steps")
         if save_state is not None:

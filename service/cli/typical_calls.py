@@ -25,6 +25,7 @@ Bodies = Generator[Body, Body | None, None]
 SEED = 0
 SERIES_VALUES, SEASON, HORIZON = 168, 24, 24  # a week of hours, and the next day
 TENSOR_STEPS = 16
+CONDITION = "weather"  # a word, which any model that reads texts can begin from
 STEPS_IN_ROTATION = 64
 TEXTS = (
     "A warm, funny film.",
@@ -128,7 +129,7 @@ def _session(facts: Facts) -> Bodies:
 def _condition(start: Facts) -> Body:
     """Return what a start graph reads: a text, a vector, or steps."""
     if start["text"] is not None:
-        return {"text": TEXTS[0]}
+        return {"text": CONDITION}
     (taken,) = start["inputs"]
     if "time" in taken["shape"]:
         return _sequence(taken)

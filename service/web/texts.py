@@ -50,7 +50,7 @@ def doubts_about(starter: Engine, row: Row) -> list[str]:
     assert starter.model.vocabulary is not None
     tokens, seen = len(row.steps), starter.manifest.text.max_length
     unknown = row.encoding.ids.count(starter.model.vocabulary.unknown_id)
-    doubts = [f"{unknown} of the text's {tokens} tokens are unknown to the model"] if unknown else []
+    doubts = [f"unknown to the model: {unknown} of the text's {tokens} tokens"] if unknown else []
     if tokens > seen:
         doubts.append(f"the text has {tokens} tokens; the longest that the model was trained on has {seen}")
     return doubts

@@ -50,7 +50,7 @@ class Beginning(Job):
 
     @property
     def doubts(self) -> list[str]:
-        """What makes the condition doubtful, once the start graph has read it."""
+        """Why the condition is doubtful, once the start graph has read it."""
         return [] if self.row.encoding is None else doubts_about(self.engine, self.row)
 
 

@@ -7,6 +7,7 @@ request has no member `state` at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from service.batching.submission import Timing
@@ -19,6 +20,14 @@ from service.settings import Settings
 from service.state.sessions import Point, Sessions, begun, null_state
 from service.web.batch import NO_RUN, run_within
 from service.web.context import Call, Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a session goes on, and why the condition is doubtful that it begins from."""
+
+    point: Point
+    doubts: Sequence[str] = ()
 
 
 class Resumable(Protocol):
@@ -57,14 +66,14 @@ async def find_starts(
 
 async def begin_all(
     call: Call, task: Task, model: str | None, asked: Sequence[Conditioned], limit_s: float
-) -> tuple[Engine, list[Point | RequestError], list[list[str]], Timing]:
-    """Do the same where some of `asked` begin from conditions, whose start graphs run together within `limit_s`; return
-    what is doubtful of each condition, too.
+) -> tuple[Engine, list[Start | RequestError], Timing]:
+    """Return the engine of new sessions, and where each of `asked` begins, or why it cannot, as `find_starts` does.
+    Conditions are read by runs of the start graph that they share, within `limit_s`.
 
     Raises: what `find_starts` and `run_within` raise.
     """
     newest, starts = await find_starts(call, task, model, [one for one in asked if one.condition is None])
-    found = iter(starts)
+    found = iter([one if isinstance(one, RequestError) else Start(one) for one in starts])
     starting = [
         next(found) if one.condition is None else attempt(_from_condition, one, newest, call.service.settings)
         for one in asked
@@ -72,8 +81,7 @@ async def begin_all(
     beginnings = [one for one in starting if isinstance(one, Beginning)]
     outcomes, timing = await run_within(call, beginnings, limit_s) if beginnings else ([], NO_RUN)
     answers = iter(zip(beginnings, outcomes, strict=True))
-    begun_at = [_begun(*next(answers)) if isinstance(one, Beginning) else one for one in starting]
-    return newest, begun_at, [one.doubts if isinstance(one, Beginning) else [] for one in starting], timing
+    return newest, [_begun(*next(answers)) if isinstance(one, Beginning) else one for one in starting], timing
 
 
 async def find_first(caller: Caller, task: Task, model: str | None, version: str, asked: Resumable) -> Point:
@@ -95,8 +103,10 @@ def _from_condition(one: Conditioned, newest: Engine, settings: Settings) -> Beg
     return Beginning(one.condition, newest, settings, one.condition_member)
 
 
-def _begun(beginning: Beginning, outcome: Answer | RequestError) -> Point | RequestError:
-    return outcome if isinstance(outcome, RequestError) else begun(beginning.of, beginning.of.begun(outcome))
+def _begun(beginning: Beginning, outcome: Answer | RequestError) -> Start | RequestError:
+    if isinstance(outcome, RequestError):
+        return outcome
+    return Start(begun(beginning.of, beginning.of.begun(outcome)), beginning.doubts)
 
 
 def _without_state(one: Resumable, newest: Engine, sessions: Sessions) -> Point | RequestError:

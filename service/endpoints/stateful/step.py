@@ -15,7 +15,7 @@ from pydantic import Field
 
 from service.contract.manifest import Task
 from service.endpoints.stateful.conditions import Condition
-from service.endpoints.stateful.starts import begin_all
+from service.endpoints.stateful.starts import Start, begin_all
 from service.endpoints.stateful.step_json import (
     STATE_ERRORS,
     STATE_WANTED,
@@ -100,35 +100,31 @@ EXAMPLES: dict[str, Any] = {
 class Step(CarriedResult):
     outputs: dict[str, Any] = Field(description="each output by its name: the last row, or k rows")
     tokens: list[str] | None = Field(None, description="the tokens that were the steps, where the input was text")
-    warnings: list[str] | None = Field(None, description="what makes the condition that it began from doubtful")
+    warnings: list[str] | None = Field(None, description="why the condition is doubtful")
 
 
 @dataclass(slots=True)
 class _StepJob(Job):
-    start: Point
-    doubts: list[str]
+    start: Start
 
 
 @router.post("/v1/step", response_model=BatchAnswer[Step], summary="Take the next steps of sessions")
 async def step(call: Call, body: Annotated[StepRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Advance each session by its inputs and return its new state. Sessions share runs; items fail alone."""
     limit_s = timeout_s(body, call.service.settings.timeout_ms)
-    newest, starts, doubts, opened = await begin_all(call, body.task, body.model, body.items, limit_s)
-    asked = zip(body.items, starts, doubts, strict=True)
-    jobs = [attempt(_read, item, start, doubtful, body, call.service) for item, start, doubtful in asked]
+    newest, starts, opened = await begin_all(call, body.task, body.model, body.items, limit_s)
+    jobs = [attempt(_read, item, start, body, call.service) for item, start in zip(body.items, starts, strict=True)]
     outcomes, timing = await run_within(call, jobs, limit_s)
     return reply(call, body, newest, await _hand_out(call, body, jobs, outcomes), in_turn(opened, timing))
 
 
-def _read(
-    item: StepItem, start: Point | RequestError, doubts: list[str], body: StepRequest, service: Service
-) -> _StepJob:
+def _read(item: StepItem, start: Start | RequestError, body: StepRequest, service: Service) -> _StepJob:
     """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
     if isinstance(start, RequestError):
         raise start
-    service.sessions.holds(start, body.hold, body.precision)
-    row, member = read_row(item, start, service.settings)
-    return _StepJob(start.engine, row, member, start, doubts)
+    service.sessions.holds(start.point, body.hold, body.precision)
+    row, member = read_row(item, start.point, service.settings)
+    return _StepJob(start.point.engine, row, member, start)
 
 
 async def _hand_out(
@@ -139,7 +135,7 @@ async def _hand_out(
     done: list[tuple[int, _StepJob, Answer]] = []
     for index, (job, answer) in enumerate(zip(jobs, outcomes, strict=True)):
         if isinstance(job, _StepJob) and isinstance(answer, Answer):
-            points.append(job.start.after(len(job.row.steps), answer.state))
+            points.append(job.start.point.after(len(job.row.steps), answer.state))
             done.append((index, job, answer))
     carried = await call.hand_out(points, hold=body.hold, precision=body.precision)
     results: list[Any] = list(outcomes)
@@ -149,6 +145,6 @@ async def _hand_out(
 
 
 def _shown(job: _StepJob, answer: Answer, body: StepRequest, point: Point, carried: Carried) -> dict[str, Any]:
-    made = show_step(job.start, job.row, answer, last_only=body.returned == "last")
-    warned = {"warnings": job.doubts} if job.doubts else {}
+    made = show_step(job.start.point, job.row, answer, last_only=body.returned == "last")
+    warned = {"warnings": job.start.doubts} if job.start.doubts else {}
     return {"version": job.engine.manifest.version, **made, **warned, **show_carried(point, carried)}

@@ -10,12 +10,13 @@ const MARGIN = 0.05; // of the longer side
 export class Strokes {
   constructor() {
     this.element = svg("svg", { class: "handwriting", role: "img", preserveAspectRatio: "xMinYMid" });
-    this.clear("Nothing is written yet");
+    this.clear();
   }
 
   /** Begin an empty picture, which a screen reader calls `label`. */
-  clear(label) {
+  clear(label = "Nothing is written yet") {
     this.element.replaceChildren();
+    this.element.removeAttribute("viewBox");
     this.element.setAttribute("aria-label", label);
     Object.assign(this, { x: 0, y: 0, path: null, line: "" }); // the path of the stroke that is not at its end
     this.bounds = { left: Infinity, top: Infinity, right: -Infinity, bottom: -Infinity };

@@ -57,7 +57,7 @@ def test_a_text_that_the_model_cannot_read_well_is_told_of_wherever_a_session_be
     """Unknown letters, and more than in training: in steps, choices, searches, events and translations alike."""
     known, doubtful = {"text": "abc de"}, {"text": "ab!?" + "a" * 17}
     told = [
-        "2 of the text's 21 tokens are unknown to the model",
+        "unknown to the model: 2 of the text's 21 tokens",
         "the text has 21 tokens; the longest that the model was trained on has 16",
     ]
     stepped = step(conditioned, "translate", {"begin": known}, {"begin": doubtful})

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,6 +35,7 @@ HIDDEN, LAYERS, DROPOUT = 128, 2, 0.3
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.01
 SIZES, ASPECTS, SLANTS = 0.15, 0.1, 0.2  # spreads of what words are changed by, in training
 JITTER = 0.1  # of each point, in the network's unit
+AT_REST = np.zeros((1, POINT), np.float32)
 
 
 class Reader(nn.Module):
@@ -93,10 +95,14 @@ class ReaderModule(SeededModule):
 
     @torch.no_grad()
     def read(self, rows: Sequence[Points]) -> list[str]:
-        """Spell each row of points, by its likeliest character at each pair. Units: millimetres."""
+        """Spell each row of points, by its likeliest character at each pair; of one without points nothing is read.
+
+        Units: millimetres.
+        """
         texts = []
         for start in range(0, len(rows), READ_ROWS):
-            points, counts = self.paper.points(rows[start : start + READ_ROWS])
+            some = [row if len(row) else AT_REST for row in rows[start : start + READ_ROWS]]
+            points, counts = self.paper.points(some)
             logs, pairs = self.network(points, counts)
             for ids, count in zip(logs.argmax(-1).tolist(), pairs.tolist(), strict=True):
                 spelt = [number for number, _ in groupby(ids[:count]) if number < len(self.paper.characters)]

@@ -21,7 +21,7 @@ from service.endpoints.stateful.generate.schema import (
     GenerateItem,
     GenerateRequest,
 )
-from service.endpoints.stateful.starts import begin_all
+from service.endpoints.stateful.starts import Start, begin_all
 from service.endpoints.stateful.step_json import read_row
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
@@ -33,8 +33,8 @@ from service.web.context import Call
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Where the choices of an item fork: the point after its prompt, which has so many `steps`; `doubts` are of the
-    condition that it began from."""
+    """Where the choices of an item fork: the point after its prompt, which has so many `steps`; `doubts` say why the
+    condition is doubtful that it began from."""
 
     point: Point
     steps: int = 0
@@ -49,8 +49,7 @@ class Opening:
 
 @dataclass(slots=True)
 class _Prompt(Job):
-    start: Point
-    doubts: Sequence[str] = ()
+    start: Start
 
 
 def check(
@@ -101,9 +100,8 @@ async def open_all(
 
     Raises: what `begin_all` and `run_within` raise.
     """
-    newest, starts, doubts, begun = await begin_all(call, TASK, model, items, limit_s)
-    asked = zip(items, starts, doubts, strict=True)
-    read = [attempt(_read, call, item, start, doubtful, hold, precision) for item, start, doubtful in asked]
+    newest, starts, begun = await begin_all(call, TASK, model, items, limit_s)
+    read = [attempt(_read, call, item, start, hold, precision) for item, start in zip(items, starts, strict=True)]
     prompts = [one for one in read if isinstance(one, _Prompt)]
     for engine, rows in Counter(prompt.engine for prompt in prompts).items():
         await engine.batcher.wait_for_room(call.tenant, rows=rows, timeout_s=limit_s)
@@ -114,37 +112,33 @@ async def open_all(
 
 
 def _read(
-    call: Call,
-    item: GenerateItem,
-    start: Point | RequestError,
-    doubts: Sequence[str],
-    hold: Hold | None,
-    precision: Precision,
+    call: Call, item: GenerateItem, start: Start | RequestError, hold: Hold | None, precision: Precision
 ) -> _Prompt | Opening:
     """Raises: RequestError where the item does not begin, cannot be read, or leads to a state that cannot be kept."""
     if isinstance(start, RequestError):
         raise start
-    call.service.sessions.holds(start, hold, precision)
-    if item.text or item.inputs is not None or item.values is not None or first_step(start) is not None:
-        return _Prompt(start.engine, *read_row(item, start, call.service.settings), start, doubts)
-    if start.step:
-        return Opening(start, doubts=doubts)
-    manifest = start.engine.manifest
+    point = start.point
+    call.service.sessions.holds(point, hold, precision)
+    if item.text or item.inputs is not None or item.values is not None or first_step(point) is not None:
+        return _Prompt(point.engine, *read_row(item, point, call.service.settings), start)
+    if point.step:
+        return Opening(point)
+    manifest = point.engine.manifest
     step = start_step(manifest)
     if step is None:
         what = "a prompt" if manifest.text is not None else "values"
         message = f"nothing to begin with; give {what} or a state: {manifest.name!r} declares no id to start with"
         raise InvalidRequest(message)
-    return _Prompt(start.engine, Row(step), None, start)
+    return _Prompt(point.engine, Row(step), None, start)
 
 
 def _opening(prompt: _Prompt, outcome: Answer | RequestError) -> Opening | RequestError:
     if isinstance(outcome, RequestError):
         return outcome
     encoding, steps = prompt.row.encoding, len(prompt.row.steps)
-    point = prompt.start.after(steps, outcome.state)
+    point = prompt.start.point.after(steps, outcome.state)
     if encoding is not None:
         vocabulary = prompt.engine.model.vocabulary
         assert vocabulary is not None
         prompt.engine.metrics.text_read(vocabulary.unknown_ratio(encoding.ids))
-    return Opening(point, steps, prompt.doubts)
+    return Opening(point, steps, prompt.start.doubts)

@@ -117,7 +117,7 @@ class Choice(BaseModel):
         description="stop: a stop text came; end: the model says so; length: as many steps as may be; "
         "error: the item's error came in between, and the state goes on from there"
     )
-    warnings: list[str] | None = Field(None, description="what makes the condition that it began from doubtful")
+    warnings: list[str] | None = Field(None, description="why the condition is doubtful")
     version: str | None = Field(None, description="the model version that made the state")
     state: str | None = Field(
         None, description="carry this into the next request; left out where the item's error is why it cannot be made"

@@ -43,6 +43,7 @@ class HandwritePanel {
     this.problem = element("div");
     this.strokes = new Strokes();
     this.told = element("p", { class: "note", "aria-live": "polite" });
+    this.warnings = element("ul", { class: "note warnings" });
     this.start = button("Write", () => this.write(), { class: "first" });
     this.stop = button("Stop", () => this.under.abort());
     this.save = button("Download SVG", () => downloadText("handwriting.svg", "image/svg+xml", this.written.svg));
@@ -51,7 +52,7 @@ class HandwritePanel {
       element("p", { class: "lead" }, LEAD),
       element(
         "div", { class: "columns" },
-        element("div", { class: "box" }, labelled("Text to write by hand", this.field), acts, this.problem, this.strokes.element, this.told),
+        element("div", { class: "box" }, labelled("Text to write by hand", this.field), acts, this.problem, this.strokes.element, this.told, this.warnings),
         element("div", {}, element("div", { class: "box" }, element("h2", {}, "Settings"), ...this.settings())),
       ),
     );
@@ -95,6 +96,7 @@ class HandwritePanel {
       await this.draw(body, this.written);
     } catch (error) {
       showError(this.problem, error);
+      if (!this.written?.points) this.strokes.clear();
     } finally {
       this.under = null;
       this.show();
@@ -123,12 +125,13 @@ class HandwritePanel {
     enable(this.stop, busy);
     enable(this.save, !busy && Boolean(this.written?.svg));
     if (busy) this.told.textContent = "It writes.";
-    else this.told.textContent = this.written?.points ? this.tell(this.written) : "";
+    else this.told.textContent = this.written?.points || this.written?.finish ? this.tell(this.written) : "";
+    this.warnings.replaceChildren(...(this.written?.warnings ?? []).map((warning) => element("li", {}, warning)));
   }
 
-  tell({ seed, points, finish, warnings = [] }) {
+  tell({ seed, points, finish }) {
     const strokes = this.strokes.count === 1 ? "1 stroke" : `${whole(this.strokes.count)} strokes`;
     const ended = finish ? `ended by ${ENDS[finish]}` : "stopped";
-    return [`${whole(points)} points in ${strokes}, ${ended}; seed ${seed}.`, ...warnings].join(" ");
+    return `${whole(points)} points in ${strokes}, ${ended}; seed ${seed}.`;
   }
 }
