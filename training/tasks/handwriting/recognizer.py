@@ -101,12 +101,12 @@ class ReaderModule(SeededModule):
         """
         texts = []
         for start in range(0, len(rows), READ_ROWS):
-            some = [row if len(row) else AT_REST for row in rows[start : start + READ_ROWS]]
-            points, counts = self.paper.points(some)
+            some = rows[start : start + READ_ROWS]
+            points, counts = self.paper.points([row if len(row) else AT_REST for row in some])
             logs, pairs = self.network(points, counts)
-            for ids, count in zip(logs.argmax(-1).tolist(), pairs.tolist(), strict=True):
+            for row, ids, count in zip(some, logs.argmax(-1).tolist(), pairs.tolist(), strict=True):
                 spelt = [number for number, _ in groupby(ids[:count]) if number < len(self.paper.characters)]
-                texts.append("".join(self.paper.characters[number] for number in spelt))
+                texts.append("".join(self.paper.characters[number] for number in spelt) if len(row) else "")
         return texts
 
 
