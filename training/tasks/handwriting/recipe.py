@@ -32,7 +32,7 @@ LIMITS = (
     "Single English words are all it was trained on, of 24 writers: it writes no sentence, and of a rare pair of "
     "letters it may make a scrawl.",
     f"What is read right: {WRITTEN} words of two letters or more, at even places among the test writers', each written "
-    f"once at bias {BIAS:g}. True ink is the same words by these writers: how well it is read depends much on the writer.",
+    f"once at bias {BIAS:g}. True ink is the same words by these writers; how well it is read depends on the writer.",
     "It writes as somebody of these 24, who is drawn with the first points, and never as somebody who is named.",
     "Nats are of density in millimetres, of offset and end of stroke; they depend on how the points were thinned, so "
     "compare them only with figures of the same preparation.",
