@@ -52,6 +52,16 @@ def test_what_was_not_asked_for_is_empty_and_a_doubtful_translation_has_warnings
     assert long.warnings == ["the text has 21 tokens; the longest that the model was trained on has 16"]
 
 
+def test_what_begins_from_a_doubtful_text_has_warnings(client: Client) -> None:
+    told = ["unknown to the model: 1 of the text's 3 tokens"]
+    for text, warnings in (("ab!", told), ("abc", [])):
+        assert client.step(model="translate", begin=text).warnings == warnings
+        (choice,) = client.generate(model="translate", condition=text, max_steps=2).choices
+        assert choice.warnings == warnings
+        *_, last = client.generate_stream(model="translate", condition=text, max_steps=2)
+        assert last.warnings == warnings
+
+
 def test_a_text_that_fails_fails_alone_and_one_text_is_no_list(client: Client) -> None:
     batch = client.translate(["abc", ""])
     assert [error.code for error in batch.errors.values()] == ["empty_input"]

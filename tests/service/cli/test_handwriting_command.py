@@ -63,6 +63,12 @@ def test_several_are_rows_of_their_choice_and_go_to_files(tmp_path: Path) -> Non
     assert {row["pen_up"] for row in rows} <= {"0", "1"}
 
 
+def test_a_doubtful_condition_is_told_of() -> None:
+    for form in ("--json", "--bias=1"):
+        ended = run("generate", "--model", "penman", "--condition", "ab!", "--max-steps", "2", form)
+        assert "--condition: unknown to the model: 1 of the text's 3 tokens" in ended.stderr
+
+
 def test_points_go_on_from_a_file(tmp_path: Path, choice: dict[str, Any]) -> None:
     kept = ("--state-file", tmp_path / "kept", "--max-steps", "6")
     first, rest = (
@@ -90,6 +96,7 @@ def test_the_picture_is_that_of_the_service(tmp_path: Path, choice: dict[str, An
     [
         (["--svg", "text.png"], "--svg text.png must end with .svg"),
         (["--svg", "text.svg", "--n", "2"], "--svg draws one text, and --n makes several"),
+        (["--svg", "one.svg", "--state-file", "one.svg"], "--svg one.svg is the --state-file, too; name another file"),
         (["--svg", "nowhere/text.svg"], "nothing can be written to the directory"),
         (["--beams", "2"], "leave seed out (see docs/errors.md#invalid_request)"),
         (["--bias", "101"], "bias: "),

@@ -161,6 +161,14 @@ def test_a_session_steps_from_a_condition(conditioned: Server, tmp_path: Path) -
             np.testing.assert_allclose(other["logits"], row["logits"], atol=1e-5)
 
 
+def test_a_session_begins_from_a_condition_alone_whatever_its_steps_are(pens: Server) -> None:
+    """A step of a pen is a row; the first is the model's own. What is doubtful of the condition is told."""
+    ended = run("step", "penman", "--begin", "ab!", "--url", pens.url)
+    assert [row["step"] for row in ended.rows] == [1]
+    assert "--begin: unknown to the model: 1 of the text's 3 tokens" in ended.stderr
+    assert run("step", "penman", "0,0,1", "--begin", "abc", "--url", pens.url).rows[1]["step"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

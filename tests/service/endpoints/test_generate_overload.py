@@ -57,7 +57,7 @@ async def test_a_deadline_in_the_middle_ends_a_generation_with_its_state(writer_
 async def test_a_queue_that_stays_full_ends_a_generation_with_its_state(writer_models: Path, tmp_path: Path) -> None:
     """Room is given in turn: first to the two choices that came before its fourth id."""
     async with slow_service(writer_models, tmp_path, model="generator", queue_rows=2, max_items=2) as (client, slow):
-        late = generate(client, "abc", timeout_ms=1000)
+        late = generate(client, "abc", timeout_ms=4000)
         await slow.wait_entered()
         slow.let_go(1)
         await slow.wait_entered()  # its first id

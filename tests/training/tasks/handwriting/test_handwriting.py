@@ -202,7 +202,7 @@ def tiny(made_up, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "trained", partial(evaluation.trained, runs_dir=tmp_path / "runs"))
     monkeypatch.setattr(evaluation, "WRITTEN", 5)
     monkeypatch.setattr(evaluation, "MAX_POINTS", 30)
-    run = evaluation.FLOOR_RUN.model_copy(update={"epochs": 4})
+    run = evaluation.FLOOR_RUN.model_copy(update={"epochs": 8})
     monkeypatch.setattr(evaluation, "FLOOR_RUN", run)
     for name, value in {"HIDDEN": 24, "ROWS": 8, "LEARNING_RATE": 2e-2}.items():
         monkeypatch.setattr(recognizer, name, value)
@@ -217,10 +217,10 @@ def test_a_recipe_trains_what_is_served_and_measured_beside_its_floor(tiny, tmp_
     trained = fit(tiny, seed=0, resume=False, runs_dir=tmp_path / "runs").module
     directory = publish(tiny.release(trained), tmp_path / "models", command="test")
     manifest = read_manifest(directory)
-    told, read = manifest.provenance.metrics
+    told, read, ink = manifest.provenance.metrics
     assert told.value < told.floor
     assert told.value == pytest.approx(nats_per_point(trained, read_parts()["test"]), abs=1e-4)
-    assert read.floor > 0.8
+    assert ink.value > 0.8
     assert 0 <= read.value <= 1
     with serving(tmp_path / "models") as url:
         once, again = (write(url, "handwriting", ["ab", "b"], 1.0) for _ in range(2))
@@ -228,6 +228,14 @@ def test_a_recipe_trains_what_is_served_and_measured_beside_its_floor(tiny, tmp_
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     for picture in pictures:
         assert (tmp_path / save(picture.figure, tmp_path, picture.name)).stat().st_size > 1000
+
+
+def test_of_a_row_without_points_nothing_is_read(made_up):
+    """And its neighbours are read as alone."""
+    reader = RECOGNIZER.prepare(0).eval()
+    row, blank = read_parts()["test"][0].points, np.zeros((0, 3), np.float32)
+    assert reader.read([blank, row]) == ["", *reader.read([row])]
+    assert [stroke.shape for stroke in strokes_of(blank)] == [(1, 2)]
 
 
 def test_hidden_words_keep_their_ink_and_a_floor_reads_no_character(made_up):
