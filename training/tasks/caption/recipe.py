@@ -22,9 +22,10 @@ from training.datasets import find
 from training.export.graph import Array, Servable, Starting
 from training.recipe import Kind, Release, TextReader
 from training.tasks.caption.evaluation import BEAMS, LONGEST, figures
-from training.tasks.caption.module import FIGURES, CaptionModule, Settings
+from training.tasks.caption.module import CaptionModule, Settings
 from training.tasks.caption.network import Captioner
 from training.tasks.caption.text import END_ID, START, UNKNOWN, Image
+from training.tasks.writer import FIGURES
 
 VECTORS, CAPTIONS = "flickr8k/vectors256.npz", "flickr8k/captions.tsv.gz"
 USES = {"train": "trained on", "dev": "chose the checkpoint", "test": "measured on, chose nothing"}

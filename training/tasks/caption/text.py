@@ -19,12 +19,11 @@ from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 
+from training.tasks.writer import NO_TARGET, Batch
+
 UNKNOWN, START, END = "[UNK]", "[START]", "[END]"
 SPECIAL = (UNKNOWN, START)  # which are read, and never written
 END_ID = 0
-NO_TARGET = -100  # PyTorch's cross entropy leaves it out
-
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -29,7 +28,6 @@ from training.tasks.classifier.text import Batch, Texts, WordIndex, grams_of, pa
 
 READER_STRIDE = 999_999_937  # a prime, so that the batches of readers, seeds and epochs seldom meet
 WARM_UP = 0.3  # of the run, to the highest learning rate
-AVERAGE_EVERY = 4  # steps; averaging at each one costs a tenth of the time and changes nothing
 TEMPERATURES = torch.logspace(-1, 1, 201)
 
 FIGURES = ("dev_loss", "dev_accuracy")
@@ -120,8 +118,7 @@ class TextModule(SeededModule):
         self._read: list[tuple[Tensor, Tensor]] = []
 
     def configure_callbacks(self) -> list[Callback]:
-        decay = self.settings.averaging**AVERAGE_EVERY
-        return [EMAWeightAveraging(decay=decay, update_every_n_steps=AVERAGE_EVERY, use_buffers=False)]
+        return self.running_mean(self.settings.averaging)
 
     def train_dataloader(self) -> DataLoader[Any]:
         # Pieces that are taken apart make other lengths, and a batch more or less: what a reader has over is left out.

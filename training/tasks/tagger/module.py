@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.callbacks.weight_averaging import EMAWeightAveraging
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +24,6 @@ from training.tasks.tagger.network import Spelling, TaggerNetwork, Words
 from training.tasks.tagger.text import NO_TARGET, Batch, Sentences, Speller, Tags, Treebank, Vocabulary, characters_of
 
 WARM_UP = 0.2  # of the run, to the highest learning rate
-AVERAGE_EVERY = 4  # steps
 FINE_WEIGHT = 0.5  # of the finer tags in the loss
 STATE_WEIGHT = 0.3  # of the penalty on large states: without it rounding is just within the parity suite's bound
 VALIDATED_TOKENS = 4000  # a batch
@@ -90,8 +88,7 @@ class TaggerModule(SeededModule):
         self.network = settings.make(self.vocabulary, len(self.characters.alphabet), self.tags)
 
     def configure_callbacks(self) -> list[Callback]:
-        decay = self.settings.averaging**AVERAGE_EVERY
-        return [EMAWeightAveraging(decay=decay, update_every_n_steps=AVERAGE_EVERY, use_buffers=False)]
+        return self.running_mean(self.settings.averaging)
 
     def train_dataloader(self) -> DataLoader[Any]:
         shuffle = torch.Generator().manual_seed(self.epoch_seed)

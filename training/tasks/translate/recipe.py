@@ -23,9 +23,10 @@ from training.export.graph import Array, Servable, Starting
 from training.recipe import Kind, Release, TextReader
 from training.report.card import networks_sentence
 from training.tasks.translate.evaluation import BEAMS, by_sentence, figures, signatures
-from training.tasks.translate.module import FIGURES, Seen, Settings, TranslateModule
+from training.tasks.translate.module import Seen, Settings, TranslateModule
 from training.tasks.translate.network import Decoder, Encoder, Translator
 from training.tasks.translate.text import END_ID, START_ID, UNKNOWN, Pair
+from training.tasks.writer import FIGURES
 
 LICENCE = "Apache-2.0, as the project; trained on {}"
 WRITTEN = 512  # tokens of a text that is given, as the beginning of a translation

@@ -18,12 +18,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from training.tasks.writer import NO_TARGET, Batch
+
 UNKNOWN, START, END = "[UNK]", "[START]", "[END]"
 START_ID, END_ID = 1, 2
-NO_TARGET = -100  # of padding; PyTorch's cross entropy leaves it out
 
 Pair = tuple[str, str]
-Batch = tuple[Tensor, Tensor, Tensor]
 
 # Typists differ in these; nobody who reads does.
 SPELLINGS = (

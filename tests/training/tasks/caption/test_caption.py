@@ -25,7 +25,8 @@ from training.tasks.caption.evaluation import LONGEST, figures, nearest_captions
 from training.tasks.caption.module import CaptionModule, Settings
 from training.tasks.caption.network import Captioner, Viewer, Writer
 from training.tasks.caption.recipe import read_images
-from training.tasks.caption.text import END, END_ID, NO_TARGET, START, UNKNOWN, Captions, Image, learn_words
+from training.tasks.caption.text import END, END_ID, START, UNKNOWN, Captions, Image, learn_words
+from training.tasks.writer import NO_TARGET
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*isinstance\\(treespec, LeafSpec\\):FutureWarning")

@@ -29,12 +29,12 @@ from training.tasks.translate.recipe import read_pairs
 from training.tasks.translate.text import (
     END,
     END_ID,
-    NO_TARGET,
     START_ID,
     Pairs,
     learn_source,
     learn_target,
 )
+from training.tasks.writer import NO_TARGET
 
 # PyTorch 2.13 copies its own tree specifications in a way that it deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*isinstance\\(treespec, LeafSpec\\):FutureWarning")
