@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+from argparse import SUPPRESS, ArgumentTypeError
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ LONGEST_HORIZON = 48
 MAX_STEPS = 16
 MOST_GENERATED = 64  # steps of a text
 SESSIONS_PER_TEXT = 5  # one session in so many reads text, the others numbers
+ONE_PROCESS = "sessions are counted in one process: run without --master, --worker and --processes"
 
 T = TypeVar("T")
 
@@ -245,10 +247,16 @@ USERS: tuple[type[ServiceUser], ...] = (
 )
 
 
+def never_forked(_: str) -> int:
+    """Refuse `--processes` before locust forks: those that it forked stay behind when their master refuses to run."""
+    raise ArgumentTypeError(ONE_PROCESS)
+
+
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
     parser.set_defaults(num_users=24, spawn_rate=12.0, run_time=60)
-    group = parser.add_argument_group("Users and thresholds of this load test")
+    group = parser.add_argument_group("Users and thresholds of this load test", conflict_handler="resolve")
+    group.add_argument("--processes", type=never_forked, env_var="LOCUST_PROCESSES", help=SUPPRESS)
     for option in OPTIONS:
         group.add_argument(
             option.flag, type=non_negative, default=option.default, env_var=option.variable, help=option.what
@@ -260,7 +268,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     """Give the users their weights and payloads, and judge the run at its end."""
     options = environment.parsed_options
     if not isinstance(environment.runner, LocalRunner):
-        sys.exit("sessions are counted in one process: run without --master, --worker and --processes")
+        sys.exit(ONE_PROCESS)
     for user in USERS:
         user.weight = getattr(options, f"{user.kind}_weight")
     active = [user for user in USERS if user in environment.user_classes and user.weight]

@@ -27,6 +27,7 @@ LINE = re.compile(r"^(\w+): (\d+) answered, (\d+) failed, (\d+) overloaded, (\d+
 SESSIONS = re.compile(r"^sessions: (\d+) begun, (\d+) lost; (\d+) steps taken, (\d+) retries compared", re.M)
 KINDS = {"sentiment", "forecast", "stream"}
 LIMIT_S = 180
+ONE_PROCESS = "sessions are counted in one process: run without --master, --worker and --processes"
 
 Reply = tuple[int, dict[str, str], dict[str, Any]]
 
@@ -243,7 +244,8 @@ def test_refusals_fail_a_run_that_is_no_overload(tmp_path: Path) -> None:
     [
         (["--think-time", "-1"], "argument --think-time: '-1' is no finite number of at least 0"),
         ([f"--{kind}-weight=0" for kind in sorted(KINDS)], "no user has a weight above 0"),
-        (["--processes", "2"], "sessions are counted in one process: run without --master, --worker and --processes"),
+        (["--processes", "2"], ONE_PROCESS),
+        (["--master", "--master-bind-port", "0"], ONE_PROCESS),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_with_the_reason(
