@@ -1,7 +1,7 @@
 """The application: the only place that wires the parts together.
 
 Models are loaded and probed before the application exists, so a bad one ends start-up before a port is open. The
-lifespan starts their workers, reloads the models directory on SIGHUP, and drains at the end.
+lifespan starts their workers, reloads the models directory and the API keys on SIGHUP, and drains at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from service.engine.loader import Loader
 from service.engine.orders import Orders
 from service.engine.served import Served
 from service.engine.versions import Tried
-from service.errors import Reason, leaves
+from service.errors import Reason, SettingsError, leaves
 from service.metrics import Metrics
 from service.page.files import documents_files, pages, playground_files
 from service.page.openapi import complete, leave_out_unserved
@@ -48,12 +48,14 @@ from service.state.sessions import Sessions
 from service.state.stores.choice import open_store
 from service.state.token import Sealer
 from service.web.access_log import access_log
+from service.web.api_keys import read_keys
 from service.web.auth import Authenticator
-from service.web.context import Service, Tracer
+from service.web.context import Rates, Service, Tracer
 from service.web.dispatch import WEBSOCKET, Dispatcher
 from service.web.door import DOOR, Door
 from service.web.error_shapes import SHAPES, ErrorAnswers
 from service.web.middleware import RequestScope
+from service.web.origins import allow_origins
 from service.web.routes import BodyRoute
 
 log = logging.getLogger("baton.app")
@@ -101,13 +103,18 @@ def create_app(
     service = _build_service(settings, tried, orders, served, clock, log_request, tracer)
     loader = service.loader
 
+    def reload() -> None:
+        _reread_keys(service)
+        loader.ask()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Door]]:
         door = Door(service, _body_routes(), ERRORS)
         loader.start()
         following = asyncio.create_task(loader.follow())
-        with _on_hangup(loader.ask), nullcontext() if orders is None else orders.followed(loader.carry_out):
-            yield {DOOR: door} if not app.user_middleware else {}  # which every request must pass
+        with _on_hangup(reload), nullcontext() if orders is None else orders.followed(loader.carry_out):
+            # What the door refuses passes no middleware.
+            yield {} if app.user_middleware or settings.cors_origins else {DOOR: door}
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
@@ -132,12 +139,13 @@ def create_app(
 
 
 def _include_routers(app: FastAPI, settings: Settings, *, takes_orders: bool) -> None:
-    bearer = [Security(HTTPBearer(auto_error=False, description="A key of BATON_API_KEYS."))]  # for the document alone
+    asks = app.state.service.authenticator.asks
+    bearer = [Security(HTTPBearer(auto_error=False, description="An API key."))] if asks else []  # for the document
     # Statistics before metadata: /v2/models/stats names no model.
     for endpoint in (*BODY_ENDPOINTS, models, repository, statistics, metadata):
-        app.include_router(endpoint.router, dependencies=bearer if settings.api_keys else [])
+        app.include_router(endpoint.router, dependencies=bearer)
     if takes_orders:
-        admin = HTTPBearer(auto_error=False, scheme_name="Admin", description="The key of BATON_ADMIN_KEY.")
+        admin = HTTPBearer(auto_error=False, scheme_name="Admin", description="An admin key.")
         app.include_router(repository.admin_router, dependencies=[Security(admin)])
     app.include_router(health.router)
     app.include_router(metadata.health)
@@ -192,7 +200,9 @@ class _Application(FastAPI):
         routes = [*health.router.routes, *metadata.health.routes]
         own = {route.path for route in routes if isinstance(route, APIRoute)}
         assert self.openapi_url is not None
-        return RequestScope(app, service, ERRORS, {*own, *_files(service.settings), self.openapi_url})
+        scoped = RequestScope(app, service, ERRORS, {*own, *_files(service.settings), self.openapi_url})
+        origins = service.settings.cors_origins
+        return allow_origins(scoped, origins) if origins else scoped
 
 
 def _body_routes() -> list[BodyRoute]:
@@ -222,8 +232,28 @@ def _build_service(
     sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, sealer, store)
     sequences = Sequences(settings, loader.engines, sessions, store)
-    authenticator = Authenticator(settings.api_keys, settings.admin_key)
-    return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request, tracer)
+    authenticator = Authenticator(read_keys(settings), clock)
+    rates = _open_rates(settings, metrics)
+    return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request, tracer, rates)
+
+
+def _open_rates(settings: Settings, metrics: Metrics) -> Rates | None:
+    if not settings.rate_limit:
+        return None
+    from service.web.rates import TenantRates  # which takes a tenth of a second to import
+
+    return TenantRates(settings, metrics)
+
+
+def _reread_keys(service: Service) -> None:
+    """Know the keys as they are kept now; those before stay where that cannot be."""
+    try:
+        keys = read_keys(service.settings)
+    except SettingsError as failure:
+        log.error("the API keys stay as they were: %s", failure)
+        return
+    service.authenticator.take(keys)
+    log.info("API keys read again: %d", len(keys))
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

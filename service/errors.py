@@ -7,7 +7,7 @@
     │   └── DeviceUnavailable           the device that was asked for is not there
     ├── CommandError                    ends a command of `baton`: what it was given, or the answer it got, will not do
     └── RequestError                    answered to the client as {"error": {...}}
-        ├── Unauthorized · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
+        ├── Unauthorized · OriginRefused · NotFound · UnknownModel · MethodNotAllowed · UnsupportedMediaType
         ├── BodyTimeout · MalformedJson · InvalidRequest · WrongTask · UpgradeRequired · SequenceUnknown
         ├── TooLarge                    BodyTooLarge · BatchTooLarge · ItemTooLarge
         ├── InputError                  EmptyInput · RaggedInputs · MissingValues · HistoryTooShort ·
@@ -15,8 +15,8 @@
         │                               SessionTooLong · ModelFailed · LoadFailed
         ├── StateError                  StateInvalid · StateWrongModel · StateExpired · StateModelGone · StateGone ·
         │                               StateFromFuture
-        └── Unavailable                 Overloaded · NotReady · Draining · StoreUnavailable · DeadlineExceeded ·
-                                        InternalError
+        └── Unavailable                 Overloaded · RateLimited · QuotaExceeded · NotReady · Draining ·
+                                        StoreUnavailable · DeadlineExceeded · InternalError
 
 It knows no HTTP library and no other module of the service.
 """
@@ -147,6 +147,12 @@ class MalformedJson(RequestError):
 
 class Unauthorized(RequestError):
     code, status = "unauthorized", 401
+
+
+class OriginRefused(RequestError):
+    """A page of another origin, which a browser lets open a WebSocket anywhere."""
+
+    code, status = "origin_refused", 403
 
 
 class NotFound(RequestError):
@@ -327,6 +333,18 @@ class Unavailable(RequestError):
 
 class Overloaded(Unavailable):
     code, status = "overloaded", 429
+
+
+class RateLimited(Unavailable):
+    """A tenant calls more often than it may; the service itself has room."""
+
+    code, status = "rate_limited", 429
+
+
+class QuotaExceeded(Unavailable):
+    """A tenant has as much as it may have at a time; the service itself has room."""
+
+    code, status = "quota_exceeded", 429
 
 
 class NotReady(Unavailable):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,6 +32,7 @@ LIMITS = (
     "max_steps",
     "max_text_chars",
     "max_streams",
+    "tenant_streams",
     "max_frame_bytes",
     "stream_idle_s",
     "max_state_bytes",
@@ -42,7 +45,7 @@ MOST_WORKERS = 64
 EMBEDDED = "embedded"
 MEMORY = "memory"
 LogFormat = Literal["text", "json"]
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+ORIGIN = re.compile(r"https?://[^/\s@?#]+|\*")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 ENTRY_BYTES = 400  # what a held state takes besides its own bytes, at most; measured by a test
 MAX_IN_REDIS = 512 * 2**20  # bytes of one value
@@ -148,15 +151,28 @@ class Settings(BaseSettings):
     token_keys: tuple[SecretStr, ...] = Field(
         (), description='JSON list of base64url 32-byte keys, ["new", "old"]: the first seals, all open.'
     )
-    api_keys: dict[Annotated[str, Field(min_length=1)], Annotated[SecretStr, Field(min_length=8)]] = Field(
-        {},
-        description='JSON object {"tenant": "key"}, keys of 8 or more ASCII characters; when set, every call but '
-        'those of health, metrics and documents asks for "Authorization: Bearer key".',
-    )
-    admin_key: Annotated[SecretStr, Field(min_length=8)] | None = Field(
+    api_keys_file: Path | None = Field(
         None,
-        description='Key of 8 or more ASCII characters, for "Authorization: Bearer key", with which models are loaded '
-        "and unloaded over /v2; without it nobody can.",
+        description="File of API keys, as `baton keys api new` writes it, read again at a SIGHUP; without it, "
+        "api-keys.json of state_dir where that is there. Where a tenant has a key, every call but those of health, "
+        "metrics and documents asks for one.",
+    )
+    api_keys: tuple[dict[str, Any], ...] = Field((), description="Further API keys: a JSON list as that file's.")
+    open_access: bool = Field(
+        False, description="Serve whoever reaches an address that is not loopback, without API keys; else refused."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description='JSON list of origins whose pages may call the service, ["https://app.example.com"]; by default '
+        "its own alone.",
+    )
+    rate_limit: str = Field(
+        "",
+        description='Calls of a tenant, as "100/second; 50000/day": requests, and frames of streams; past it, 429. '
+        "Counted by each worker, or in Redis where the store is a Redis.",
+    )
+    tenant_streams: int | None = Field(
+        None, ge=1, description="Most streams that a tenant has open at a time, of a worker; past it, 429."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="How the log is written: lines of text, or a JSON object a line.")
@@ -187,22 +203,27 @@ class Settings(BaseSettings):
             raise ValueError(f"store_bytes {self.store_bytes} is too little for the embedded store: at least 1048576")
         return self
 
-    @model_validator(mode="after")
-    def _api_keys_tell_tenants_apart(self) -> Self:
-        keys = [key.get_secret_value() for key in self.api_keys.values()]
-        if len(set(keys)) < len(keys):
-            raise ValueError("api_keys gives two tenants the same key")
-        for tenant, key in self.api_keys.items():
-            _check_key(f"api_keys: the key of {tenant!r}", key)
-        return self
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_some(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin, which is as https://app.example.com:8443, or * for all")
+        return origins
 
-    @model_validator(mode="after")
-    def _admin_key_is_its_own(self) -> Self:
-        if self.admin_key is not None:
-            _check_key("admin_key", self.admin_key)
-            if self.admin_key in self.api_keys.values():
-                raise ValueError("admin_key is one of api_keys, whose holders would load and unload models")
-        return self
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate_limit_can_be_read(cls, rate_limit: str) -> str:
+        if rate_limit:
+            from limits import parse_many  # which takes a tenth of a second to import
+
+            try:
+                rates = parse_many(rate_limit)
+            except ValueError:
+                rates = []
+            if not rates or any(rate.amount < 1 for rate in rates):
+                raise ValueError(f'{rate_limit!r} is no rate; it is as "100/second", several divided by semicolons')
+        return rate_limit
 
     @property
     def largest_held_state(self) -> int:
@@ -215,9 +236,17 @@ class Settings(BaseSettings):
         return MAX_IN_REDIS
 
     @property
+    def on_loopback(self) -> bool:
+        """Whether nobody but this machine reaches the service."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def shows_page(self) -> bool:
         """Whether `/` is the page."""
-        return self.host in LOOPBACK if self.page == AUTO else self.page
+        return self.on_loopback if self.page == AUTO else self.page
 
     @property
     def worker_count(self) -> int:
@@ -229,8 +258,9 @@ class Settings(BaseSettings):
         return max(1, threads // self.worker_count)
 
     def limits(self) -> dict[str, int]:
-        """Return the numbers that bound a request, by the names of their settings."""
-        return {name: getattr(self, name) for name in LIMITS}
+        """Return the numbers that bound a request, by the names of their settings; those that are not set, left out."""
+        limits = {name: getattr(self, name) for name in LIMITS}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -255,15 +285,6 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("; ".join(problems)) from None
     except UnreadableSource as failure:
         raise SettingsError(f"{failure}: {failure.__cause__}") from None
-
-
-def _check_key(name: str, secret: SecretStr) -> None:
-    """Raises: ValueError when a header cannot carry the key."""
-    key = secret.get_secret_value()
-    if key != key.strip():
-        raise ValueError(f"{name} has white space at an end, which a header loses; does its file end with a new line?")
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"{name} is not ASCII, or holds a control character: no header can carry it")
 
 
 def _named(place: tuple[int | str, ...]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
+from keyring import Keyring
 from programs import find_program
 
 from service.launch import launch
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 LOG_LIMIT_S = 10
 START_LIMIT_S = 1800  # an emulated processor takes long
 ANSWER_LIMIT_S = 120
-ADMIN_KEY = "the-key-of-the-tests"
+ADMIN = Keyring(admin=True)
 TOKEN_KEYS = '["' + base64.urlsafe_b64encode(bytes(range(32))).decode() + '"]'
 
 

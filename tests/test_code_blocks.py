@@ -23,7 +23,7 @@ import test_bring_your_own as walk
 import tiny
 import tiny_kinds
 import yaml
-from conftest import ADMIN_KEY, ROOT, Server, free_port
+from conftest import ADMIN, ROOT, Server, free_port
 from pages import PAGES, Block, blocks, name_of
 from programs import find_program
 from shell import assert_alike, assert_prints, assert_same, shell
@@ -42,7 +42,7 @@ WALKED = {*(text for _, text in walk.BLOCKS), *walk.MADE_BLOCKS, *walk.SNIPPETS}
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(
-        ROOT / "models", tmp_path_factory.mktemp("state"), BATON_ADMIN_KEY=ADMIN_KEY, BATON_LOG_FORMAT="json"
+        ROOT / "models", tmp_path_factory.mktemp("state"), BATON_API_KEYS=ADMIN.setting, BATON_LOG_FORMAT="json"
     )
     yield server
     server.stop()
@@ -65,8 +65,12 @@ class Reader:
     def __init__(self, committed: Server, example: Server, folder: Path) -> None:
         self._committed, self._example, self._folder = committed, example, folder
         self._address = committed.url.removeprefix("http://")
-        own = {"MODELS_DIR": ROOT / "models", "STATE_DIR": folder / "state", "ADMIN_KEY": ADMIN_KEY}
+        own = {
+            "MODELS_DIR": ROOT / "models",
+            "STATE_DIR": folder / "state",
+        }
         self._environment = {f"BATON_{name}": str(value) for name, value in own.items()}
+        self._environment["ADMIN_KEY"] = ADMIN.admin
         self._namespace: dict[str, object] = {}
         self._printed: str | None = None
         self._nginx = ""

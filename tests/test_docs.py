@@ -90,7 +90,7 @@ def test_what_a_page_calls_a_setting_is_one(page: Path) -> None:
 
 
 def test_the_protocol_s_page_lists_its_calls(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path, admin_key="key-of-admin")
+    settings = Settings(state_dir=tmp_path)
     with Orders.shared(1) as orders:
         app = create_app(settings, tried=vouched(settings.models_dir), orders=orders)
     calls = {path for path in app.openapi()["paths"] if path.startswith("/v2")}

@@ -1,7 +1,7 @@
 """Which files make the pages, and how they are answered.
 
 It knows files and paths, not what is in them. Invariants: nothing but the files named here is answered, however a path
-is written; each goes out with the content security policy.
+is written; each goes out with what keeps other pages away from it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,15 @@ POLICY = "; ".join(
 )
 
 
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
 def playground_files() -> dict[str, Path]:
     """Return the files of the page `/` by their paths."""
     own = _below(HERE / "playground", "/page")
@@ -56,7 +65,7 @@ def pages(files: dict[str, Path]) -> APIRouter:
         file = files.get(request.url.path)
         if file is None:
             raise NotFound(f"there is nothing at {caller_of(request.scope).printable_path}; see /docs")
-        return answer_file(file, request.scope, {"Content-Security-Policy": POLICY})
+        return answer_file(file, request.scope, HEADERS)
 
     folders = {path.rpartition("/")[0] for path in files if path.count("/") > 1}
     for path in sorted({path for path in files if path.count("/") == 1} | {f"{folder}/{{file}}" for folder in folders}):

@@ -26,7 +26,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sequences import Sequences
 from service.state.sessions import Carried, Hold, Point, Precision, Sessions
-from service.web.auth import Authenticator
+from service.web.api_keys import ApiKey
+from service.web.auth import Authenticator, asks_for_admin, bearer, key_among, tenant_of
 from service.web.schema import Rejected
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -42,6 +43,13 @@ def _make_request_ids() -> Iterator[str]:
     return (f"{process}-{number}" for number in itertools.count(1))
 
 
+class Rates(Protocol):
+    """What counts the calls of tenants, and says RateLimited of those that are too many."""
+
+    async def take(self, tenant: str) -> None: ...
+    async def wait(self, tenant: str, *, timeout_s: float) -> None: ...
+
+
 class Tracer(Protocol):
     """What keeps the traces of callers, told once their work is done."""
 
@@ -55,7 +63,7 @@ class Service:
     """The parts that handlers work with; `create_app` puts them together.
 
     `orders` are None where none are taken; `log_request` takes the line of a request, None where nobody reads those;
-    `tracer` is None where nothing is traced.
+    `tracer` is None where nothing is traced, `rates` where a tenant may call as often as it likes.
     """
 
     settings: Settings
@@ -67,6 +75,7 @@ class Service:
     orders: Orders | None
     log_request: Callable[[str], None] | None
     tracer: Tracer | None
+    rates: Rates | None
     request_ids: Iterator[str] = field(default_factory=_make_request_ids)
 
     @property
@@ -129,7 +138,7 @@ class Caller:
         self.fields: dict[bytes, bytes] = dict(reversed(self.heads))  # of a field that stands twice, the first
         given = self.fields.get(b"x-request-id", b"").decode("latin-1")
         self.request_id = given if REQUEST_ID.fullmatch(given) else next(service.request_ids)
-        self.tenant = ""
+        self.key: ApiKey | None = None
         self.endpoint = UNMATCHED
         self.facts: dict[str, Any] = {}
         self.failure: RequestError | None = None
@@ -150,16 +159,49 @@ class Caller:
         """The path as the client wrote it, fit for a log line."""
         return NO_CHARS_OF_A_PATH.sub("?", self._raw_path.decode("latin-1"))[:MAX_MESSAGE_CHARS]
 
-    def authenticate(self) -> None:
-        """Name the caller's tenant in `tenant`, or see that it holds the admin key where that is asked for.
+    @property
+    def tenant(self) -> str:
+        return tenant_of(self.key)
 
-        Raises: Unauthorized.
+    @property
+    def protocols(self) -> list[str]:
+        """The subprotocols that a WebSocket offers."""
+        return [protocol.strip() for protocol in self.field(b"sec-websocket-protocol").split(",")]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the caller has shown a key, or needs none."""
+        return self.key is not None or not self.service.authenticator.asks
+
+    async def authenticate(self) -> None:
+        """Know the caller by the key in its head, and count the call; the first frame of a WebSocket may hold it yet.
+
+        Raises: Unauthorized; RateLimited.
         """
-        authenticator, given = self.service.authenticator, self.field(b"authorization")
-        if authenticator.asks_for_admin(self.path):
-            authenticator.check_admin(given)
-        else:
-            self.tenant = authenticator.tenant(given)
+        authenticator, given = self.service.authenticator, bearer(self.field(b"authorization"))
+        if asks_for_admin(self.path):
+            self.key = authenticator.admin_key(given)
+            return
+        if self.verb == "WS":
+            given = given or key_among(self.protocols)
+        if given or self.verb != "WS" or not authenticator.asks:
+            await self.show(given)
+
+    async def show(self, key: str) -> None:
+        """Know the caller by a key, and count its call. Raises: Unauthorized; RateLimited."""
+        self.key = self.service.authenticator.tenant_key(key)
+        if self.service.rates is not None:
+            await self.service.rates.take(self.tenant)
+
+    async def call_again(self, *, timeout_s: float) -> None:
+        """See that the caller's key still opens, and count a further call on the connection, once that may be.
+
+        Raises: Unauthorized; RateLimited when it may not be within `timeout_s`.
+        """
+        if self.key is not None:
+            self.service.authenticator.check(self.key)
+        if self.service.rates is not None:
+            await self.service.rates.wait(self.tenant, timeout_s=timeout_s)
 
     def fail(self, error: RequestError) -> None:
         """Note that `error` ended an answer, or a stream, that had begun."""

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from service.contract.manifest import Task
 from service.errors import Unauthorized, Unavailable
 from service.web.answers import WholeAnswer
+from service.web.auth import bearer, tenant_of
 from service.web.bodies import WHOLE
 from service.web.context import Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
@@ -48,7 +49,9 @@ class Door:
             return None
         try:
             fields = dict(reversed(scope["headers"]))  # of a field that stands twice, the first
-            tenant = self._service.authenticator.tenant(fields.get(b"authorization", b"").decode("latin-1"))
+            given = bearer(fields.get(b"authorization", b"").decode("latin-1"))
+            key = self._service.authenticator.tenant_key(given)
+            tenant = tenant_of(key)
             task, name = found.value.wanted(found.parameters, body)
             who = None if name else task, name, tenant
             self._service.engines.admit(task, tenant, ahead=self._ahead[who], name=name)
@@ -59,7 +62,7 @@ class Door:
             caller = Caller(scope, self._service)
             if caller.field(b"upgrade"):  # its body may be lost, and the connection has to close
                 return None
-            caller.endpoint, caller.tenant = found.declared, tenant
+            caller.endpoint, caller.key = found.declared, key
             answer = self._errors.answer(caller, error)
             add_id(caller, answer.raw_headers)
             record(caller, answer.status_code)

@@ -71,7 +71,7 @@ class RequestScope:
 
         try:
             if caller.path not in self._open_paths:
-                caller.authenticate()
+                await caller.authenticate()
             await self._app(scope, receive, send_with_id)
             if status != OPENED and not ended:
                 raise ClientDisconnect

@@ -225,9 +225,9 @@ class Connection:
         self._patience_s, self._waits_for, self._since = patience_s, "", 0.0
         self._timer = self._loop.call_later(patience_s, self._look)
 
-    async def accept(self) -> None:
+    async def accept(self, subprotocol: str | None) -> None:
         await self._asgi_receive()  # websocket.connect
-        await self._asgi_send({"type": "websocket.accept"})
+        await self._asgi_send({"type": "websocket.accept", "subprotocol": subprotocol})
 
     async def receive(self) -> str | bytes:
         """Return the next frame.

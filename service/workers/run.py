@@ -30,6 +30,7 @@ from service.model.onnx_session import CUDA, choose_providers
 from service.model.repository import find_versions
 from service.settings import AUTO, MOST_WORKERS, Settings
 from service.web.access_log import configure_logging
+from service.web.api_keys import read_keys
 from service.web.trace_variables import check_variables
 from service.workers.cores import usable_cores, usable_gpus
 from service.workers.port import Board, Port
@@ -44,6 +45,7 @@ def run_service(settings: Settings) -> None:
     Raises: StartupError when a model or a setting will not do.
     """
     _configure_process(settings)
+    _refuse_open_address(settings)
     if settings.tracing:
         _import_tracing()
     gpus = usable_gpus() if CUDA in choose_providers(settings.device) else []
@@ -57,7 +59,7 @@ def run_service(settings: Settings) -> None:
         gc.freeze()  # what was imported need not be looked through again: that took 40 ms at a time
         board, listening = Board(settings.worker_count), partial(port.announce, settings.host)
         with ExitStack() as shared:
-            orders = None if settings.admin_key is None else shared.enter_context(Orders.shared(settings.worker_count))
+            orders = shared.enter_context(Orders.shared(settings.worker_count))
             served = None if settings.worker_count == 1 else shared.enter_context(Served.shared())
             worker = Worker(settings, tried, orders, served, port, board, gpus)
             if served is None:
@@ -72,6 +74,16 @@ def run_service(settings: Settings) -> None:
                 ending=port.close,
                 reloading=served.ask,
             ).run()
+
+
+def _refuse_open_address(settings: Settings) -> None:
+    """Raises: SettingsError when others than this machine could call, and nobody has said that they may."""
+    if settings.on_loopback or settings.open_access or any(not key.admin for key in read_keys(settings)):
+        return
+    raise SettingsError(
+        f"BATON_HOST {settings.host} can be reached by others, and no tenant has an API key: make one by `baton keys "
+        "api new TENANT`, or set BATON_OPEN_ACCESS=true to serve whoever comes"
+    )
 
 
 def _try_all(settings: Settings) -> list[Tried]:

@@ -52,7 +52,7 @@ class Worker:
         self,
         settings: Settings,
         tried: Collection[Tried],
-        orders: Orders | None,
+        orders: Orders,
         served: Served | None,
         port: Port,
         board: Board,
@@ -88,11 +88,10 @@ class Worker:
         log_request = None
         if access_log.isEnabledFor(logging.INFO):
             log_request = RequestLog(sys.stderr, settings.log_format).write
-        orders = None if self._orders is None else self._orders.of(number)
         app = create_app(
             settings,
             tried=self._tried,
-            orders=orders,
+            orders=self._orders.of(number),
             served=self._served,
             log_request=log_request,
             tracer=_open_tracer(number) if settings.tracing else None,
@@ -115,9 +114,8 @@ class Worker:
             watch()
 
         listener = Listener(self._port, self._board, number, look)
-        orders: Orders | None = app.state.service.orders
-        ending = _do_nothing if orders is None else orders.end
-        server = _Server(uvicorn.Config(app, **self._options), listener, listening, ending)
+        orders: Orders = app.state.service.orders
+        server = _Server(uvicorn.Config(app, **self._options), listener, listening, orders.end)
         with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has drained
             server.run(sockets=[])
         if not server.started:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, Server, ServerFactory
+from keyring import Keyring
 
 from baton_client import NEW, ApiError, AsyncClient, Client, StepItem
 
@@ -21,6 +22,7 @@ SERVER_PARTS = (
     *("service", "training", "torch", "onnxruntime", "fastapi", "starlette", "uvicorn", "pydantic", "tokenizers"),
     "cryptography",
 )
+KEYS = Keyring("tenant")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def client(server: Server) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def strict(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that asks for a key, and closes streams that say nothing for a second."""
-    settings = {"BATON_API_KEYS": '{"tenant": "secret-key"}', "BATON_STREAM_IDLE_S": "1"}
+    settings = {"BATON_API_KEYS": KEYS.setting, "BATON_STREAM_IDLE_S": "1"}
     running = Server(tiny_models, tmp_path_factory.mktemp("strict"), **settings)
     yield running
     running.stop()
@@ -146,7 +148,7 @@ def test_an_api_key_goes_with_calls_and_streams(strict: Server) -> None:
             client.models()
         with pytest.raises(ApiError, match="unauthorized"), client.stream("stepper"):
             pass
-    with Client(strict.url, api_key="secret-key") as client, client.stream("stepper") as stream:
+    with Client(strict.url, api_key=KEYS["tenant"]) as client, client.stream("stepper") as stream:
         assert stream.step(ROWS).step == client.step("stepper", ROWS).step
 
 
@@ -172,7 +174,7 @@ def test_a_stream_waits_for_its_turn_where_too_many_are_open(
 
 def test_a_stream_that_was_closed_for_idleness_goes_on(strict: Server) -> None:
     assert strict.url is not None
-    with Client(strict.url, api_key="secret-key") as client, client.stream("stepper") as stream:
+    with Client(strict.url, api_key=KEYS["tenant"]) as client, client.stream("stepper") as stream:
         start = len(strict.lines)
         stream.step(ROWS[:5])
         strict.lines_since(start, until="close=1001")

@@ -22,6 +22,7 @@ from manifests import (
     read,
     validate,
 )
+from overlays import KEYS as TENANT_KEYS
 from overlays import OVERLAYS, PAGE, copy_overlays, write_keys
 from pods import (
     PROBES,
@@ -268,6 +269,6 @@ def test_the_service_runs_on_the_base_s_settings(
     server = start_in_place(start_server, container, environment(container, cluster), tiny_models, tmp_path)
     assert server.client.get("/v1/models").status_code == 401
     held = {"model": "stepper", "hold": "server", "items": [{"inputs": [[1.0, 2.0]]}]}
-    answer = server.post("/v1/step", held, headers={"Authorization": "Bearer key-of-the-shop"})
+    answer = server.post("/v1/step", held, headers=TENANT_KEYS.header("shop"))
     assert "BATON_STORE" in answer.json()["results"][0]["error"]["message"]
     assert not (tmp_path / "state").exists()

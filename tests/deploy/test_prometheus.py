@@ -18,7 +18,7 @@ import httpx
 import pytest
 import tiny
 import yaml
-from conftest import ADMIN_KEY, Server, free_port
+from conftest import ADMIN, Server, free_port
 from each_worker import each_worker
 from monitoring import RULES, dashboard, drawn, rules, told
 from oip import tensor
@@ -30,7 +30,7 @@ from websockets.exceptions import InvalidStatus
 WORKERS = 2
 FEW, MANY = 4, 16  # as many requests, and tokens, as are told when they come within 5 minutes
 LIMIT_S = 120
-ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+ADMIN_HEADER = ADMIN.header()
 RATE_INTERVAL = "5m"  # Grafana takes it for a range of days; a slow machine has no less time
 
 
@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Server]:
-    settings = {"BATON_WORKERS": str(WORKERS), "BATON_ADMIN_KEY": ADMIN_KEY, "BATON_MAX_STREAMS": "1"}
+    settings = {"BATON_WORKERS": str(WORKERS), "BATON_API_KEYS": ADMIN.setting, "BATON_MAX_STREAMS": "1"}
     running = Server(tiny.all_models(folder / "models"), folder / "state", **settings)
     yield running
     running.stop()
@@ -128,7 +128,7 @@ def put_to_work(service: Server) -> None:
             item["state"] = answer.json()["results"][0]["state"]
     rows = {"inputs": [tensor("x", "FP32", [[[1.0, 2.0]]])]}
     assert service.post("/v2/models/stepper/infer", rows).status_code == 200
-    assert service.post("/v2/repository/models/numbers/load", {}, headers=ADMIN).status_code == 200
+    assert service.post("/v2/repository/models/numbers/load", {}, headers=ADMIN_HEADER).status_code == 200
 
 
 def refuse(service: Server, folder: Path) -> None:
@@ -145,7 +145,7 @@ def refuse(service: Server, folder: Path) -> None:
     assert [answer.status_code for answer in answers] == [503] * FEW
     broken = folder / "models" / "sentiment" / "2"
     broken.mkdir()
-    assert service.post("/v2/repository/models/sentiment/load", {}, headers=ADMIN).status_code == 400
+    assert service.post("/v2/repository/models/sentiment/load", {}, headers=ADMIN_HEADER).status_code == 400
     broken.rmdir()
 
 

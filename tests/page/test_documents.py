@@ -9,10 +9,11 @@ import examples
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import VisitFactory
-from conftest import ADMIN_KEY, Server
+from conftest import Server
+from keyring import Keyring
 from playwright.sync_api import Locator, Page, expect
 
-API_KEY = "key-of-acme"
+KEYS = Keyring("acme", admin=True)
 SWAGGERS_OWN = {"color-contrast", "heading-order", "nested-interactive"}  # what axe has against its markup and colours
 UNLOAD = "Unload a model"
 WANTING = (("/v1/step", "go_on"), ("/v1/state", "carry"), ("/v1/generate", "go_on"), ("/v1/completions", "go_on"))
@@ -21,7 +22,7 @@ OF_EACH_KIND = ".opblock-post, [id^=operations-models-]"  # with a body, with pa
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = examples.serve(tmp_path_factory.mktemp("state"), BATON_API_KEYS=f'{{"acme": "{API_KEY}"}}')
+    server = examples.serve(tmp_path_factory.mktemp("state"), keys=KEYS)
     yield server
     server.stop()
 
@@ -36,7 +37,7 @@ def show(visits: VisitFactory, served: Server, **options: Any) -> Page:
 
 def authorize(page: Page) -> None:
     page.get_by_role("button", name="Authorize").click()
-    for scheme, key in (("HTTPBearer", API_KEY), ("Admin", ADMIN_KEY)):
+    for scheme, key in (("HTTPBearer", KEYS["acme"]), ("Admin", KEYS.admin)):
         form = page.locator(".auth-container form").filter(has_text=scheme)
         form.locator("input").fill(key)
         form.get_by_role("button", name="Apply").click()

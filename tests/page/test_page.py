@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browsing import Visit, VisitFactory, scored_words, write
 from conftest import Server, ServerFactory, free_port
+from keyring import Keyring
 from playwright.sync_api import Page, expect
 
-KEY = "key-of-acme"
+KEYS = Keyring("acme")
+KEY = KEYS["acme"]
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 800}
 # What is unfolded of a panel, one after another, the second of each; and what comes last.
@@ -104,7 +105,7 @@ def test_a_service_with_keys_asks_for_one(
     visits: VisitFactory, start_server: ServerFactory, tiny_models: Path, tmp_path: Path
 ) -> None:
     """A wrong key is told; the right one is kept for this tab alone, and goes with every call."""
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=json.dumps({"acme": KEY}))
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=KEYS.setting)
     visit = visits(server.url)
     visit.expected.append("status of 401")
     page = visit.page

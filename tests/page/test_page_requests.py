@@ -13,13 +13,15 @@ import playwright
 import pytest
 from browsing import Visit, VisitFactory, write
 from conftest import Server, ServerFactory
+from keyring import Keyring
 from playwright.sync_api import Page, expect
 from programs import find_program
 
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 FORMS = ["curl", "Python", "JavaScript"]
 LIVE = "sentiment-live"
-KEY = "key-of-acme"
+KEYS = Keyring("acme")
+KEY = KEYS["acme"]
 
 
 def call(page: Page, method: str, path: str, body: object = None) -> Any:
@@ -200,7 +202,7 @@ def test_with_keys_lines_read_the_key_from_a_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The key itself is in no line."""
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=json.dumps({"acme": KEY}))
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=KEYS.setting)
     visit = visits(server.url)
     visit.expected.append("status of 401")
     page = visit.page

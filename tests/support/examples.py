@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from conftest import ADMIN_KEY, ROOT, Server
+from conftest import ADMIN, ROOT, Server
+from keyring import Keyring
 
 from service.page.openapi import ANSWERS
 from service.web.schema import A_STATE
 
-KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
+KEY = ADMIN.header()
 BEGINS = {"POST /v1/step": "begin", "POST /v1/generate": "prompt", "POST /v1/completions": "prompt"}
 STATES = {"state", "state_token"}  # members that are tokens, or a word like READY
 LONGEST_WORD = 40  # characters
@@ -76,8 +77,8 @@ def state_in(answer: dict[str, Any]) -> str:
     return state
 
 
-def serve(state_dir: Path, models_dir: Path = ROOT / "models", **settings: str) -> Server:
-    return Server(models_dir, state_dir, BATON_ADMIN_KEY=ADMIN_KEY, **settings)
+def serve(state_dir: Path, models_dir: Path = ROOT / "models", keys: Keyring = ADMIN, **settings: str) -> Server:
+    return Server(models_dir, state_dir, BATON_API_KEYS=keys.setting, **settings)
 
 
 def without_states(content: Any) -> Any:

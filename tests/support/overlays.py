@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 from conftest import ROOT
+from keyring import Keyring
 from manifests import FOLDER, KUSTOMIZATION
 
 from service.state.keys import new_key
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+KEYS = Keyring("shop")
 OVERLAYS = ("example", "volume", "bucket")
 
 
@@ -33,4 +35,4 @@ def copy_overlays(folder: Path) -> Path:
 def write_keys(overlay: Path, *ring: str) -> None:
     """Write the keys of an overlay: a ring of token keys, and that of a tenant."""
     keys = ", ".join(f'"{key}"' for key in ring)
-    (overlay / "keys.env").write_text(f'BATON_TOKEN_KEYS=[{keys}]\nBATON_API_KEYS={{"shop": "key-of-the-shop"}}\n')
+    (overlay / "keys.env").write_text(f"BATON_TOKEN_KEYS=[{keys}]\nBATON_API_KEYS={KEYS.setting}\n")

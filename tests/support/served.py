@@ -12,7 +12,7 @@ import tiny_conditions
 import tiny_pens
 import tiny_sequences
 import tiny_writers
-from conftest import ADMIN_KEY, TOKEN_KEYS, Server
+from conftest import ADMIN, TOKEN_KEYS, Server
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def oip_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def oip_server(oip_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over them with an admin key, shared by tests that leave it as it was."""
-    running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_ADMIN_KEY=ADMIN_KEY)
+    running = Server(oip_models, tmp_path_factory.mktemp("oip-state"), BATON_API_KEYS=ADMIN.setting)
     yield running
     running.stop()
 

@@ -38,9 +38,10 @@ class Stream:
         *,
         first: str | bytes | None = None,
         api_key: str | None = None,
+        connecting: dict[str, Any] | None = None,
         **opening: Any,
     ) -> None:
-        self._connecting = connect(server, api_key=api_key)
+        self._connecting = connect(server, api_key=api_key, **(connecting or {}))
         self._first, self._opening = first, json.dumps({"model": model, **opening})
 
     def __enter__(self) -> Stream:
@@ -95,8 +96,10 @@ class Stream:
                 yield self.connection.recv(timeout=ANSWER_LIMIT_S)
 
 
-def connect(server: Server, path: str = "/v1/stream", *, api_key: str | None = None) -> websockets.sync.client.connect:
+def connect(
+    server: Server, path: str = "/v1/stream", *, api_key: str | None = None, **options: Any
+) -> websockets.sync.client.connect:
     assert server.url is not None
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     url = server.url.replace("http", "ws", 1) + path
-    return websockets.sync.client.connect(url, additional_headers=headers, proxy=None, max_size=None)
+    return websockets.sync.client.connect(url, additional_headers=headers, proxy=None, max_size=None, **options)

@@ -25,6 +25,7 @@ from service.web.schema import Strict
 class Opening(Strict):
     """The first frame of a stream."""
 
+    key: str | None = None
     model: str | None = None
     version: str | None = None
     state: bytes | None = None

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.contract.manifest import Task
 from service.endpoints.stateful.frames import Opening, StepFrame, checkpoint, opened, read_binary, refusal, write_binary
+from service.endpoints.stateful.seats import Seats
 from service.endpoints.stateful.starts import find_first, find_starts
 from service.endpoints.stateful.step_json import read_row, show_step
 from service.engine.rows import Answer, Row
@@ -28,7 +29,6 @@ from service.errors import (
     BodyTimeout,
     InternalError,
     InvalidRequest,
-    Overloaded,
     PrecisionTooLow,
     RequestError,
     StateError,
@@ -36,7 +36,9 @@ from service.errors import (
     Unavailable,
 )
 from service.state.sessions import Hold, Point, Precision
+from service.web.auth import PROTOCOL
 from service.web.context import Caller, Service, Work, caller_of
+from service.web.origins import check_origin
 from service.web.schema import read_whole
 from service.web.websocket import ABNORMAL, Connection, End
 
@@ -53,42 +55,42 @@ class Streams:
     """The streams of this process, as an ASGI application."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._open = service, 0
+        self._service, self._seats = service, Seats(service.settings)
         self._closed = service.metrics.streams_closed
         for code in (*OUR_CODES, OTHER):
             self._closed.labels(code)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises: Draining, NotReady, Overloaded."""
-        self._admit(caller_of(scope).tenant)
+        """Raises: Draining, NotReady, Overloaded, QuotaExceeded, OriginRefused."""
         caller, metrics, code = caller_of(scope), self._service.metrics, ABNORMAL
+        check_origin(caller)
+        self._service.engines.admit(TASK, caller.tenant, rows=0)  # a full queue is waited for, frame by frame
+        seat = caller.tenant if caller.is_known else None
+        self._seats.take(seat)
         connection = Connection(receive, send, patience_s=self._service.settings.stream_idle_s)
-        stream = _Stream(caller, connection)
-        self._open += 1
+        stream = _Stream(caller, connection, self._seats, seat)
         metrics.streams.inc()
         try:
-            await connection.accept()
+            await connection.accept(PROTOCOL if PROTOCOL in caller.protocols else None)
             code = await stream.serve()
         except asyncio.CancelledError as stop:
             caller.facts["note"] = f"cut off: {stop}"
         finally:
             connection.release()
-            self._open -= 1
+            self._seats.leave(stream.seat)
             metrics.streams.dec()
             self._closed.labels(code if code in OUR_CODES else OTHER).inc()
             caller.facts = {"close": code, "frames": stream.frames, "steps": stream.steps, **caller.facts}
 
-    def _admit(self, tenant: str) -> None:
-        self._service.engines.admit(TASK, tenant, rows=0)  # a full queue is waited for, frame by frame
-        limit = self._service.settings.max_streams
-        if self._open >= limit:
-            raise Overloaded(f"{limit} streams are open already", limit=limit, retry_after_ms=1000)
-
 
 class _Stream:
-    """One connection from its first frame to its last; `frames` answered and `steps` taken so far."""
+    """One connection from its first frame to its last; `frames` answered and `steps` taken so far.
 
-    def __init__(self, caller: Caller, connection: Connection) -> None:
+    Its `seat` may become another among `seats`, when its client shows a key.
+    """
+
+    def __init__(self, caller: Caller, connection: Connection, seats: Seats, seat: str | None) -> None:
+        self._seats, self.seat = seats, seat
         self._caller, self._service, self._connection = caller, caller.service, connection
         self._tracer = self._service.tracer
         self._timeout_s = self._service.settings.timeout_ms / 1000
@@ -120,6 +122,7 @@ class _Stream:
             point = await self._open()
             while True:
                 frame = await self._connection.receive()
+                await self._caller.call_again(timeout_s=self._timeout_s)
                 with self._traced("frame"):
                     point = await self._answer(frame, point)
         except End as end:
@@ -165,6 +168,7 @@ class _Stream:
     async def _begin(self, first: str) -> Point:
         """Raises: RequestError when the session cannot begin as the opening frame asks."""
         wanted = read_whole(Opening, first)
+        await self._know(wanted.key)
         start = await self._start(wanted)
         self._service.sessions.holds(start, wanted.hold, wanted.precision)  # refuse at once what cannot be handed out
         self._hold, self._precision = wanted.hold, wanted.precision
@@ -174,6 +178,18 @@ class _Stream:
         self._checkpoint_every = wanted.checkpoint_every or math.inf
         await self._send(opened(start))
         return start
+
+    async def _know(self, key: str | None) -> None:
+        """Know the client by the key of its first frame, where its head held none.
+
+        Raises: Unauthorized, RateLimited, InvalidRequest, Overloaded, QuotaExceeded.
+        """
+        if self._caller.key is not None and key is not None:
+            raise InvalidRequest("the key came in the head already", field="key")
+        if not self._caller.is_known:
+            await self._caller.show(key or "")
+            self._seats.change(self.seat, self._caller.tenant)
+            self.seat = self._caller.tenant
 
     @contextmanager
     def _traced(self, name: str) -> Iterator[None]:

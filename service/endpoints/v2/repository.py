@@ -20,6 +20,7 @@ from service.engine.orders import Orders
 from service.errors import Draining, InvalidRequest, LoadFailed, Unauthorized, UnknownModel
 from service.model.repository import list_versions
 from service.settings import Settings
+from service.web.auth import ADMIN_ASKED
 from service.web.bodies import read_bytes, refuse_encodings
 from service.web.context import call_of
 from service.web.error_examples import BODY_ERRORS, UNKNOWN_MODEL
@@ -36,7 +37,7 @@ admin_router = APIRouter(
     responses=error_texts(
         *BODY_ERRORS,
         COMPRESSED,
-        Unauthorized('this call asks for a header "Authorization: Bearer <BATON_ADMIN_KEY>"'),
+        Unauthorized(ADMIN_ASKED),
         InvalidRequest(
             "a model is served as its directory has it; publish the change as a new version", field="parameters.config"
         ),

@@ -55,9 +55,10 @@ export function key() {
   return sessionStorage.getItem(KEY);
 }
 
-/** The address of a WebSocket of the service. */
-export function socketUrl(path) {
-  return new URL(path, location.origin.replace(/^http/, "ws")).href;
+/** Open a WebSocket of the service, with the key where there is one: a browser sends no header, but subprotocols. */
+export function openSocket(path) {
+  const protocols = key() === null ? [] : ["baton", `baton.key.${key()}`];
+  return new WebSocket(new URL(path, location.origin.replace(/^http/, "ws")), protocols);
 }
 
 /**

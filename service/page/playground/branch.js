@@ -70,8 +70,8 @@ export class Points {
  * `failed(branch, error)`.
  */
 export class Branch {
-  constructor({ name, url, model, source, tell }) {
-    Object.assign(this, { name, url, model, source, tell });
+  constructor({ name, open, model, source, tell }) {
+    Object.assign(this, { name, open, model, source, tell });
     this.points = new Points();
     this.indices = quantilesOf(model).indices;
     this.breaks = []; // steps after which the connection was lost
@@ -88,13 +88,13 @@ export class Branch {
       resumed: (how) => this.resumed(how),
       failed: (error) => this.tell.failed(this, error),
     };
-    this.session = new Session({ url: this.url, model: this.model.name, state: checkpoint?.state, listener });
+    this.session = new Session({ open: this.open, model: this.model.name, state: checkpoint?.state, listener });
   }
 
   /** Return a branch that is to begin at a checkpoint in this one's place; what came after it is no part of that. */
   at(checkpoint) {
-    const { name, url, model, tell } = this;
-    const branch = new Branch({ name, url, model, source: checkpoint.source.copy(), tell });
+    const { name, open, model, tell } = this;
+    const branch = new Branch({ name, open, model, source: checkpoint.source.copy(), tell });
     this.points.columns.forEach((column, index) => branch.points.columns[index].push(...column));
     branch.points.cut(checkpoint.step);
     branch.breaks = this.breaks.filter((step) => step <= checkpoint.step);

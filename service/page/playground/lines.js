@@ -119,10 +119,10 @@ function pythonOfStream({ open: { model, ...others }, frames }, origin, keyed) {
 }
 
 function scriptOfStream({ path, open, frames }, origin, keyed) {
-  if (keyed) return undefined; // JavaScript's WebSocket sends no headers
   const steps = frames.filter((frame) => stepsOf(frame) !== null).map(({ checkpoint, ...each }) => each);
+  const protocols = keyed ? ', ["baton", `baton.key.${process.env.API_KEY}`]' : "";
   return [
-    `const socket = new WebSocket("${origin.replace(/^http/u, "ws")}${path}");`,
+    `const socket = new WebSocket("${origin.replace(/^http/u, "ws")}${path}"${protocols});`,
     `const frames = ${JSON.stringify([open, ...steps])};`,
     "let waiting = frames.length;",
     "socket.onopen = () => frames.forEach((frame) => socket.send(JSON.stringify(frame)));",

@@ -19,9 +19,9 @@ const REFUSED = 1008; // the service will not go on with this session
  * `resumed({step, again, lost})` after a connection was lost; `failed(error)` it has given up.
  */
 export class Session {
-  /** Begin with the model's first state, or go on from the token `state` where one is given; `url` is the stream's. */
-  constructor({ url, model, state, listener }) {
-    Object.assign(this, { url, listener, status: "closed", version: "" });
+  /** Begin with the model's first state, or go on from the token `state` where one is given; `open` makes a connection. */
+  constructor({ open, model, state, listener }) {
+    Object.assign(this, { open, listener, status: "closed", version: "" });
     this.opening = state === undefined ? { model } : { model, state };
     this.entries = []; // what no checkpoint covers: {frame, value, mark, step}
     this.sent = this.answered = 0; // of them, on this connection
@@ -94,7 +94,7 @@ export class Session {
 
   connect() {
     this.become("connecting");
-    const socket = new WebSocket(this.url);
+    const socket = this.open();
     this.socket = socket;
     const current = (act) => (event) => this.socket === socket && act(event);
     socket.onopen = current(() => socket.send(JSON.stringify(this.openingFrame())));

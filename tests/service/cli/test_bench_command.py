@@ -21,12 +21,14 @@ import tiny_pens
 import tiny_plain
 import tiny_sequences
 from conftest import ROOT, Server, baton
+from keyring import Keyring
 from typer.testing import CliRunner, Result
 
 from service.cli.command import app
 from service.contract.tasks import TASKS
 
-KEY = "key-of-the-shop"
+KEYS = Keyring("shop")
+KEY = KEYS["shop"]
 SHORT = ("--duration", "0.1", "--connections", "2")
 KINDS = (
     *("sentiment", "forecast", "weather", "stepper", "numbers", "reader", "visits", "words"),
@@ -49,8 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny_sequences.listener(models, samples=2, rate=None, name="rows-kind")
     tiny_conditions.all_conditioned(models)
     tiny_pens.penman(models)
-    keys = json.dumps({"shop": KEY})
-    server = Server(models, tmp_path_factory.mktemp("state"), BATON_API_KEYS=keys)
+    server = Server(models, tmp_path_factory.mktemp("state"), BATON_API_KEYS=KEYS.setting)
     server.client.headers["authorization"] = f"Bearer {KEY}"
     yield server
     server.stop()

@@ -18,6 +18,7 @@ import tiny
 from commands import run
 from conftest import ROOT, Server, baton
 from handlers import QuietHandler, handled_by
+from keyring import Keyring
 
 pytestmark = pytest.mark.usefixtures("command_settings")
 
@@ -171,10 +172,11 @@ def test_parquet_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_key_is_asked_for_and_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BATON_API_KEYS", '{"acme": "long-enough"}')
+    keys = Keyring("acme")
+    monkeypatch.setenv("BATON_API_KEYS", keys.setting)
     assert "give the key with --api-key" in run("sentiment", "good").stderr
-    assert run("sentiment", "good", "--api-key", "long-enough").status == 0
-    monkeypatch.setenv("BATON_CLIENT_API_KEY", "long-enough")
+    assert run("sentiment", "good", "--api-key", keys["acme"]).status == 0
+    monkeypatch.setenv("BATON_CLIENT_API_KEY", keys["acme"])
     assert run("sentiment", "good").status == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 import tiny_writers
 from conftest import Server, ServerFactory, free_port
 from generating import one
+from keyring import Keyring
 
 PROMPT = "abc de"
 
@@ -239,11 +240,12 @@ def test_a_prompt_that_fails_is_one_failure_however_many_choices_it_has(client: 
 def test_whoever_has_no_key_is_told_in_openai_s_form(
     writer_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    server = start_server(writer_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-acme"}')
+    keys = Keyring("acme")
+    server = start_server(writer_models, tmp_path, BATON_API_KEYS=keys.setting)
     with client_of(server) as client, pytest.raises(openai.AuthenticationError) as refusal:
         complete(client)
     assert refusal.value.body["type"] == "authentication_error"  # type: ignore[index]
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="key-of-acme") as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=keys["acme"]) as client:
         assert complete(client).usage.completion_tokens == 16
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from conftest import TOKEN_KEYS, Server, ServerFactory
+from keyring import Keyring
 
 CLOSE = 1e-5  # batching and chunking change float32 sums only in their order
 ROWS = np.random.default_rng(11).normal(size=(12, 2)).tolist()
@@ -253,8 +254,9 @@ def test_foreign_damaged_and_expired_states_have_their_codes(
 
 
 def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-a", "bolt": "key-of-b"}')
-    acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-of-a", "key-of-b"))
+    keys = Keyring("acme", "bolt")
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=keys.setting)
+    acme, bolt = keys.header("acme"), keys.header("bolt")
     body = {"model": "stepper", "items": [{"inputs": [[1, 2]]}]}
     state = server.post("/v1/step", body, headers=acme).json()["results"][0]["state"]
     body["items"][0]["state"] = state
@@ -265,7 +267,7 @@ def test_a_tenant_cannot_use_another_s_state(tiny_models: Path, tmp_path: Path, 
         {},
         {"authorization": "Bearer nope"},
         {"authorization": "Bearer"},
-        {"authorization": "Basic key-of-a"},
+        {"authorization": f"Basic {keys['acme']}"},
     ):
         refused = server.post("/v1/step", body, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "unauthorized")

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 from conftest import LOG_LIMIT_S, Server, ServerFactory
+from keyring import Keyring
 from streams import CLOSE, Floats, Stream, connect, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
@@ -74,19 +75,19 @@ def test_a_websocket_elsewhere_is_refused_in_http(server: Server) -> None:
     assert (status, error["code"]) == (404, "not_found")
 
 
-def test_keys_are_asked_for_before_the_stream_is_accepted_and_tell_tenants_apart(
+def test_a_wrong_key_is_refused_before_the_stream_is_accepted_and_keys_tell_tenants_apart(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"a": "first-key", "b": "second-key"}')
-    for options in ({}, {"api_key": "wrong-key"}):
-        status, error, headers = refused(server, **options)
-        assert (status, error["code"], headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
-    with Stream(server, api_key="first-key") as stream:
+    keys = Keyring("a", "b")
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=keys.setting)
+    status, error, headers = refused(server, api_key="wrong-key")
+    assert (status, error["code"], headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
+    with Stream(server, api_key=keys["a"]) as stream:
         stream.step(ROWS)
         state = stream.ask(checkpoint=True)["state"]
-    with Stream(server, api_key="first-key", state=state) as stream:
+    with Stream(server, api_key=keys["a"], state=state) as stream:
         assert stream.opened["step"] == 40
-    with Stream(server, api_key="second-key", state=state) as stream:
+    with Stream(server, api_key=keys["b"], state=state) as stream:
         assert stream.opened["error"]["code"] == "state_invalid"
 
 

@@ -13,13 +13,13 @@ import in_process
 import numpy as np
 import pytest
 import tiny
-from conftest import ADMIN_KEY, Server
+from conftest import ADMIN, Server
 from datatypes import DATATYPES, values
 from triton_clients import Array, Way, binary, connect, every_way, given, infer, outputs, texts
 from tritonclient.http import InferenceServerClient, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+ADMIN_HEADER = ADMIN.header()
 CLOSE = 1e-5  # batching changes float32 sums only in their order
 TEXTS = ["a good film", "not good !", "bad"]
 STEPS = np.zeros((2, 1, 2), np.float32)
@@ -130,7 +130,7 @@ def test_models_are_listed_unloaded_and_loaded(triton: InferenceServerClient) ->
     with pytest.raises(InferenceServerException) as no_key:
         triton.unload_model("echo-bool")
     assert no_key.value.status() == "401"
-    triton.unload_model("echo-bool", headers=dict(ADMIN))
+    triton.unload_model("echo-bool", headers=ADMIN_HEADER)
     try:
         assert states()["echo-bool"] == "UNAVAILABLE"
         assert not triton.is_model_ready("echo-bool")
@@ -138,11 +138,11 @@ def test_models_are_listed_unloaded_and_loaded(triton: InferenceServerClient) ->
             triton.infer("echo-bool", [given("x", values("bool"))])
         assert gone.value.status() == "404"
     finally:
-        triton.load_model("echo-bool", headers=dict(ADMIN))
+        triton.load_model("echo-bool", headers=ADMIN_HEADER)
     assert states()["echo-bool"] == "READY"
     assert triton.infer("echo-bool", [given("x", values("bool"))]).as_numpy("y").shape == (2, 4)
     with pytest.raises(InferenceServerException, match="nonesuch"):
-        triton.load_model("nonesuch", headers=dict(ADMIN))
+        triton.load_model("nonesuch", headers=ADMIN_HEADER)
 
 
 def test_statistics_count_what_was_inferred(triton: InferenceServerClient) -> None:

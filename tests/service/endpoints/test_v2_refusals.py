@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server, ServerFactory
+from keyring import Keyring
 from oip import DTYPES, arrays, infer, pack, post, refusal, tensor
 
 IDS_OF_ONE = tensor("ids", "INT32", [[3, 5]])
@@ -230,12 +230,13 @@ def test_as_many_tokens_as_rows_are_needed(server: Server) -> None:
 
 
 def test_a_key_is_asked_for_but_for_health(tiny_models: Any, tmp_path: Any, start_server: ServerFactory) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=json.dumps({"acme": "key-of-acme"}))
+    keys = Keyring("acme")
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=keys.setting)
     body = {"inputs": [IDS_OF_ONE]}
     without = post(server, "sentiment", body)
     assert without.status_code == 401
     assert list(without.json()) == ["error"]
-    assert post(server, "sentiment", body, Authorization="Bearer key-of-acme").status_code == 200
+    assert post(server, "sentiment", body, **keys.header("acme")).status_code == 200
     assert server.client.get("/v2").status_code == 401
     assert server.client.get("/v2/health/live").json() == {"live": True}
     assert server.client.get("/v2/health/ready").json() == {"ready": True}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from conftest import RedisServer, Server, ServerFactory
+from keyring import Keyring
 from oip import arrays, infer, refusal, tensor
 
 CLOSE = 1e-5
@@ -122,19 +123,18 @@ def test_an_id_is_a_number_or_a_text(server: Server, id: Any) -> None:
 def test_a_sequence_belongs_to_its_tenant_and_its_model(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
-    server = start_server(
-        tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-acme", "umbrella": "key-of-umbrella"}'
-    )
+    keys = Keyring("acme", "umbrella")
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=keys.setting)
 
-    def ask(key: str, model: str, values: Any, **flags: bool) -> int:
+    def ask(tenant: str, model: str, values: Any, **flags: bool) -> int:
         body = {"inputs": [tensor("x", "FP32", values)], "parameters": parameters(5, **flags)}
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = keys.header(tenant)
         return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers).status_code
 
-    assert ask("key-of-acme", "numbers", [[1.0]], start=True) == 200
-    assert ask("key-of-umbrella", "numbers", [[1.0]]) == 400
-    assert ask("key-of-acme", "stepper", [[[1.0, 1.0]]]) == 400
-    assert ask("key-of-acme", "numbers", [[1.0]]) == 200
+    assert ask("acme", "numbers", [[1.0]], start=True) == 200
+    assert ask("umbrella", "numbers", [[1.0]]) == 400
+    assert ask("acme", "stepper", [[[1.0, 1.0]]]) == 400
+    assert ask("acme", "numbers", [[1.0]]) == 200
 
 
 def test_a_sequence_goes_on_with_its_version_and_its_outputs(tmp_path: Path, start_server: ServerFactory) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import ADMIN_KEY, Server, ServerFactory, baton
+from conftest import ADMIN, Server, ServerFactory, baton
 
 ROW = [[0.5, -0.5]]
-ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+ADMIN_HEADER = ADMIN.header()
 
 
 def choose(models: Path, content: object, model: str = "stepper") -> Path:
@@ -116,19 +116,19 @@ def test_a_reload_and_an_order_that_find_such_a_file_change_nothing(
     models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     choose(models, {"version": "1"})
-    server = start_server(models, tmp_path / "state", BATON_ADMIN_KEY=ADMIN_KEY)
+    server = start_server(models, tmp_path / "state", BATON_API_KEYS=ADMIN.setting)
     tiny.stepper(models, seed=2, version="2")
     choose(models, {"version": "4"})
     assert "is '4', but the versions are 1, 2" in reload(server, until="not reloaded")
-    refused = server.client.post("/v2/repository/models/stepper/load", headers=ADMIN)
+    refused = server.client.post("/v2/repository/models/stepper/load", headers=ADMIN_HEADER)
     assert (refused.status_code, "is '4', but the versions are 1, 2" in refused.json()["error"]) == (400, True)
     assert step(server)["version"] == "1"
     choose(models, {"version": "1"})
-    assert server.client.post("/v2/repository/models/stepper/load", headers=ADMIN).status_code == 200
+    assert server.client.post("/v2/repository/models/stepper/load", headers=ADMIN_HEADER).status_code == 200
     assert step(server)["version"] == "1"
     (models / "stepper" / "serve.json").unlink()
-    assert server.client.post("/v2/repository/models/sentiment/load", headers=ADMIN).status_code == 200
+    assert server.client.post("/v2/repository/models/sentiment/load", headers=ADMIN_HEADER).status_code == 200
     assert step(server)["version"] == "1", "another model is not looked at"
-    assert server.client.post("/v2/repository/models/stepper/load", headers=ADMIN).status_code == 200
+    assert server.client.post("/v2/repository/models/stepper/load", headers=ADMIN_HEADER).status_code == 200
     assert step(server)["version"] == "2"
     server.stop()

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny
-from conftest import ADMIN_KEY, Server, ServerFactory
+from conftest import ADMIN, Server, ServerFactory
 from each_worker import each_worker
 
 from service.engine.served import Record, Served
 
 ROW = [[0.5, -0.5]]
-ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+ADMIN_HEADER = ADMIN.header()
 
 
 def begin(client: httpx.Client) -> str:
@@ -130,7 +130,7 @@ def test_a_reload_that_a_worker_died_over_is_made_by_its_successor(
 def unloaded_with_a_session(server: Server) -> str:
     """Begin a session, unload its model, and return its token."""
     answer = server.post("/v1/step", {"model": "stepper", "items": [{"inputs": ROW}]})
-    order = server.client.post("/v2/repository/models/stepper/unload", headers=ADMIN)
+    order = server.client.post("/v2/repository/models/stepper/unload", headers=ADMIN_HEADER)
     assert order.status_code == 200
     return answer.json()["results"][0]["state"]
 
@@ -139,7 +139,7 @@ def test_a_session_of_a_model_that_was_unloaded_goes_on_at_a_new_worker_too(
     models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     tiny.sentiment(models)
-    server = start_server(models, tmp_path / "state", BATON_WORKERS="2", BATON_ADMIN_KEY=ADMIN_KEY)
+    server = start_server(models, tmp_path / "state", BATON_WORKERS="2", BATON_API_KEYS=ADMIN.setting)
     token = unloaded_with_a_session(server)
     (before,) = (line for line in server.client.get("/v1/models").json()["models"] if line["name"] == "stepper")
     replace_a_worker(server)

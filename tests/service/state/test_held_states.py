@@ -17,6 +17,7 @@ import pytest
 import redis
 import tiny
 from conftest import RedisServer, Server, ServerFactory, baton
+from keyring import Keyring
 
 from service.app import create_app
 from service.errors import ManifestError
@@ -184,8 +185,9 @@ def test_a_state_beyond_float16_is_refused_alone_and_f32_goes_on(holder: Server)
 
 
 def test_another_tenant_cannot_use_a_reference(tiny_models: Path, tmp_path: Path, start_server: ServerFactory) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_API_KEYS='{"acme": "key-of-a", "bolt": "key-of-b"}')
-    acme, bolt = ({"authorization": f"Bearer {key}"} for key in ("key-of-a", "key-of-b"))
+    keys = Keyring("acme", "bolt")
+    server = start_server(tiny_models, tmp_path, BATON_API_KEYS=keys.setting)
+    acme, bolt = keys.header("acme"), keys.header("bolt")
     body: dict = {"model": "stepper", "items": [{"inputs": [[1, 2]]}], "hold": "server"}
     body["items"][0]["state"] = server.post("/v1/step", body, headers=acme).json()["results"][0]["state"]
     assert server.post("/v1/step", body, headers=acme).status_code == 200

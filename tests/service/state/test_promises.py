@@ -15,13 +15,14 @@ import pytest
 import tiny
 from conftest import Server
 from here import Clock, serve_here
+from keyring import Keyring
 
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 TTL_S = 3600
-KEYS = {"acme": "the-key-of-acme", "umbrella": "the-key-of-umbrella"}
+KEYS = Keyring("acme", "umbrella")
 TOLERANCE = 1e-5  # a batch rounds differently from a single row
 
 
@@ -36,7 +37,7 @@ async def codes(
     states, found = list(states), []
     for start in range(0, len(states), 1000):
         items = [{"state": state, "inputs": [[1, 2]]} for state in states[start : start + 1000]]
-        headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+        headers = KEYS.header(tenant)
         answer = await client.post("/v1/step", json={"model": model, "items": items}, headers=headers)
         assert answer.status_code < 500
         found += [result["error"]["code"] if "error" in result else "ok" for result in answer.json()["results"]]
@@ -50,11 +51,11 @@ async def test_a_token_that_was_tampered_with_is_refused_with_the_right_code(tmp
     issued = clock.now
     for name, seed in (("stepper", 3), ("other", 4), ("doomed", 5)):
         tiny.stepper(models, name=name, seed=seed)
-    settings = Settings(models_dir=models, state_dir=tmp_path / "state", state_ttl_s=TTL_S, api_keys=KEYS)
+    settings = Settings(models_dir=models, state_dir=tmp_path / "state", state_ttl_s=TTL_S, api_keys=KEYS.entries)
     async with serve_here(settings, clock) as (client, _):
 
         async def begin(model: str) -> str:
-            headers = {"authorization": f"Bearer {KEYS['acme']}"}
+            headers = KEYS.header("acme")
             body = {"model": model, "items": [{"inputs": [[1, 2]]}]}
             answer = await client.post("/v1/step", json=body, headers=headers)
             state: str = answer.json()["results"][0]["state"]

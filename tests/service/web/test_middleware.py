@@ -13,6 +13,7 @@ import tiny
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from here import Clock, serve_here
+from keyring import Keyring
 from pydantic import Field
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -238,14 +239,15 @@ async def test_a_handler_reaches_the_loader(tmp_path: Path) -> None:
 
 async def test_every_path_asks_for_a_key_but_those_for_everybody(tmp_path: Path) -> None:
     tiny.stepper(tmp_path / "models")
-    async with serve_here(settings_of(tmp_path, api_keys={"a": "a-secret"}), Clock()) as (client, _):
+    keys = Keyring("a")
+    async with serve_here(settings_of(tmp_path, api_keys=keys.entries), Clock()) as (client, _):
         for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
         for path in ("/v1/models", "/v1/info", "/v1/stream", "/nowhere", "/healthz/", "/docs/x"):
             answer = await client.get(path)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert (await client.post("/v1/step", json=STEP)).status_code == 401
-        key = {"authorization": "Bearer a-secret"}
+        key = keys.header("a")
         assert (await client.post("/v1/step", json=STEP, headers=key)).status_code == 200
         assert (await client.get("/nowhere", headers=key)).status_code == 404
 

@@ -11,6 +11,7 @@ import tiny
 import tiny_conditions
 import tiny_writers
 from conftest import Server, ServerFactory
+from keyring import Keyring
 
 from service.app import create_app
 from service.settings import Settings
@@ -42,7 +43,7 @@ def test_every_generated_request_gets_a_declared_answer(start_server: ServerFact
 def test_the_document_asks_for_a_key_where_the_service_does(tiny_models: Path, tmp_path: Path) -> None:
     settings = {"models_dir": tiny_models, "state_dir": tmp_path, "store": "memory"}
     open_document = create_app(Settings(**settings)).openapi()
-    keyed_document = create_app(Settings(**settings, api_keys={"acme": "key-of-acme"})).openapi()
+    keyed_document = create_app(Settings(**settings, api_keys=Keyring("acme").entries)).openapi()
     for path, operations in keyed_document["paths"].items():
         (operation,) = operations.values()
         open_to_all = path in ("/healthz", "/readyz", "/metrics") or path.startswith("/v2/health/")

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, Server
 from examples import UNLOAD, Example
 from here import Clock, serve_here
+from keyring import Keyring
 
 from service.errors import leaves
 from service.page.openapi import ANSWERS
@@ -343,7 +344,7 @@ async def test_a_state_that_is_not_in_the_store_and_a_caller_without_a_key_are_r
     settings = Settings(models_dir=tiny_models, state_dir=tmp_path, store="memory")  # the same key, another store
     async with serve_here(settings, clock) as (client, _):
         is_example(document, "POST /v1/step", "state_gone", await client.post("/v1/step", json=body))
-    keyed = settings.model_copy(update={"api_keys": Settings(api_keys={"acme": "key-of-acme"}).api_keys})
+    keyed = settings.model_copy(update={"api_keys": Keyring("acme").entries})
     async with serve_here(keyed, clock) as (client, _):
         is_example(document, "POST /v1/step", "unauthorized", await client.post("/v1/step", json=body))
 

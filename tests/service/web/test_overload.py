@@ -16,6 +16,7 @@ import httpx
 import pytest
 import tiny
 from here import vouched
+from keyring import Keyring
 from slow import RawClient, slow_service, until_queued
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -318,15 +319,18 @@ async def test_the_flood_of_one_tenant_does_not_starve_another(
 ) -> None:
     """And the log tells whose flood it was."""
     caplog.set_level(logging.INFO, ACCESS)
-    keys = {"anna": "annas-key", "berta": "bertas-key"}
+    keys = Keyring("anna", "berta")
     limits = {"queue_rows": 4, "max_items": 4, "batch_cells": 2}
-    async with slow_service(tiny_models, tmp_path, api_keys=keys, log_format="json", **limits) as (client, slow):
-        running = ask(client, "good", key="annas-key")
+    async with slow_service(tiny_models, tmp_path, api_keys=keys.entries, log_format="json", **limits) as (
+        client,
+        slow,
+    ):
+        running = ask(client, "good", key=keys["anna"])
         await slow.wait_entered()
-        flood = [ask(client, "good", key="annas-key") for _ in range(3)]
+        flood = [ask(client, "good", key=keys["anna"]) for _ in range(3)]
         await until_queued(client, 4)
-        assert code(await ask(client, "good", key="annas-key")) == (429, "overloaded")
-        other = ask(client, "bad bad", key="bertas-key")
+        assert code(await ask(client, "good", key=keys["anna"])) == (429, "overloaded")
+        other = ask(client, "bad bad", key=keys["berta"])
         await until_queued(client, 5)
         assert code(await ask(client, "good", key="a-stranger")) == (401, "unauthorized")
         slow.let_go(3)

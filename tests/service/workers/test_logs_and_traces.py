@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ADMIN_KEY, ROOT, Server, ServerFactory, baton, free_port
+from conftest import ROOT, Server, ServerFactory, baton, free_port
 from each_worker import each_worker
+from keyring import Keyring
 from streams import Stream
 
 from loadtests.collector import Collector, collecting
 
-API_KEY, TENANT = "the-key-of-a-tenant", "café"
-HEADERS = {"authorization": f"Bearer {API_KEY}"}
+TENANT = "café"
+KEYS = Keyring(TENANT, admin=True)
+API_KEY, HEADERS = KEYS[TENANT], KEYS.header(TENANT)
 SECRET = "verysecretword"
 SEQUENCE = "verysecretsequence"
 JSON = {"BATON_LOG_FORMAT": "json"}
@@ -51,8 +53,7 @@ def told(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
             tiny_models,
             tmp_path_factory.mktemp("state"),
             BATON_WORKERS="2",
-            BATON_API_KEYS=json.dumps({TENANT: API_KEY}),
-            BATON_ADMIN_KEY=ADMIN_KEY,
+            BATON_API_KEYS=KEYS.setting,
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
             PYTHONIOENCODING="ascii",
             OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=tests",
@@ -88,7 +89,7 @@ def ask_everything(client: Any, prefix: str) -> list[str]:
     begun = {"sequence_id": SEQUENCE, "sequence_start": True}
     for parameters, name in ((begun, "sequence"), ({"sequence_id": SEQUENCE * 2}, "lost")):
         post("/v2/models/stepper/infer", {"inputs": [tensor], "parameters": parameters}, name)
-    client.post("/v2/repository/models/stepper/load", headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    client.post("/v2/repository/models/stepper/load", headers=KEYS.header())
     for path in ("/v1/models", f"/v1/models/{SECRET}", f"/{SECRET}"):
         client.get(path, params={"secret": SECRET}, headers=HEADERS)
     return [token]
@@ -149,7 +150,7 @@ def test_a_stream_s_line_tells_how_it_ended(told: Told) -> None:
 
 def test_no_line_and_no_span_holds_a_text_a_token_or_a_key(told: Told) -> None:
     spans = b"".join(told.collector.bodies)
-    for secret in (SECRET, SEQUENCE, API_KEY, ADMIN_KEY, *told.tokens):
+    for secret in (SECRET, SEQUENCE, API_KEY, KEYS.admin, *told.tokens):
         assert secret not in told.raw
         assert secret.encode() not in spans
 

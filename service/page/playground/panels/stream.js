@@ -15,7 +15,6 @@ import { HEIGHT_PX, StreamChart, sentence } from "../stream_chart.js";
 export const title = "Stream";
 
 const LEAD = "One session on a WebSocket. Its state is a token: cut the connection, go back, or go two ways at once.";
-const KEYLESS = "This service asks for an API key, and a browser sends none with a WebSocket; the Python client does.";
 const FULL = `there are ${MOST} that were made by hand; a rewind forgets those behind it`;
 const PATH = "/v1/stream";
 const CHECKPOINT_EVERY = 20; // observations
@@ -31,8 +30,7 @@ export function serves(models) {
 }
 
 export function mount(root, { api, models }) {
-  if (api.key() === null) new StreamPanel(root, api, models.filter(isLive));
-  else root.append(element("p", { class: "error" }, KEYLESS));
+  new StreamPanel(root, api, models.filter(isLive));
 }
 
 class StreamPanel {
@@ -133,7 +131,7 @@ class StreamPanel {
       checkpoint: (branch, checkpoint) => this.keep(branch, checkpoint),
       failed: (branch, error) => this.failed(branch, error),
     };
-    return new Branch({ name, url: this.api.socketUrl(PATH), model, source, tell });
+    return new Branch({ name, open: () => this.api.openSocket(PATH), model, source, tell });
   }
 
   setBranches(branches) {
