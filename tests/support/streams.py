@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import websockets.sync.client
-from conftest import ANSWER_LIMIT_S, Server
+from conftest import ANSWER_LIMIT_S, LOG_LIMIT_S, Server
 from websockets.exceptions import ConnectionClosed
 
 Floats = npt.NDArray[np.float32]
@@ -26,6 +27,13 @@ def whole(server: Server, rows: Floats, model: str = "stepper", output: str = "y
     body = {"model": model, "items": [{"inputs": rows.tolist()}], "return": "all"}
     (result,) = server.post("/v1/step", body).json()["results"]
     return np.array(result["outputs"][output], np.float32)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LOG_LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Stream:

@@ -10,16 +10,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pytest
-from conftest import LOG_LIMIT_S, Server, ServerFactory
+from conftest import Server, ServerFactory
 from keyring import Keyring
-from streams import CLOSE, Floats, Stream, connect, random_rows, whole
+from streams import CLOSE, Floats, Stream, connect, eventually, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
 from baton_client import ApiError, Client
@@ -34,13 +33,6 @@ HANDSHAKE = (
     b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
 )
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LOG_LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def refused(server: Server, path: str = "/v1/stream", **options: str) -> tuple[int, dict, dict]:
