@@ -45,7 +45,7 @@ from service.settings import Settings
 from service.state.keys import KeyRing, load_or_create_key
 from service.state.sequences import Sequences
 from service.state.sessions import Sessions
-from service.state.stores.choice import open_store
+from service.state.stores.choice import open_stores
 from service.state.token import Sealer
 from service.web.access_log import access_log
 from service.web.api_keys import read_keys
@@ -229,9 +229,9 @@ def _build_service(
         metrics.tokens_rejected.labels(reason)
     unloaded = frozenset if orders is None else orders.unloaded
     loader = Loader(settings, metrics, clock, tried, unloaded, served)
-    sealer, store = _sealer(settings, clock), open_store(settings, metrics, clock)
-    sessions = Sessions(settings, loader.engines, sealer, store)
-    sequences = Sequences(settings, loader.engines, sessions, store)
+    sealer, stores = _sealer(settings, clock), open_stores(settings, metrics, clock)
+    sessions = Sessions(settings, loader.engines, sealer, stores)
+    sequences = Sequences(settings, loader.engines, sessions, stores)
     authenticator = Authenticator(read_keys(settings), clock)
     rates = _open_rates(settings, metrics)
     return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request, tracer, rates)

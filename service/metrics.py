@@ -85,7 +85,11 @@ class Metrics:
         )
         self.held_bytes = self._gauge("held_bytes", "Memory, or room in the file, that they take.", "livemostrecent")
         self.evictions = self._counter("evictions", "Held states dropped: age, or space for newer ones.", "reason")
+        self._held: dict[int, tuple[int, int]] = {}
         self.store_failures = self._counter("store_failures", "Failed calls of the store of held states.", "operation")
+        self.rates_alone = self._counter(
+            "rates_alone", "Times that a worker began to count calls for itself, since Redis did not answer."
+        )
         self.streams = self._gauge("streams", "Streams that are open.", "livesum")
         self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
         self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")
@@ -135,6 +139,12 @@ class Metrics:
         self._of_requests(endpoint, status).inc()
         if seconds is not None:
             self._times_of_requests(endpoint).observe(seconds)
+
+    def show_held(self, store: int, states: int, bytes: int) -> None:
+        """Show what a store holds, beside what others do."""
+        self._held[store] = (states, bytes)
+        self.held_states.set(sum(states for states, _ in self._held.values()))
+        self.held_bytes.set(sum(bytes for _, bytes in self._held.values()))
 
     def refused(self, code: str) -> None:
         """Count a request that was refused as a whole."""

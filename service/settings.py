@@ -36,6 +36,7 @@ LIMITS = (
     "max_frame_bytes",
     "stream_idle_s",
     "max_state_bytes",
+    "tenant_held_bytes",
     "max_session_steps",
     "state_ttl_s",
     "clock_skew_s",
@@ -174,6 +175,12 @@ class Settings(BaseSettings):
     tenant_streams: int | None = Field(
         None, ge=1, description="Most streams that a tenant has open at a time, of a worker; past it, 429."
     )
+    tenant_held_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most room for held states of each tenant, in a file of its own, apart in memory, or in Redis; "
+        "past it its own least recently used go. Without it, tenants share store_bytes.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="How the log is written: lines of text, or a JSON object a line.")
     page: bool | Literal["auto"] = Field(
@@ -199,8 +206,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _embedded_store_has_room(self) -> Self:
-        if self.store == EMBEDDED and self.store_bytes < LEAST_EMBEDDED:
-            raise ValueError(f"store_bytes {self.store_bytes} is too little for the embedded store: at least 1048576")
+        if self.store == EMBEDDED and self.held_bytes < LEAST_EMBEDDED:
+            name = "store_bytes" if self.tenant_held_bytes is None else "tenant_held_bytes"
+            raise ValueError(f"{name} {self.held_bytes} is too little for the embedded store: at least 1048576")
         return self
 
     @field_validator("cors_origins")
@@ -226,14 +234,19 @@ class Settings(BaseSettings):
         return rate_limit
 
     @property
+    def held_bytes(self) -> int:
+        """The most room for held states, of all tenants together or of each."""
+        return self.store_bytes if self.tenant_held_bytes is None else self.tenant_held_bytes
+
+    @property
     def largest_held_state(self) -> int:
         """The bytes of the largest state that the server can hold; 0 in the memory of one of several workers, which
         the others would not see."""
         if self.store == EMBEDDED:
-            return self.store_bytes // EMBEDDED_SHARE - ENTRY_BYTES
+            return self.held_bytes // EMBEDDED_SHARE - ENTRY_BYTES
         if self.store == MEMORY:
-            return max(0, self.store_bytes - ENTRY_BYTES) if self.worker_count == 1 else 0
-        return MAX_IN_REDIS
+            return max(0, self.held_bytes - ENTRY_BYTES) if self.worker_count == 1 else 0
+        return min(MAX_IN_REDIS, max(0, (self.tenant_held_bytes or MAX_IN_REDIS + ENTRY_BYTES) - ENTRY_BYTES))
 
     @property
     def on_loopback(self) -> bool:

@@ -22,7 +22,7 @@ from service.engine.registry import Registry
 from service.errors import DeadlineExceeded, InvalidRequest, SequenceUnknown
 from service.settings import Settings
 from service.state.sessions import Point, Sessions, unholdable
-from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, Store
+from service.state.stores.store import MARK_BYTES, NAME_BYTES, NO_MARK, Store, Stores
 
 Take = Callable[[Point, float], Awaitable[Point]]  # within how many seconds
 
@@ -38,10 +38,10 @@ class Advanced:
 
 
 class Sequences:
-    """Leads sequences from step to step; `store` is None where nothing can be held."""
+    """Leads sequences from step to step; `stores` is None where nothing can be held."""
 
-    def __init__(self, settings: Settings, engines: Registry, sessions: Sessions, store: Store | None) -> None:
-        self._engines, self._sessions, self._store = engines, sessions, store
+    def __init__(self, settings: Settings, engines: Registry, sessions: Sessions, stores: Stores | None) -> None:
+        self._engines, self._sessions, self._stores = engines, sessions, stores
         self._largest_state_bytes = settings.largest_held_state - MARK_BYTES - HEADER.size
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()  # as long as somebody is there
         self._waiting: Counter[tuple[str, str]] = Counter()
@@ -78,7 +78,8 @@ class Sequences:
         try:
             while (left_s := deadline - loop.time()) > 0:
                 newest = self._engines.get(model, version)
-                advanced = await self._try(key, newest, id, start=start, end=end, take=take, left_s=left_s)
+                store = await self._store(tenant, newest)
+                advanced = await self._try(key, newest, id, store, start=start, end=end, take=take, left_s=left_s)
                 if advanced is not None:
                     return advanced
         finally:
@@ -104,11 +105,20 @@ class Sequences:
                 del self._waiting[whose]
         return turn
 
+    async def _store(self, tenant: str, newest: Engine) -> Store:
+        """Return where the tenant's sequences are. Raises: InvalidRequest where the model can have none."""
+        if not newest.manifest.streamable:
+            raise InvalidRequest(f"model {newest.manifest.name!r} has no state; leave sequence_id out")
+        if self._stores is None:
+            raise _unholdable()
+        return await self._stores.of(tenant)
+
     async def _try(
         self,
         key: bytes,
         newest: Engine,
         id: int | str,
+        store: Store,
         *,
         start: bool,
         end: bool,
@@ -116,16 +126,11 @@ class Sequences:
         left_s: float,
     ) -> Advanced | None:
         """Take the step; return None, with nothing changed, where another process was quicker."""
-        model = newest.manifest.name
-        if not newest.manifest.streamable:
-            raise InvalidRequest(f"model {model!r} has no state; leave sequence_id out")
-        if self._store is None:
-            raise _unholdable()
-        mark, content = await self._store.read(key)
+        mark, content = await store.read(key)
         if start:
             before = self._sessions.begin(newest)
         elif content is None:
-            raise _unknown(model, id)
+            raise _unknown(newest.manifest.name, id)
         else:
             before = await self._point(content)
         size = before.engine.layout.size if before.state is None else len(before.state)
@@ -133,7 +138,7 @@ class Sequences:
             raise _unholdable()
         after = await take(before, left_s)
         kept = None if end else _content(after)
-        if (mark, kept) != (NO_MARK, None) and not await self._store.swap(key, mark, kept):
+        if (mark, kept) != (NO_MARK, None) and not await store.swap(key, mark, kept):
             return None
         return Advanced(after.step, restarted=start and content is not None)
 

@@ -30,7 +30,7 @@ from service.errors import (
     attempt,
 )
 from service.settings import Settings
-from service.state.stores.store import NAME_BYTES, Store
+from service.state.stores.store import NAME_BYTES, Stores
 from service.state.token import Form, Sealer, new_session_id
 
 P = ParamSpec("P")
@@ -82,10 +82,10 @@ class _Named:
 
 
 class Sessions:
-    """Makes points of tokens and tokens of points, many at a time; `store` is None where nothing can be held."""
+    """Makes points of tokens and tokens of points, many at a time; `stores` is None where nothing can be held."""
 
-    def __init__(self, settings: Settings, engines: Registry, sealer: Sealer, store: Store | None) -> None:
-        self._settings, self._engines, self._sealer, self._store = settings, engines, sealer, store
+    def __init__(self, settings: Settings, engines: Registry, sealer: Sealer, stores: Stores | None) -> None:
+        self._settings, self._engines, self._sealer, self._stores = settings, engines, sealer, stores
         self._longest_payload_bytes = max(settings.max_state_bytes, NAME_BYTES)
 
     def begin(self, engine: Engine) -> Point:
@@ -111,9 +111,9 @@ class Sessions:
         return _first(engine)
 
     async def close(self) -> None:
-        """Let go of the store."""
-        if self._store is not None:
-            await self._store.close()
+        """Let go of the stores."""
+        if self._stores is not None:
+            await self._stores.close()
 
     async def resume(self, tokens: Sequence[bytes], *, model: str, tenant: str) -> list[Point | RequestError]:
         """Return the point of each token, or why it cannot be used: StateInvalid, StateExpired, StateFromFuture,
@@ -131,7 +131,7 @@ class Sessions:
                 named[index] = opened
             points.append(opened)
         if named:
-            for index, point in zip(named, await self._fetch(list(named.values())), strict=True):
+            for index, point in zip(named, await self._fetch(list(named.values()), tenant), strict=True):
                 points[index] = point
         return points
 
@@ -175,7 +175,7 @@ class Sessions:
             else:
                 carried.append(attempt(self._seal, point, packed, tenant))
         if held:
-            kept = await self._keep([carried[index][1] for index in held])
+            kept = await self._keep([carried[index][1] for index in held], tenant)
             for index, one in zip(held, kept, strict=True):
                 carried[index] = attempt(self._seal, points[index], one, tenant) if isinstance(one, tuple) else one
         return carried
@@ -219,11 +219,12 @@ class Sessions:
             raise StateModelGone(message, reason="model_gone")
         return engine
 
-    async def _fetch(self, named: Sequence[_Named]) -> Sequence[Point | RequestError]:
+    async def _fetch(self, named: Sequence[_Named], tenant: str) -> Sequence[Point | RequestError]:
         states: Sequence[bytes | None] = [None] * len(named)
-        if self._store is not None:
+        if self._stores is not None:
             try:
-                states = await self._store.load([one.snapshot for one in named])
+                store = await self._stores.of(tenant)
+                states = await store.load([one.snapshot for one in named])
             except StoreUnavailable as error:
                 return _refusals(error, len(named))
         return [
@@ -239,11 +240,12 @@ class Sessions:
             return Form.FLOAT16, point.engine.layout.to_float16(point.state)
         return Form.EXACT, point.state
 
-    async def _keep(self, states: Sequence[bytes]) -> Sequence[Packed | RequestError]:
+    async def _keep(self, states: Sequence[bytes], tenant: str) -> Sequence[Packed | RequestError]:
         """Return what stands for each state in its token: the name of its snapshot."""
-        assert self._store is not None
+        assert self._stores is not None
         try:
-            return [(Form.HELD, name) for name in await self._store.save(states)]
+            store = await self._stores.of(tenant)
+            return [(Form.HELD, name) for name in await store.save(states)]
         except RequestError as error:
             return _refusals(error, len(states))
 

@@ -35,7 +35,7 @@ class TenantRates:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = _shared(settings.store) if settings.store.startswith(REDIS_SCHEMES) else None
         self._alone_until = -math.inf  # by time.monotonic
-        self._failed = metrics.store_failures.labels("rate")
+        self._alone = metrics.rates_alone
 
     async def take(self, tenant: str) -> None:
         """Count a call. Raises: RateLimited when it is one too many."""
@@ -46,7 +46,7 @@ class TenantRates:
             except RateLimited:
                 raise
             except Exception as failure:  # noqa: BLE001 - of whatever kind: what is in the way of counting stops no calls
-                self._failed.inc()
+                self._alone.inc()
                 self._alone_until = time.monotonic() + ALONE_S
                 log.warning("calls are counted by this worker alone: %s: %s", type(failure).__name__, failure)
         return await self._count(self._own, tenant)

@@ -36,7 +36,7 @@ class Container:
     """A running one of the image, as docs/deployment.md has it."""
 
     def __init__(self, image: str) -> None:
-        options = (*HARDENED, "--health-interval=1s", "--publish=127.0.0.1::8000")
+        options = (*HARDENED, "--health-interval=1s", "--publish=127.0.0.1::8000", "--env=BATON_OPEN_ACCESS=true")
         self.name = docker("run", "--detach", *options, image)
         self.url = f"http://{docker('port', self.name, '8000/tcp')}"
 

@@ -217,3 +217,9 @@ def test_with_keys_lines_read_the_key_from_a_variable(
     assert without_timing(json.loads(run_in_shell(text["curl"], API_KEY=KEY))) == without_timing(answer)
     assert "label" in run_in_node(text["JavaScript"], API_KEY=KEY)
     compare_in_python({**(left := run_in_python(text["Python"])), "answer": left["answer"][0]}, answer["results"])
+    record = {"kind": "stream", "path": "/v1/stream", "open": {"model": "numbers"}, "frames": [{"values": [1]}]}
+    page.evaluate("async (entry) => (await import('/page/api.js')).record(entry)", record)
+    text = newest(page, "/v1/stream")
+    assert not [form for form in text.values() if KEY in form]
+    told = [json.loads(line) for line in run_in_node(text["JavaScript"], API_KEY=KEY).splitlines()]
+    assert [message["type"] for message in told] == ["open", "step"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from browsing import Visit
-from conftest import ROOT, Server
+from browsing import Visit, VisitFactory
+from conftest import ROOT, Server, ServerFactory
+from keyring import Keyring
 from playwright.sync_api import expect
 from streaming import TOLERANCE, assert_same_session, drawn, observe, opened, press, wait_for_step
 
@@ -29,12 +31,22 @@ def test_a_stream_is_drawn_as_the_service_steps(visit: Visit, page_server: Serve
     expect(page.get_by_text(f"Observed {values[-1]:.5g}, anomaly {shown['anomaly'][-1]:.5g};")).to_be_visible()
 
 
-def test_a_service_with_keys_is_told_to_have_no_stream(visit: Visit) -> None:
-    """A browser cannot send the key that a stream would need."""
-    visit.page.add_init_script("sessionStorage.setItem('baton.key', 'a key')")
-    page = visit.open("#stream")
-    expect(page.get_by_text("This service asks for an API key, and a browser sends none")).to_be_visible()
-    expect(page.get_by_role("button", name="Start", exact=True)).to_have_count(0)
+def test_a_service_with_keys_is_streamed_from_with_the_key(
+    visits: VisitFactory, start_server: ServerFactory, tmp_path: Path
+) -> None:
+    """It goes with the WebSocket as a subprotocol."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "forecast-live").symlink_to(ROOT / "models" / "forecast-live")
+    keys = Keyring("acme")
+    server = start_server(tmp_path / "models", tmp_path / "state", BATON_API_KEYS=keys.setting)
+    server.client.headers.update(keys.header("acme"))
+    visit = visits(server.url)
+    visit.page.add_init_script(f"sessionStorage.setItem('baton.key', '{keys['acme']}')")
+    page = opened(visit)
+    observe(page, 3, until=3)
+    press(page, "Kill the connection")
+    observe(page, 2, until=5)
+    assert len(assert_same_session(page, server)) == 5
 
 
 def test_equal_seeds_give_equal_observations(visit: Visit) -> None:

@@ -20,8 +20,8 @@ from service.settings import Settings
 from service.state.keys import KeyRing, new_key
 from service.state.sequences import Advanced, Sequences
 from service.state.sessions import Point, Sessions
-from service.state.stores.choice import open_store
-from service.state.stores.store import Store
+from service.state.stores.choice import open_stores
+from service.state.stores.store import Stores
 from service.state.token import Sealer
 
 TTL_S = 3600
@@ -43,11 +43,11 @@ def added(point: Point) -> Point:
 class Service:
     """What one process has for sequences."""
 
-    def __init__(self, engines: list[Engine], settings: Settings, store: Store | None) -> None:
-        self.registry, self.store = Registry(Wanted(engines, {})), store
+    def __init__(self, engines: list[Engine], settings: Settings, stores: Stores | None) -> None:
+        self.registry, self.stores = Registry(Wanted(engines, {})), stores
         sealer = Sealer(KeyRing([new_key()]), ttl_s=TTL_S, skew_s=0)
-        sessions = Sessions(settings, self.registry, sealer, store)
-        self.sequences = Sequences(settings, self.registry, sessions, store)
+        sessions = Sessions(settings, self.registry, sealer, stores)
+        self.sequences = Sequences(settings, self.registry, sessions, stores)
 
     async def advance(self, id: int | str = 1, *, take: Take | None = None, **how: Any) -> Advanced:
         """Take a step, and see that the state is one of as many steps as the sequence is said to have taken."""
@@ -91,10 +91,10 @@ async def fail(before: Point) -> Point:
 @asynccontextmanager
 async def serve(engines: list[Engine], clock: Clock | None = None, **settings: Any) -> AsyncIterator[Service]:
     read = Settings(state_ttl_s=TTL_S, **{"store": "memory", **settings})
-    store = open_store(read, Metrics(), clock or Clock())
-    yield Service(engines, read, store)
-    if store is not None:
-        await store.close()
+    stores = open_stores(read, Metrics(), clock or Clock())
+    yield Service(engines, read, stores)
+    if stores is not None:
+        await stores.close()
 
 
 def emptied(server: RedisServer) -> str:

@@ -58,7 +58,7 @@ class EmbeddedStore:
         self._give_up_s = 0.0  # by the loop's clock
         self._idle = asyncio.Event()
         self._idle.set()
-        self._snapshots_gauge, self._bytes_gauge = metrics.held_states, metrics.held_bytes
+        self._metrics = metrics
         self._evictions = {reason: metrics.evictions.labels(reason) for reason in ("age", "space")}
         self._failures = {name: metrics.store_failures.labels(name) for name in OPERATIONS}
         self._show(self._folder.trimmed)
@@ -165,8 +165,7 @@ class EmbeddedStore:
         for reason, gone in (("age", done.aged), ("space", done.crowded_out)):
             if gone:
                 self._evictions[reason].inc(gone)
-        self._snapshots_gauge.set(done.snapshots)
-        self._bytes_gauge.set(done.bytes)
+        self._metrics.show_held(id(self), done.snapshots, done.bytes)
 
     def _unavailable(self, operation: str, failure: object) -> StoreUnavailable:
         self._failures[operation].inc()

@@ -24,7 +24,7 @@ class MemoryStore:
         self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
         self._held: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()  # by name, the longest unused first
         self._bytes = 0
-        self._snapshots_gauge, self._bytes_gauge = metrics.held_states, metrics.held_bytes
+        self._metrics = metrics
         self._evictions = {reason: metrics.evictions.labels(reason) for reason in ("age", "space")}
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
@@ -81,5 +81,4 @@ class MemoryStore:
             else:
                 break
             self._replace(name, None, now)
-        self._snapshots_gauge.set(len(self._held))
-        self._bytes_gauge.set(self._bytes)
+        self._metrics.show_held(id(self), len(self._held), self._bytes)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from copy import copy
+from itertools import chain
 from typing import Any, TypeVar
 
 from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
+from service.settings import ENTRY_BYTES
 from service.state.stores.store import (
     MARK_BYTES,
     OPERATIONS,
@@ -20,6 +23,7 @@ from service.state.stores.store import (
     Record,
     name_of,
     record_of,
+    taken_bytes,
     value_of,
     verified,
 )
@@ -30,9 +34,39 @@ T = TypeVar("T")
 
 SNAPSHOT_PREFIX = "baton:state:"
 RECORD_PREFIX = "baton:record:"
+SHARE_PREFIX = "baton:share:"
 SWAP = f"""
 if redis.call("GETRANGE", KEYS[1], 0, {MARK_BYTES - 1}) ~= ARGV[1] then return 0 end
 if ARGV[2] == "" then redis.call("DEL", KEYS[1]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
+return 1
+"""
+# What a tenant holds: in KEYS[1] its keys by the time of their last save in us, in KEYS[2] their sizes, and under "" the sum.
+# ARGV: the most bytes, the time to live, then keys and their sizes, 0 for a key that is gone.
+NOTE = """
+local time = redis.call("TIME")
+local now = time[1] * 1000000 + time[2]
+local function forget(key)
+  local size = redis.call("HGET", KEYS[2], key)
+  if not size then return end
+  redis.call("HINCRBY", KEYS[2], "", -size)
+  redis.call("HDEL", KEYS[2], key)
+  redis.call("ZREM", KEYS[1], key)
+end
+for _, key in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now - 1000 * ARGV[2])) do forget(key) end
+for i = 3, #ARGV, 2 do
+  forget(ARGV[i])
+  if ARGV[i + 1] ~= "0" then
+    redis.call("ZADD", KEYS[1], now + i, ARGV[i])
+    redis.call("HSET", KEYS[2], ARGV[i], ARGV[i + 1])
+    redis.call("HINCRBY", KEYS[2], "", ARGV[i + 1])
+  end
+end
+while tonumber(redis.call("HGET", KEYS[2], "") or 0) > tonumber(ARGV[1]) do
+  local oldest = redis.call("ZRANGE", KEYS[1], 0, 0)[1]
+  redis.call("DEL", oldest)
+  forget(oldest)
+end
+for _, key in ipairs(KEYS) do redis.call("PEXPIRE", key, ARGV[2]) end
 return 1
 """
 UNCHANGED = "nothing has changed, send the same again"
@@ -77,35 +111,67 @@ class RedisStore:
         self._refusal = ResponseError  # by a Redis that is full, say
         self._ttl_ms = 1000 * ttl_s
         self._failed = {name: metrics.store_failures.labels(name) for name in OPERATIONS}
+        self._tenant, self._max_bytes = "", 0
+
+    def share(self, tenant: str, max_bytes: int) -> RedisStore:
+        """Return what a tenant has of this store, over the same connections: names of its own, `max_bytes` at most."""
+        share = copy(self)
+        share._tenant, share._max_bytes = f"{tenant}:", max_bytes
+        return share
 
     async def save(self, states: Sequence[bytes]) -> list[bytes]:
+        if self._tenant:
+            taken_bytes(states, self._max_bytes)
         names = [name_of(state) for state in states]
         pipeline = self._redis.pipeline(transaction=False)
         for name, state in zip(names, states, strict=True):
-            pipeline.set(_key(name), state, px=self._ttl_ms)
+            pipeline.set(self._key(name), state, px=self._ttl_ms)
+        if self._tenant:
+            sizes = [len(state) + ENTRY_BYTES for state in states]
+            pipeline.eval(*self._note([self._key(name) for name in names], sizes))
         await self._bounded(_saved(pipeline), "save")
         return names
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
-        values = await self._bounded(_loaded(self._redis, [_key(name) for name in names]), "load")
+        values = await self._bounded(_loaded(self._redis, [self._key(name) for name in names]), "load")
         return [verified(name, value) for name, value in zip(names, values, strict=True)]
 
     async def read(self, key: bytes) -> Record:
-        (value,) = await self._bounded(_loaded(self._redis, [_record_key(key)]), "load")
+        (value,) = await self._bounded(_loaded(self._redis, [self._record_key(key)]), "load")
         return record_of(key, value)
 
     async def swap(self, key: bytes, before: bytes, content: bytes | None) -> bool:
         """As `Store.swap`; what is not sent, for want of a connection, has changed nothing."""
+        value = value_of(key, content)
+        if self._tenant:
+            taken_bytes([value], self._max_bytes)
         by_s = asyncio.get_running_loop().time() + REDIS_TIMEOUT_S
         connection = await self._bounded(self._pool.get_connection(), "save", by_s=by_s)
         try:
-            swap = _swapped(connection, _record_key(key), before, value_of(key, content) or b"", self._ttl_ms)
-            return await self._bounded(swap, "save", by_s=by_s, repeatable=False)
+            swap = _swapped(connection, self._record_key(key), before, value or b"", self._ttl_ms)
+            swapped = await self._bounded(swap, "save", by_s=by_s, repeatable=False)
         finally:
             await self._pool.release(connection)
+        if swapped and self._tenant:
+            size = 0 if value is None else len(value) + ENTRY_BYTES
+            note = self._redis.eval(*self._note([self._record_key(key)], [size]))
+            await self._bounded(note, "save", repeatable=False)
+        return swapped
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    def _key(self, name: bytes) -> str:
+        return f"{SNAPSHOT_PREFIX}{self._tenant}{name.hex()}"
+
+    def _record_key(self, key: bytes) -> str:
+        return f"{RECORD_PREFIX}{self._tenant}{key.hex()}"
+
+    def _note(self, keys: Sequence[str], sizes: Sequence[int]) -> tuple[Any, ...]:
+        """Return the call of the script that notes what the tenant saved, and drops what is too much."""
+        held = [f"{SHARE_PREFIX}{self._tenant}{kind}" for kind in ("uses", "sizes")]
+        pairs = chain.from_iterable(zip(keys, sizes, strict=True))
+        return (NOTE, len(held), *held, self._max_bytes, self._ttl_ms, *pairs)
 
     async def _bounded(
         self, work: Awaitable[T], operation: str, *, by_s: float | None = None, repeatable: bool = True
@@ -123,18 +189,10 @@ class RedisStore:
             raise StoreUnavailable(message, retry_after_ms=retry_after_ms) from failure
 
 
-def _key(name: bytes) -> str:
-    return f"{SNAPSHOT_PREFIX}{name.hex()}"
-
-
-def _record_key(key: bytes) -> str:
-    return f"{RECORD_PREFIX}{key.hex()}"
-
-
 async def _saved(pipeline: Any) -> None:
     """Raises: ValueError when what answers does not do so as Redis would."""
     answers = await pipeline.execute()
-    if not all(answer is True for answer in answers):
+    if not all(answer in (True, 1) for answer in answers):
         raise ValueError(f"SET was answered by {answers!r:.80}")
 
 

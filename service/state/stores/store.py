@@ -59,6 +59,16 @@ class Store(Protocol):
         """Let go of connections and files."""
 
 
+class Stores(Protocol):
+    """The store of each tenant, which may be the same for all."""
+
+    async def of(self, tenant: str) -> Store:
+        """Return the store that a tenant's states are in. Raises: StoreUnavailable."""
+
+    async def close(self) -> None:
+        """Let go of all of them."""
+
+
 def name_of(state: bytes) -> bytes:
     """Return the name of a state's snapshot."""
     return hashlib.sha256(state).digest()[:NAME_BYTES]

@@ -229,7 +229,7 @@ class Rivals:
     """Two services with one store."""
 
     def __init__(self, one: Service, engines: list[Engine]) -> None:
-        self.one, self.other = one, Service(engines, Settings(state_ttl_s=TTL_S), one.store)
+        self.one, self.other = one, Service(engines, Settings(state_ttl_s=TTL_S), one.stores)
 
 
 @pytest.fixture
@@ -333,8 +333,8 @@ async def test_a_sequence_of_a_version_that_is_not_there_yet_waits_for_a_reload(
     old, new = versions
     async with AsyncExitStack() as stack:
         ahead = await stack.enter_async_context(serve([new]))
-        behind = Service([old], Settings(state_ttl_s=TTL_S, timeout_ms=1), ahead.store)
-        patient = Service([old], Settings(state_ttl_s=TTL_S), ahead.store)
+        behind = Service([old], Settings(state_ttl_s=TTL_S, timeout_ms=1), ahead.stores)
+        patient = Service([old], Settings(state_ttl_s=TTL_S), ahead.stores)
         await ahead.advance(start=True)
         for late in (behind, patient):
             late.registry.settled.clear()

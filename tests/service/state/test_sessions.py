@@ -31,6 +31,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.keys import KeyRing, new_key
 from service.state.sessions import Carried, Point, Sessions
+from service.state.stores.choice import SharedStore
 from service.state.stores.memory import MemoryStore
 from service.state.token import Sealer
 
@@ -62,7 +63,7 @@ def sessions_of(engines: Sequence[Engine], clock: Clock, store: Any = "memory", 
     if store == "memory":
         store = MemoryStore(max_bytes=10_000, ttl_s=TTL_S, metrics=Metrics(), clock=clock)
     sealer = Sealer(KeyRing([KEY]), ttl_s=TTL_S, skew_s=0, clock=clock)
-    return Sessions(read, Registry(Wanted(engines, {})), sealer, store)
+    return Sessions(read, Registry(Wanted(engines, {})), sealer, None if store is None else SharedStore(store))
 
 
 KEY = new_key()

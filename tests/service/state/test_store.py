@@ -19,7 +19,7 @@ from here import Clock
 from service.errors import BatchTooLarge, SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings, load_settings
-from service.state.stores.choice import open_store
+from service.state.stores.choice import open_stores
 from service.state.stores.embedded import EmbeddedStore
 from service.state.stores.memory import MemoryStore
 from service.state.stores.redis import REDIS_CONNECTIONS, RedisStore
@@ -56,20 +56,21 @@ async def bounded(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend:
     """A store that keeps its own bounds."""
     metrics, clock = Metrics(), Clock()
     settings = Settings(store=request.param, store_bytes=MAX_BYTES, state_ttl_s=TTL_S, state_dir=tmp_path)
-    store = open_store(settings, metrics, clock)
-    assert store is not None
-    yield Opened(store, metrics, clock)
-    await store.close()
+    stores = open_stores(settings, metrics, clock)
+    assert stores is not None
+    yield Opened(await stores.of(""), metrics, clock)
+    await stores.close()
 
 
-@pytest.fixture(params=["memory", "embedded", "redis"])
+@pytest.fixture(params=["memory", "embedded", "redis", "a share of memory", "a share of embedded", "a share of redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """An empty store of each kind."""
-    kind = request.param
+    *share, kind = request.param.split(" of ")
+    quota = 64 * 2**20 if share else None
     name = request.getfixturevalue("shared_redis").url if kind == "redis" else kind
-    opened = open_store(Settings(store=name, state_dir=tmp_path), Metrics(), Clock())
+    opened = open_stores(Settings(store=name, state_dir=tmp_path, tenant_held_bytes=quota), Metrics(), Clock())
     assert opened is not None
-    yield opened
+    yield await opened.of("acme")
     await opened.close()
 
 
@@ -348,13 +349,11 @@ def assert_repeatable(outcome: object) -> None:
 
 
 def open_redis(server: RedisServer) -> RedisStore:
-    store = open_store(Settings(store=server.url, state_ttl_s=60), Metrics(), Clock())
-    assert isinstance(store, RedisStore)
-    return store
+    return RedisStore(server.url, ttl_s=60, metrics=Metrics())
 
 
 async def test_several_workers_have_no_memory_in_common() -> None:
-    assert open_store(Settings(store="memory", workers=2), Metrics(), Clock()) is None
+    assert open_stores(Settings(store="memory", workers=2), Metrics(), Clock()) is None
 
 
 @pytest.mark.parametrize(
@@ -362,7 +361,7 @@ async def test_several_workers_have_no_memory_in_common() -> None:
 )
 async def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BATON_STORE"):
-        open_store(Settings(store=url), Metrics(), Clock())
+        open_stores(Settings(store=url), Metrics(), Clock())
 
 
 @pytest.mark.parametrize("store", ["", "disk", "http://:secret@host"])
@@ -382,6 +381,6 @@ async def test_without_the_package_redis_start_up_says_what_to_install(monkeypat
     for name in [name for name in sys.modules if name.split(".")[0] == "redis"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    assert isinstance(open_store(Settings(store="memory"), Metrics(), Clock()), MemoryStore)
+    assert open_stores(Settings(store="memory"), Metrics(), Clock()) is not None
     with pytest.raises(SettingsError, match=r"pip install 'baton-serving\[redis\]'"):
-        open_store(Settings(store="redis://localhost"), Metrics(), Clock())
+        open_stores(Settings(store="redis://localhost"), Metrics(), Clock())

@@ -2,8 +2,8 @@
 
 Names are told: an error says which member of a request is none, and which model is not there.
 
-A service is asked for everything, in the right way and in wrong ones, with marked texts, tokens and keys; then all that it
-wrote is searched: its log down to the least severe line, its metrics, its traces, its errors and its files.
+A service is asked for everything, in the right way and in wrong ones, with marked texts, tokens and keys; then all
+that it wrote is searched: its log down to the least severe line, its metrics, its traces, its errors and its files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -156,7 +155,15 @@ def stream_everything(server: Server, tokens: list[str]) -> Iterator[str]:
         *({"model": "reader", "key": KEYS["acme"], "state": state} for state in (tokens[0], tokens[0][:-4], TEXT, 7)),
         {"model": "reader", "key": KEYS["acme"], "hold": TEXT},
     ]
-    frames = ({"text": TEXT}, {"values": [TEXT]}, {"inputs": TEXT}, {"text": TEXT * 9000}, {"txt": TEXT}, TEXT, {"text": 1})
+    frames = (
+        {"text": TEXT},
+        {"values": [TEXT]},
+        {"inputs": TEXT},
+        {"text": TEXT * 9000},
+        {"txt": TEXT},
+        TEXT,
+        {"text": 1},
+    )
     for opening in openings:
         with suppress(WebSocketException), connect(server) as connection:
             connection.send(json.dumps(opening))
