@@ -40,7 +40,7 @@ if redis.call("GETRANGE", KEYS[1], 0, {MARK_BYTES - 1}) ~= ARGV[1] then return 0
 if ARGV[2] == "" then redis.call("DEL", KEYS[1]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
 return 1
 """
-# What a tenant holds: in KEYS[1] its keys by the time of their last save in us, in KEYS[2] their sizes, under "" the sum.
+# What a tenant holds: in KEYS[1] its keys by the time of their last save in us, in KEYS[2] their sizes, and their sum.
 # ARGV: the most bytes, the time to live in ms, then keys and their sizes, 0 for a key that is gone.
 NOTE = """
 local time = redis.call("TIME")
