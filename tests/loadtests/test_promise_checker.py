@@ -1,4 +1,4 @@
-"""The checker of promises: sessions outlast what happens to replicas, and a service that lies or forgets is found out."""
+"""The checker of promises: sessions outlast what becomes of replicas; a service that lies or forgets is found out."""
 
 from __future__ import annotations
 
