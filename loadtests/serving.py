@@ -147,6 +147,15 @@ def pss_mb(pid: int) -> float:
     return kib * 1024 / 1e6
 
 
+def descriptors(pid: int) -> int:
+    """Return how many files and sockets a process and its children have open."""
+    count = 0
+    for member in family(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a child may have ended since it was listed
+            count += len(list(Path(f"/proc/{member}/fd").iterdir()))
+    return count
+
+
 def family(pid: int) -> list[int]:
     """Return a process and all that descend from it."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]

@@ -1,8 +1,8 @@
-"""`make soak`: does memory stay where it is under requests of every shape?
+"""`make soak`: do memory and descriptors stay where they are, and is nothing left behind?
 
-Random requests from a fixed seed, from a few clients at once, over the committed models: 1 to 64 items each, of random
-lengths; texts, series, and sessions that go on from their tokens. It knows requests and memory, not speed.
-Invariant: every request was answered in full, or the soak fails.
+Requests of random shapes to every kind of endpoint of /v1 and /v2, streams, events of generations, and clients that
+vanish in the middle of any of them, against a service of two workers, for ten minutes. It knows requests and what a
+process takes, not speed. Invariant: every request whose client stayed was answered in full, or the soak fails.
 """
 
 from __future__ import annotations
@@ -13,168 +13,233 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import httpx
-import numpy as np
 import typer
+import websockets
 
 from loadtests import report, requirements
 from loadtests.models import COMMITTED
-from loadtests.payloads import HORIZON, read_series, read_texts
 from loadtests.plots import plot_memory
 from loadtests.requirements import BenchError
-from loadtests.serving import Running, baton, pss_mb
+from loadtests.serving import Running, baton, descriptors, metrics, pss_mb
+from loadtests.shapes import Shapes
 from service.launch import ROOT
 
 RESULTS = ROOT / "loadtests" / "results" / "soak.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "benchmarks-soak.svg"
-REQUESTS, CLIENTS, SAMPLES = 20_000, 8, 200
-MAX_ITEMS, MAX_WORDS, MAX_STEPS = 64, 200, 64
-SERIES_LENGTHS = (8, 512)  # what the committed model needs and reads
-SESSIONS = 512  # the newest of each model, that later requests go on from
+SECONDS, CLIENTS, SAMPLES = 600.0, 8, 200
 GROWTH = 1.05
-Request = tuple[str, dict[str, Any]]
+MOST_FRAMES, FRAMES_BEFORE_LEAVING, VANISHING = 32, 4, 0.5
+QUIET_S = 30.0  # for what was abandoned to end
+SETTINGS = {
+    "BATON_WORKERS": "2",
+    "BATON_MAX_WAIT_MS": "60000",
+    "BATON_TIMEOUT_MS": "60000",
+}  # a slow machine is no overload
+LEFT = ("baton_queue_rows", "baton_streams", "baton_generations")  # must be 0 once nobody calls
+SPARE_TASKS = 4  # of each worker, that come and go with the metrics' own request
+EVENTS = {"model": "charlm", "items": [{"prompt": "A good "}], "max_steps": 200, "stream": True}
 
 
-class Shapes:
-    """An endless source of requests; answers to steps are given back to `keep`, so that later steps go on from them."""
+@dataclass(frozen=True)
+class Sample:
+    """What the service took after so many requests. Units: memory in MB."""
 
-    def __init__(self, data: Path, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._words = " ".join(read_texts(data)).split()
-        self._series = read_series(data)
-        self._tokens: dict[str, deque[str]] = {
-            name: deque(maxlen=SESSIONS) for name in ("forecast-live", "sentiment-live")
+    requests: int
+    memory_mb: float
+    descriptors: int
+    tasks: float
+
+
+class Soak:
+    """Clients of a service, that count what they did in `done`."""
+
+    def __init__(self, service: Running, shapes: Shapes, seed: int) -> None:
+        self._service, self._shapes, self._rng = service, shapes, Random(seed)
+        self._host, self._port = service.url.removeprefix("http://").rsplit(":", 1)
+        self.done: Counter[str] = Counter()
+        self._kinds: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
+            "requests": (16, self._ask),
+            "streams": (2, self._stream),
+            "events": (1, self._listen),
+            "vanished": (2, self._vanish),
         }
 
-    def draw(self) -> Request:
-        kinds: tuple[Callable[[int], Request], ...] = (self._texts, self._forecast, self._numbers, self._words_in_steps)
-        return kinds[self._rng.integers(len(kinds))](self._skewed(1, MAX_ITEMS))
+    async def run(self, seconds: float) -> list[Sample]:
+        """Work for so long, and return what the service took meanwhile.
 
-    def keep(self, body: dict[str, Any], answer: dict[str, Any]) -> None:
-        if "items" in body:
-            self._tokens[body["model"]].extend(result["state"] for result in answer["results"])
+        Raises: BenchError for a request that was not answered in full.
+        """
+        until = time.monotonic() + seconds
+        async with (
+            httpx.AsyncClient(base_url=self._service.url, timeout=60) as self._http,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for _ in range(CLIENTS):
+                tasks.create_task(self._work(until))
+            return await self._watch(until, seconds / SAMPLES)
 
-    def _skewed(self, least: int, most: int) -> int:
-        """Draw from `least` to `most`, every factor of two as likely as any other."""
-        return int(np.exp(self._rng.uniform(np.log(least), np.log(most + 1))))
+    def sample(self) -> Sample:
+        tasks = metrics(self._service.url)["baton_tasks"]
+        return Sample(self.done.total(), pss_mb(self._service.pid), descriptors(self._service.pid), tasks)
 
-    def _text(self, max_words: int) -> str:
-        length = self._skewed(1, max_words)
-        start = self._rng.integers(len(self._words) - length)
-        return " ".join(self._words[start : start + length])
+    async def _work(self, until: float) -> None:
+        while time.monotonic() < until:
+            name = self._rng.choices([*self._kinds], [weight for weight, _ in self._kinds.values()])[0]
+            await self._kinds[name][1]()
+            self.done[name] += 1
 
-    def _texts(self, items: int) -> Request:
-        return "/v1/sentiment", {"inputs": [self._text(MAX_WORDS) for _ in range(items)]}
+    async def _watch(self, until: float, every_s: float) -> list[Sample]:
+        samples = []
+        while time.monotonic() < until:
+            samples.append(await asyncio.to_thread(self.sample))
+            await asyncio.sleep(every_s)
+        return samples
 
-    def _forecast(self, items: int) -> Request:
-        series = [{"values": self._history(*SERIES_LENGTHS)} for _ in range(items)]
-        return "/v1/forecast", {"series": series, "horizon": HORIZON}
+    async def _ask(self) -> None:
+        path, body = self._shapes.draw()
+        answer = await self._http.post(path, json=body)
+        content = answer.json()
+        if answer.status_code != httpx.codes.OK or content.get("summary", {}).get("failed"):
+            raise BenchError(f"a request to {path} was answered {answer.status_code}: {answer.text[:1000]}")
+        self._shapes.keep(body, content)
 
-    def _history(self, least: int, most: int) -> list[float]:
-        whole = self._series[self._rng.integers(len(self._series))]
-        return whole[-self._skewed(least, most) :]
+    async def _stream(self) -> None:
+        """Take steps on a stream, and leave it as it should be left, or in the middle of a frame's work."""
+        url = self._service.url.replace("http", "ws", 1) + "/v1/stream"
+        async with websockets.connect(url, proxy=None) as connection:
+            await connection.send('{"model": "forecast-live", "checkpoint_every": 8}')
+            for _ in range(self._rng.randint(1, MOST_FRAMES)):
+                await connection.send(json.dumps({"values": self._shapes.history()}))
+                while (frame := json.loads(await connection.recv()))["type"] != "step":
+                    if frame["type"] == "error":
+                        raise BenchError(f"a frame was refused: {frame}")
+            if self._rng.random() < VANISHING:
+                await connection.send(json.dumps({"values": self._shapes.history()}))
+                connection.transport.abort()
 
-    def _numbers(self, items: int) -> Request:
-        steps = [{"values": self._history(1, MAX_STEPS)} for _ in range(items)]
-        return "/v1/step", {"model": "forecast-live", "items": self._resumed("forecast-live", steps)}
+    async def _listen(self) -> None:
+        """Read the events of a generation to their end, or leave after the first few."""
+        leaves = self._rng.random() < VANISHING
+        async with self._http.stream("POST", "/v1/generate", json=EVENTS) as answer:
+            count, line = 0, ""
+            async for line in answer.aiter_lines():
+                count += line.startswith("data: ")
+                if leaves and count > FRAMES_BEFORE_LEAVING:
+                    return
+        if '"error"' in line or not count:
+            raise BenchError(f"a generation ended with {line[:1000]}")
 
-    def _words_in_steps(self, items: int) -> Request:
-        steps = [{"text": self._text(MAX_STEPS)} for _ in range(items)]
-        return "/v1/step", {"model": "sentiment-live", "items": self._resumed("sentiment-live", steps)}
-
-    def _resumed(self, model: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Let about half of the items go on from a session, if there is one."""
-        tokens = self._tokens[model]
-        return [
-            {**item, "state": tokens[self._rng.integers(len(tokens))]} if tokens and self._rng.random() < 0.5 else item
-            for item in items
-        ]
-
-
-async def soak(service: Running, shapes: Shapes, requests: int) -> list[tuple[int, float]]:
-    """Send so many requests and return the memory of the service in MB after each of `SAMPLES` equal parts of them.
-
-    Raises: BenchError for a request that was not answered in full.
-    """
-    numbers, samples = iter(range(1, requests + 1)), []
-    every = max(1, requests // SAMPLES)
-
-    async def client(numbers: Iterator[int], http: httpx.AsyncClient) -> None:
-        for number in numbers:
-            path, body = shapes.draw()
-            answer = await http.post(path, json=body)
-            if answer.status_code != httpx.codes.OK or answer.json()["summary"]["failed"]:
-                raise BenchError(f"request {number} to {path} was answered {answer.status_code}: {answer.text[:1000]}")
-            shapes.keep(body, answer.json())
-            if number % every == 0:
-                samples.append((number, pss_mb(service.pid)))
-
-    async with httpx.AsyncClient(base_url=service.url, timeout=60) as http, asyncio.TaskGroup() as tasks:
-        for _ in range(CLIENTS):
-            tasks.create_task(client(numbers, http))
-    return samples
+    async def _vanish(self) -> None:
+        """Send a request, or a part of it, and close the connection."""
+        path, body = self._shapes.draw()
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\n"
+        whole = f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+        _, writer = await asyncio.open_connection(self._host, int(self._port))
+        writer.write(whole[: self._rng.randint(1, len(whole))] if self._rng.random() < VANISHING else whole)
+        await writer.drain()
+        writer.transport.abort()
 
 
-def growth(memory_mb: Sequence[float]) -> float:
-    """Return the median of the last quarter over that of the second. Shapes: memory_mb, at least four samples."""
-    quarter = len(memory_mb) // 4
-    return statistics.median(memory_mb[-quarter:]) / statistics.median(memory_mb[quarter : 2 * quarter])
+def growth(series: Sequence[float]) -> float:
+    """Return the median of the last quarter over that of the second. Shapes: series, at least four samples."""
+    quarter = len(series) // 4
+    return statistics.median(series[-quarter:]) / statistics.median(series[quarter : 2 * quarter])
+
+
+def left_behind(service: Running, soak: Soak, before: Sample) -> dict[str, float]:
+    """Return what is there beyond what was `before`, once the service had time to end what was abandoned."""
+    until = time.monotonic() + QUIET_S
+    while True:
+        now, counted = soak.sample(), metrics(service.url)
+        left = {name: counted[name] for name in LEFT if counted[name]}
+        if now.tasks > before.tasks + SPARE_TASKS:
+            left["baton_tasks"] = now.tasks - before.tasks
+        if now.descriptors > before.descriptors + SPARE_TASKS:
+            left["descriptors"] = now.descriptors - before.descriptors
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.5)
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+    """Return what is not as it should be."""
+    wrong = [
+        f"{name} grew: {result['growth'][name]:.3f}"
+        for name in ("memory", "descriptors")
+        if result["growth"][name] > GROWTH
+    ]
+    if result["left"]:
+        wrong.append(f"left behind: {', '.join(f'{name} {value:g}' for name, value in result['left'].items())}")
+    return wrong
 
 
 def summary(result: dict[str, Any]) -> str:
-    memory_mb, grown = [mb for _, mb in result["samples"]], result["growth"]
-    verdict = "met" if grown <= GROWTH else "**missed**"
+    memory_mb, grown = [sample["memory_mb"] for sample in result["samples"]], result["growth"]
+    wrong = "; ".join(verdict(result))
+    counts = ", ".join(f"{count:,} {name}" for name, count in result["done"].items())
     return (
-        f"{result['requests']:,} requests of random shapes in {result['seconds']:.0f} s, all answered "
-        f"({result['date']}, the commit of {result['commit_date']}). Memory (PSS) at most {max(memory_mb):.0f} MB; "
-        f"median of the last quarter over that of the second {grown:.3f}, wanted ≤ {GROWTH:g}: {verdict}."
+        f"{result['seconds']:.0f} s over two workers: {counts} ({result['date']}, the commit of "
+        f"{result['commit_date']}); every request whose client stayed was answered in full. Memory (PSS) at most "
+        f"{max(memory_mb):.0f} MB; median of the last quarter over that of the second: memory {grown['memory']:.3f}, "
+        f"descriptors {grown['descriptors']:.3f}, wanted ≤ {GROWTH:g}; afterwards no row, stream, generation, task or "
+        f"descriptor was to be left: {f'**missed**, {wrong}' if wrong else 'met'}."
     )
 
 
-def run(data: Path, requests: int) -> dict[str, Any]:
+def run(data: Path, seconds: float) -> dict[str, Any]:
     """Soak a service of its own; return the raw result."""
-    with tempfile.TemporaryDirectory() as scratch, baton(COMMITTED, Path(scratch)) as service:
-        started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, baton(COMMITTED, Path(scratch), **SETTINGS) as service:
+        soak = Soak(service, Shapes(data, seed=0), seed=0)
+        before = soak.sample()
         try:
-            samples = asyncio.run(soak(service, Shapes(data, seed=0), requests))
+            samples = asyncio.run(soak.run(seconds))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        left = left_behind(service, soak, before)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit_date": requirements.commit_date(),
-        "requests": requests,
-        "seconds": time.perf_counter() - started,
-        "growth": growth([mb for _, mb in samples]),
-        "samples": samples,
+        "seconds": seconds,
+        "done": dict(soak.done),
+        "growth": {
+            "memory": growth([sample.memory_mb for sample in samples]),
+            "descriptors": growth([sample.descriptors for sample in samples]),
+        },
+        "left": left,
+        "samples": [asdict(sample) for sample in samples],
     }
 
 
 def write(result: dict[str, Any]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result) + "\n")
-    numbers, memory_mb = zip(*result["samples"], strict=True)
-    plot_memory(memory_mb, numbers, PLOT)
+    samples = result["samples"]
+    plot_memory([sample["memory_mb"] for sample in samples], [sample["requests"] for sample in samples], PLOT)
     report.write_between(PAGE, "soak", summary(result))
 
 
 def main(
-    requests: Annotated[int, typer.Option(min=4, help="How many; with fewer than the default, only print.")] = REQUESTS,
+    seconds: Annotated[float, typer.Option(min=4, help="How long; shorter than the default, only print.")] = SECONDS,
 ) -> None:
-    """Send requests of random shapes; end with status 1 when one fails or memory grows."""
+    """Send requests of random shapes; end with status 1 when one fails, when memory grows or something is left."""
     try:
-        result = run(requirements.data_dir(), requests)
-        if requests >= REQUESTS:
+        result = run(requirements.data_dir(), seconds)
+        if seconds >= SECONDS:
             write(result)
         print(summary(result))
-        if result["growth"] > GROWTH:
-            raise BenchError(f"memory grew: the last quarter has {result['growth']:.3f} of the second")
+        if wrong := verdict(result):
+            raise BenchError("; ".join(wrong))
     except BenchError as failure:
         sys.exit(f"soak: {failure}")
 

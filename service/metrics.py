@@ -90,6 +90,7 @@ class Metrics:
         self.rates_alone = self._counter(
             "rates_alone", "Times that a worker began to count calls for itself, since Redis did not answer."
         )
+        self.tasks = self._gauge("tasks", "Tasks of the event loops.", "livesum")
         self.streams = self._gauge("streams", "Streams that are open.", "livesum")
         self.streams_closed = self._counter("streams_closed", "Streams that ended, by close code.", "code")
         self.stream_frames = self._counter("stream_frames", "Frames answered on streams, refused ones too.")

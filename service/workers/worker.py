@@ -6,6 +6,7 @@ that started it has died.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import math
@@ -28,6 +29,7 @@ from service.engine.orders import Orders
 from service.engine.served import Served
 from service.engine.versions import Tried
 from service.errors import StartupError
+from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import token_chars
 from service.web.access_log import RequestLog, access_log
@@ -107,10 +109,12 @@ class Worker:
         watch: Callable[[], None] = _do_nothing,
         listening: Callable[[], None] = _do_nothing,
     ) -> None:
-        usage = Usage(app.state.service.metrics, str(number))
+        metrics: Metrics = app.state.service.metrics
+        usage = Usage(metrics, str(number))
 
         def look() -> None:
             usage.show()
+            metrics.tasks.set(len(asyncio.all_tasks()))
             watch()
 
         listener = Listener(self._port, self._board, number, look)
