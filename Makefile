@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises soak report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -104,7 +104,10 @@ bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP 
 promises: $(VENV)/.development  ## hold sessions against an oracle while replicas are killed, paused, rolled, filled up (30 minutes)
 	$(BIN)/python -m loadtests.promises --output loadtests/results/promises.json
 
-soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
+stress: $(VENV)/.development  ## measure recovery from five times the peak, and normal load beside 5,000 idle streams (4 minutes)
+	$(BIN)/python -m loadtests.stress
+
+soak: $(VENV)/.development  ## call every kind of endpoint for 10 minutes, and see that nothing grows or is left
 	$(BIN)/python -m loadtests.soak
 
 LOADTEST = $(BIN)/python -m loadtests.run $(if $(HOST),--host '$(HOST)') $(if $(USERS),--users $(USERS)) \

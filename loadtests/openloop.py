@@ -31,7 +31,7 @@ import numpy as np
 import typer
 import uvloop
 
-from loadtests.outcome import NO_ANSWER, Outcome, summarise
+from loadtests.outcome import NO_ANSWER, Array, Outcome, summarise
 from loadtests.requirements import BenchError, raise_open_files
 
 FIRST_CONNECTIONS = 64
@@ -131,6 +131,10 @@ class OpenLoop:
             connections=self._most_open,
             cpu=(time.process_time() - cpu) / elapsed,
         )
+
+    def arrivals(self) -> tuple[Array, Array, Array]:
+        """Return when each arrival was due, when it ended (NaN where it did not), and its status (`NO_ANSWER`)."""
+        return np.array(self._due[:-1]), np.array(self._ended), np.array(self._status)
 
     def _tick(self) -> None:
         now, due, place = time.perf_counter() - self._start, self._due, self._next
