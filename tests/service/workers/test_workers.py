@@ -285,7 +285,8 @@ def test_a_port_where_another_service_listens_is_refused(pair: Server, tiny_mode
 @pytest.mark.parametrize("workers", [1, WORKERS])
 def test_the_address_of_all_is_that_of_ipv4_too(workers: int, tmp_path: Path, start_server: ServerFactory) -> None:
     tiny.number_stepper(tmp_path / "models")
-    server = start_server(tmp_path / "models", tmp_path / "state", BATON_HOST="::", BATON_WORKERS=str(workers))
+    everywhere = {"BATON_HOST": "::", "BATON_OPEN_ACCESS": "true", "BATON_WORKERS": str(workers)}
+    server = start_server(tmp_path / "models", tmp_path / "state", **everywhere)
     port = httpx.URL(server.url).port
     for host in ("127.0.0.1", "[::1]"):
         assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200
