@@ -19,6 +19,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -75,7 +76,12 @@ class ApiKey(BaseModel):
 
     def is_of(self, secret: str) -> bool:
         """Return whether the entry is that of the secret, in a time that does not tell how much of it fits."""
-        return hmac.compare_digest(_hash(secret, self.salt), self.hash)
+        salt, hashed = self._raw
+        return hmac.compare_digest(_hash(secret, salt), hashed)
+
+    @cached_property
+    def _raw(self) -> tuple[bytes, bytes]:
+        return bytes.fromhex(self.salt), bytes.fromhex(self.hash)
 
     def why_not(self, now: float) -> str | None:
         """Return why the key opens nothing at `now`, in seconds since 1970; None where it does."""
@@ -94,7 +100,7 @@ def make_key(name: str, now: datetime, *, tenant: str | None, days: int | None) 
 
     Raises: CommandError when `tenant` or `name` is no name.
     """
-    id, salt = secrets.token_hex(ID_BYTES), secrets.token_hex(SALT_BYTES)
+    id, salt = secrets.token_hex(ID_BYTES), secrets.token_bytes(SALT_BYTES)
     secret = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
     expires = None if days is None else now + timedelta(days=days)
     try:
@@ -103,8 +109,8 @@ def make_key(name: str, now: datetime, *, tenant: str | None, days: int | None) 
             tenant=tenant,
             admin=tenant is None,
             name=name,
-            salt=salt,
-            hash=_hash(secret, salt),
+            salt=salt.hex(),
+            hash=_hash(secret, salt).hex(),
             created=now,
             expires=expires,
         )
@@ -133,7 +139,7 @@ def read_keys(settings: Settings) -> tuple[ApiKey, ...]:
     """
     own = _validated(f"{PREFIX}API_KEYS", settings.api_keys)
     file = keys_file(settings)
-    kept = _read(file) if settings.api_keys_file is not None or file.exists() else ()
+    kept = _read(file, missing_ok=settings.api_keys_file is None)
     ids = [entry.id for entry in (*own, *kept)]
     if len(set(ids)) < len(ids):
         raise SettingsError(f"{PREFIX}API_KEYS and {file} have two entries of the same id")
@@ -151,7 +157,7 @@ def changing(file: Path) -> Iterator[list[ApiKey]]:
         folder = os.open(file.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            entries = list(_read(file)) if file.exists() else []
+            entries = list(_read(file, missing_ok=True))
             yield entries
             _write(file, entries)
         finally:
@@ -160,10 +166,12 @@ def changing(file: Path) -> Iterator[list[ApiKey]]:
         raise CommandError(f"the keys cannot be kept in {file} ({failure}); set {PREFIX}API_KEYS_FILE") from failure
 
 
-def _read(file: Path) -> tuple[ApiKey, ...]:
+def _read(file: Path, *, missing_ok: bool) -> tuple[ApiKey, ...]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as failure:
+        if missing_ok and isinstance(failure, FileNotFoundError):
+            return ()
         raise SettingsError(f"the API keys in {file} cannot be read: {failure}") from failure
     except ValueError as failure:
         raise SettingsError(f"{file} is no JSON list of API keys: {failure}") from failure
@@ -190,6 +198,5 @@ def _write(file: Path, entries: Sequence[ApiKey]) -> None:
     draft.replace(file)
 
 
-def _hash(secret: str, salt: str) -> str:
-    digest = hashlib.blake2b(secret.encode(), key=bytes.fromhex(salt), digest_size=HASH_BYTES, person=b"baton api key")
-    return digest.hexdigest()
+def _hash(secret: str, salt: bytes) -> bytes:
+    return hashlib.blake2b(secret.encode(), key=salt, digest_size=HASH_BYTES, person=b"baton api key").digest()
