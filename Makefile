@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test rollout check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -56,6 +56,11 @@ image-test: $(VENV)/.development  ## build every image from nothing, and test th
 
 rollout:  ## replace the running replicas of docker-compose.yml one by one, by the image BATON_IMAGE (default: baton)
 	deploy/rollout.sh
+
+coverage: $(VENV)/.development  ## measure which branches of service and client the tests take (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest tests --ignore tests/training -n $$(($$(nproc) + 1)) --dist worksteal
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered --sort cover
 
 check: $(VENV)/.development  ## lint, formatting, types
 	$(BIN)/ruff check .
