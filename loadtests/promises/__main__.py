@@ -8,11 +8,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from loadtests import report, requirements
 from loadtests.promises.clients import Client
 from loadtests.promises.history import History
 from loadtests.promises.nemesis import Nemesis, small_disk
@@ -22,6 +24,8 @@ from service.launch import ROOT
 
 MODEL = "forecast-live"
 REPLICAS = ("a", "b", "c")
+PAGE = ROOT / "docs" / "loadtests.md"
+FULL_S = 1800.0  # the page tells of runs that are at least as long
 LEAST_ANSWERED_PER_S = 0.2  # operations of each kind
 
 
@@ -64,28 +68,37 @@ def run(seconds: float, clients: int, seed: int) -> tuple[History, set[str]]:
         return history, set(nemesis.kinds)
 
 
+def summary(result: dict[str, Any]) -> str:
+    told = {
+        name: ", ".join(f"{kind} {count:,}" for kind, count in sorted(result[name].items())) or "none"
+        for name in ("answered", "given_up", "nemeses")
+    }
+    return (
+        f"{result['seconds']:g} s, {result['clients']} clients, seed {result['seed']} ({result['date']}, the commit of "
+        f"{result['commit_date']}): {result['sessions']:,} sessions. Operations answered: {told['answered']}; given up: "
+        f"{told['given_up']}. Strokes: {told['nemeses']}. {result['steps']:,} answers were compared: "
+        f"**{result['differing']} differ, {result['lost']} sessions lost**."
+    )
+
+
 def main(
-    seconds: Annotated[float, typer.Option(help="How long clients work and the nemesis strikes.")] = 1800,
+    seconds: Annotated[float, typer.Option(help="How long clients work and the nemesis strikes.")] = FULL_S,
     clients: Annotated[int, typer.Option(help="How many clients work at a time.")] = 12,
     seed: Annotated[int, typer.Option(help="What clients and nemesis do follows from it.")] = 1,
     output: Annotated[Path | None, typer.Option(help="A file for the history, as JSON.")] = None,
 ) -> None:
     """Put sessions against three replicas to the test; the exit code is 1 where a promise was broken."""
     history, nemeses = run(seconds, clients, seed)
-    content = history.content()
+    about = {"date": datetime.now(UTC).date().isoformat(), "commit_date": requirements.commit_date()}
+    result = {**about, "seconds": seconds, "clients": clients, "seed": seed, **history.content()}
     if output is not None:
-        output.write_text(
-            json.dumps({"seconds": seconds, "clients": clients, "seed": seed, **content}, indent=1) + "\n"
-        )
-    for name in ("answered", "given_up", "nemeses"):
-        typer.echo(f"{name}: {', '.join(f'{kind} {count}' for kind, count in sorted(content[name].items()))}")
-    typer.echo(
-        f"{history.sessions} sessions, {history.steps} answers compared: {history.differing} differ; "
-        f"sessions lost: {history.lost}"
-    )
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    if seconds >= FULL_S:
+        report.write_between(PAGE, "promises", summary(result))
+    typer.echo(summary(result))
     if "disk" not in nemeses:
         typer.echo("no disk was filled: this process may mount none")
-    for breach in content["breaches"]:
+    for breach in result["breaches"]:
         typer.echo(json.dumps(breach))
     failures = history.failures(least_answered=int(LEAST_ANSWERED_PER_S * seconds), nemeses=nemeses)
     sys.exit(f"FAILED: {'; '.join(failures)}" if failures else 0)
