@@ -75,8 +75,8 @@ def summary(result: dict[str, Any]) -> str:
     }
     return (
         f"{result['seconds']:g} s, {result['clients']} clients, seed {result['seed']} ({result['date']}, the commit of "
-        f"{result['commit_date']}): {result['sessions']:,} sessions. Operations answered: {told['answered']}; given up: "
-        f"{told['given_up']}. Strokes: {told['nemeses']}. {result['steps']:,} answers were compared: "
+        f"{result['commit_date']}): {result['sessions']:,} sessions. Operations answered: {told['answered']}; "
+        f"given up: {told['given_up']}. Strokes: {told['nemeses']}. {result['steps']:,} answers were compared: "
         f"**{result['differing']} differ, {result['lost']} sessions lost**."
     )
 
