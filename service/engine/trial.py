@@ -191,7 +191,7 @@ def do_tasks(connection: Connection) -> NoReturn:
     while True:
         task = tasks.get()
         try:
-            work, arguments, options = pickle.loads(task)
+            work, arguments, options = pickle.loads(task)  # noqa: S301 - from the parent, over its pipe
             answer = work(*arguments, **options)
         except (StartupError, OSError) as refusal:
             answer = refusal
