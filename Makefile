@@ -65,10 +65,11 @@ lock: $(VENV)/.development  ## renew deploy/locks/, the hashes of what the image
 
 sbom: $(VENV)/.development  ## write sbom.json: what the image installs, as a CycloneDX bill of materials
 	$(BIN)/python -m venv --clear --without-pip build/serving
-	$(BIN)/python -m pip --python build/serving install -q --disable-pip-version-check --require-hashes -r deploy/locks/serving.txt
+	$(BIN)/python -m pip --python build/serving install -q --disable-pip-version-check --require-hashes \
+	  -r deploy/locks/serving.txt
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json build/serving
 
-audit: $(VENV)/.development  ## look for known vulnerabilities in what the image installs (needs an advisory source: PyPI's, or OSV)
+audit: $(VENV)/.development  ## look for known vulnerabilities in what the image installs (needs an advisory source)
 	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes -r deploy/locks/serving.txt
 
 rollout:  ## replace the running replicas of docker-compose.yml one by one, by the image BATON_IMAGE (default: baton)

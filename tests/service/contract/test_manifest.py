@@ -184,7 +184,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     directory = tiny.stepper(tmp_path)
     (directory / "manifest.json").unlink()
     (directory / "manifest.json").mkdir()
-    with pytest.raises(ManifestError, match="is no file of its directory"):
+    with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
         load_here(tmp_path)
 
 
