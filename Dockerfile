@@ -17,16 +17,14 @@ WORKDIR /build
 RUN python3 -c 'import ensurepip' 2>/dev/null || { \
       apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; }
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/baton
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-      extras = project["optional-dependencies"]; \
-      print(*project["dependencies"], *extras["redis"], *extras["otel"], sep="\n")' > requirements.txt \
-    && pip/bin/pip --python /opt/baton/bin/python install -c constraints.txt -r requirements.txt
+# Nothing is installed but files with the hashes that `make lock` wrote down.
+COPY deploy/locks/ locks/
+RUN pip/bin/pip --python /opt/baton/bin/python install --require-hashes -r locks/serving.txt
 # Both builds of ONNX Runtime install the package `onnxruntime`, so one has to go before the other comes.
 RUN case "${DEVICE}" in \
       cpu) ;; \
       cuda) pip/bin/pip --python /opt/baton/bin/python uninstall -y onnxruntime \
-            && pip/bin/pip --python /opt/baton/bin/python install --no-deps -c constraints.txt onnxruntime-gpu ;; \
+            && pip/bin/pip --python /opt/baton/bin/python install --require-hashes --no-deps -r locks/cuda.txt ;; \
       *) echo "DEVICE is cpu or cuda, not ${DEVICE}" >&2; exit 1 ;; \
     esac
 # What serving never reads: a client of the Hugging Face hub, that of the tokenizers' `from_pretrained`, and what it alone
@@ -40,8 +38,11 @@ RUN pip/bin/pip --python /opt/baton/bin/python uninstall -y \
     && find . \( -type d \( -name tests -o -name include \) -o -name '*.pyi' -o -name '*.a' \) -prune -exec rm -r {} +
 
 FROM dependencies AS code
+COPY pyproject.toml ./
 COPY service/ service/
-RUN pip/bin/pip --python /opt/baton/bin/python install --no-deps --prefix /code .
+RUN pip/bin/pip install --require-hashes -r locks/build.txt \
+    && pip/bin/pip wheel --no-deps --no-build-isolation . \
+    && pip/bin/pip --python /opt/baton/bin/python install --no-deps --prefix /code ./*.whl
 
 # A checkout under umask 077 is readable by its owner alone, and so would be what is copied of it.
 FROM python AS models

@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -53,6 +53,24 @@ image-test: $(VENV)/.development  ## build every image from nothing, and test th
 	  echo "installing docker-compose"; $(APT_INSTALL) docker-compose; }
 	$(SUDO) tests/deploy/engine/images.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/deploy/test_image.py tests/deploy/test_compose.py
+
+# Files of every platform and of Python 3.11 and newer; where pip finds them is not written down.
+LOCK = $(BIN)/uv pip compile -q --upgrade --generate-hashes --universal --python-version 3.11 --no-emit-index-url \
+	--no-header --no-annotate -c constraints.txt
+
+lock: $(VENV)/.development  ## renew deploy/locks/, the hashes of what the image installs, from constraints.txt
+	$(LOCK) --extra redis --extra otel pyproject.toml -o deploy/locks/serving.txt
+	echo onnxruntime-gpu | $(LOCK) --no-deps - -o deploy/locks/cuda.txt
+	echo setuptools | $(LOCK) - -o deploy/locks/build.txt
+
+sbom: $(VENV)/.development  ## write sbom.json: what the image installs, as a CycloneDX bill of materials
+	$(BIN)/python -m venv --clear --without-pip build/serving
+	$(BIN)/python -m pip --python build/serving install -q --disable-pip-version-check --require-hashes \
+	  -r deploy/locks/serving.txt
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json build/serving
+
+audit: $(VENV)/.development  ## look for known vulnerabilities in what the image installs (needs an advisory source)
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes -r deploy/locks/serving.txt
 
 rollout:  ## replace the running replicas of docker-compose.yml one by one, by the image BATON_IMAGE (default: baton)
 	deploy/rollout.sh
@@ -125,7 +143,7 @@ loadtest-overload: $(VENV)/.development  ## the same with a load that climbs pas
 	$(LOADTEST) --overload
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info sbom.json client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; $(APT_INSTALL) python3-venv; }

@@ -66,6 +66,9 @@ class Metrics:
         self.run_s = self._histogram(
             "run_seconds", "Time of one run, collation included.", LATENCY_S, "model", "version"
         )
+        self.hung_runs = self._counter(
+            "hung_runs", "Runs that took too long, for which the version was fenced off.", "model", "version"
+        )
         self.run_threads = self._gauge(
             "run_threads", "Runs that may be at work at a time; 0 once unloaded.", "livesum", "model", "version"
         )
@@ -203,6 +206,7 @@ class ModelMetrics:
         self._failed_s = metrics.inference_s.labels(model, version, FAIL)
         self._last_run_s = metrics.last_run_s.labels(model, version)
         self._run_s = metrics.run_s.labels(model, version)
+        self._hung_runs = metrics.hung_runs.labels(model, version)
         self._batch_rows = metrics.batch_rows.labels(model, version)
         self._batch_cells = metrics.batch_cells.labels(model, version)
         self._padding = metrics.padding.labels(model, version)
@@ -212,6 +216,9 @@ class ModelMetrics:
         self._tokens_issued = metrics.tokens_issued.labels(model)
         self._session_steps = metrics.session_steps
         self._generated = metrics.generated.labels(model)
+
+    def hung(self) -> None:
+        self._hung_runs.inc()
 
     def show_threads(self, threads: int) -> None:
         self._all.run_threads.labels(self._model, self._version).set(threads)

@@ -190,6 +190,12 @@ class Settings(BaseSettings):
         False,
         description="Send traces of requests over OTLP, as the standard OTEL_* variables say; needs the extra otel.",
     )
+    run_limit_s: int = Field(
+        60,
+        ge=1,
+        description="Time that one run may take; past it the version is refused until it is loaded anew, and the "
+        "worker replaced.",
+    )
 
     @model_validator(mode="after")
     def _items_fit_queue(self) -> Self:

@@ -118,6 +118,16 @@ class Batcher(Generic[R, A]):
         for thread in self._pool:
             thread.join()  # nothing is left to do in it but to let go of what it held
 
+    def abandon(self, refusal: Callable[[], RequestError], failure: Callable[[], RequestError]) -> None:
+        """Refuse new rows and those that wait with what `refusal` makes, and those that run with what `failure` makes.
+
+        A run may never end, so `drain` waits for none.
+        """
+        self._admission.close(refusal)
+        self._pool.clear()
+        self._stopped.set()
+        self._fail_open(lambda submission: refusal() if submission.waits else failure())
+
     def submit(self, rows: Sequence[R], *, tenant: str, timeout_s: float) -> Submission[R, A]:
         """Admit and queue `rows`, at least one; `with` gives the future of their answer, and drops what has not run.
 
@@ -296,7 +306,10 @@ class Batcher(Generic[R, A]):
             self.alive = False
             if not self.draining:
                 self._admission.close()
-            for submission in self._deadlines.open:
-                if not submission.future.done():
-                    submission.future.set_exception(InternalError("the worker of this model stopped"))
-                    self._tell(submission.timing(self._clock()), failed=True)
+            self._fail_open(lambda _: InternalError("the worker of this model stopped"))
+
+    def _fail_open(self, failure: Callable[[Submission[R, A]], RequestError]) -> None:
+        for submission in self._deadlines.open:
+            if not submission.future.done():
+                submission.future.set_exception(failure(submission))
+                self._tell(submission.timing(self._clock()), failed=True)

@@ -23,6 +23,8 @@ from service.errors import ManifestError
 MANIFEST_FILE = "manifest.json"
 CHOICE_FILE = "serve.json"  # beside the versions of a model
 SCHEMA_VERSION = 1
+NOT_OWN = "is no file of its directory; a model is read from there alone, so put the file itself in the place of a link"
+MOST_JSON_BYTES = 16 * 2**20  # of a manifest, whose labels of 100,000 tokens would take a tenth of it
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
@@ -41,7 +43,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     file = directory / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        manifest = Manifest.model_validate_json(_read_json(file))
     except FileNotFoundError:
         raise ManifestError(file, "file", "is missing; every model version needs one") from None
     except OSError as failure:
@@ -72,7 +74,7 @@ def read_choice(model: Path, versions: Collection[str]) -> str | None:
     """
     file = model / CHOICE_FILE
     try:
-        choice = Choice.model_validate_json(file.read_bytes())
+        choice = Choice.model_validate_json(_read_json(file))
     except FileNotFoundError:
         return None
     except OSError as failure:
@@ -82,6 +84,21 @@ def read_choice(model: Path, versions: Collection[str]) -> str | None:
     if choice.version not in versions:
         raise ManifestError(file, "version", f"is {choice.version!r}, but the versions are {', '.join(versions)}")
     return choice.version
+
+
+def is_own(file: Path, directory: Path) -> bool:
+    """Return whether `file` is a regular file that lies in `directory`, whatever links lead to it."""
+    return file.is_file() and file.resolve().is_relative_to(directory.resolve())
+
+
+def _read_json(file: Path) -> bytes:
+    """Raises: ManifestError for what is no file of its directory, or too large; OSError when it cannot be read."""
+    size = file.stat().st_size
+    if not (file.is_dir() or is_own(file, file.parent)):
+        raise ManifestError(file, "file", NOT_OWN)
+    if size > MOST_JSON_BYTES:
+        raise ManifestError(file, "file", f"has {size} bytes; {MOST_JSON_BYTES} are the most")
+    return file.read_bytes()
 
 
 def explain(file: Path, failure: ValidationError) -> ManifestError:
@@ -170,6 +187,9 @@ class HeldFiles:
         if not path.is_file():
             self.close()
             raise ManifestError(manifest, named.field, f"{named.name} is missing from its directory")
+        if not is_own(path, self._directory):
+            self.close()
+            raise ManifestError(manifest, named.field, f"{named.name} {NOT_OWN}")
         try:
             return self._open.enter_context(path.open("rb"))
         except OSError as failure:

@@ -21,7 +21,7 @@ Dtype = Literal["float32", "float64", "int32", "int64"]  # of states and constan
 TensorDtype = Literal[
     Dtype, "float16", "int8", "int16", "uint8", "uint16", "uint32", "uint64", "bool", "string"
 ]  # all that ONNX Runtime takes from numpy: no bfloat16, nothing of 8 bits or fewer but int8 and uint8
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
 Axis = Literal["batch", "time", "memory"]  # memory: as long as the condition that a session began from
 NAMED_AXES = get_args(Axis)
 Shape = tuple[Size | Axis, ...]

@@ -1,4 +1,4 @@
-"""The runs of a trial: a model's largest, and a few that show what a run costs.
+"""The runs of a trial: a model's largest, its longest texts, and a few runs that show what one costs.
 
 A worker makes none: it gives the memory of a run back after it, and a shape that is new costs next to nothing
 (docs/benchmarks.md). It knows engines and settings, not requests. Invariant: no request makes a run of more cells than
@@ -7,7 +7,9 @@ the trial's largest.
 
 from __future__ import annotations
 
+import string
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from service.batching.queue import WINDOW
@@ -40,6 +42,16 @@ def run_largest(engine: Engine, settings: Settings) -> None:
     if engine.starter is not None:
         condition = max(1, min(_row_steps(engine.starter, settings)[1], engine.batch_cells // rows))
     engine.run(sample(engine, [steps] * rows, condition=condition))
+
+
+def read_longest(engine: Engine, settings: Settings) -> None:
+    """Tokenise texts as long as one may be, where the model reads texts: of one character, and of many."""
+    manifest, vocabulary, length = engine.manifest, engine.model.vocabulary, settings.max_text_chars
+    if vocabulary is not None:
+        for characters in ("a", string.printable):
+            text = (characters * length)[:length]
+            with suppress(Exception):  # a text that the library fails on will fail alone
+                vocabulary.encode([text], marked=manifest.adds_special_tokens, placed=manifest.needs_offsets)
 
 
 def measure_costs(engine: Engine, settings: Settings) -> Costs:

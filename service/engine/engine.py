@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 
@@ -43,12 +46,15 @@ class Engine:
     """A model with its batcher: rows in, answers out.
 
     `Registry` sets `ends_ms`: the time when a retiring version ends, None for a version that stays. `most_drawn` is how
-    many steps a row may have drawn. `starter` is the engine of the model's start graph, where it has one.
+    many steps a row may have drawn. `starter` is the engine of the model's start graph, where it has one. Once `fenced`
+    it takes no row any more.
     """
 
     def __init__(self, model: Model | LazyModel, settings: Settings, metrics: ModelMetrics) -> None:
         self.model, self.manifest, self.metrics = model, model.manifest, metrics
         self.ends_ms: int | None = None
+        self.fenced = False
+        self._begun: dict[int, float] = {}  # of the calls into native code under way, by their threads
         self._must_be_finite = self.manifest.finite and self.manifest.sequence.dtype in LARGEST_FLOAT
         self.layout = StateLayout(self.manifest.carried)
         self._feeder = find_feeder(self.manifest, self.layout)
@@ -76,6 +82,27 @@ class Engine:
     async def drain(self, refusal: Callable[[], RequestError] = shutting_down) -> None:
         """Refuse new rows with what `refusal` makes, answer the queued ones, then stop."""
         await asyncio.gather(*(engine.batcher.drain(refusal) for engine in self.parts))
+
+    def fence(self, refusal: Callable[[], RequestError], failure: Callable[[], RequestError]) -> None:
+        """Refuse rows with what `refusal` makes, and those that run with what `failure` makes; wait for no run."""
+        self.fenced = True
+        for engine in self.parts:
+            engine.batcher.abandon(refusal, failure)
+
+    @property
+    def running_s(self) -> float:
+        """How long a call into native code has been under way that has not returned, for any graph of the version."""
+        begun = [began for engine in self.parts for began in list(engine._begun.values())]
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    @contextmanager
+    def _in_native_code(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._begun[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._begun[thread]
 
     @property
     def alive(self) -> bool:
@@ -126,7 +153,8 @@ class Engine:
             vocabulary = self.model.vocabulary
             assert vocabulary is not None
             marked, placed = self.manifest.adds_special_tokens, self.manifest.needs_offsets
-            encodings = vocabulary.encode([row.text or "" for row in rows], marked=marked, placed=placed)
+            with self._in_native_code():
+                encodings = vocabulary.encode([row.text or "" for row in rows], marked=marked, placed=placed)
             for row, encoding in zip(rows, encodings, strict=True):
                 row.encoding = encoding
 
@@ -195,7 +223,8 @@ class Engine:
         while (begin := len(made)) < len(lanes):  # there may be none: all hypotheses may have ended
             end = len(lanes) if within else self._fit(lanes, begin)
             steps, states = zip(*lanes[begin:end], strict=True)
-            made += self._forward.run(steps, states, others[begin:end])
+            with self._in_native_code():
+                made += self._forward.run(steps, states, others[begin:end])
         return made
 
     def _fit(self, lanes: Sequence[Lane], begin: int) -> int:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 
 from service.contract.files import CHOICE_FILE
 from service.contract.manifest import Manifest
 from service.engine.engine import Engine
+from service.engine.fence import Fence
 from service.engine.models_directory import ModelsDirectory, let_go
 from service.engine.orders import Order, Refusal, Refused
 from service.engine.registry import Registry, Wanted, label
@@ -54,11 +55,12 @@ class Loader:
         self.unloaded, self._served = unloaded, served
         self._asked, self._woken = False, asyncio.Event()
         self._changes, self._changing = 0, asyncio.Lock()
+        self.fence = Fence(settings.run_limit_s, served)
         self.directory = ModelsDirectory(settings, metrics, tried)
         self._followed = record = Record() if served is None else served.read()
         if record.versions is None:
             self.engines = Registry(self.directory.load_all([], unloaded()))
-            self._note_served()
+            self._note_served(self.engines.all)
         else:
             self.engines = Registry(self.directory.load_served(record.versions, record.chosen))
         self._say_chosen()
@@ -185,13 +187,13 @@ class Loader:
     def _replace(self, wanted: Wanted, change: str) -> None:
         """Make `wanted` what answers, and say so of the `change`."""
         before = set(self.engines.all)
-        for engine in wanted.engines:
-            if engine not in before:
-                self._start(engine)
+        anew = [engine for engine in wanted.engines if engine not in before]
+        for engine in anew:
+            self._start(engine)
         now_ms = self._now_ms()
         self.engines.replace(wanted, now_ms=now_ms, ttl_ms=1000 * self._settings.state_ttl_s)
         log.info("%s: %s answer", change, ", ".join(map(label, wanted.engines)) or "no models")
-        self._note_served()
+        self._note_served(anew)
         self._say_chosen()
         for engine in self.engines.all:
             if engine.ends_ms is not None and engine.ends_ms > now_ms:
@@ -205,12 +207,13 @@ class Loader:
             ended[-1].model.close()
             self._say_unloaded(ended.pop())  # no variable may refer to an engine that was unloaded
 
-    def _note_served(self) -> None:
+    def _note_served(self, anew: Iterable[Engine]) -> None:
         if self._served is not None:
             versions: dict[str, dict[str, int | None]] = {}
             for engine in self.engines.all:
                 versions.setdefault(engine.manifest.name, {})[engine.manifest.version] = engine.ends_ms
-            self._followed = self._served.take_up(versions, self.engines.chosen)
+            loaded = [[engine.manifest.name, engine.manifest.version] for engine in anew]
+            self._followed = self._served.take_up(versions, self.engines.chosen, loaded)
 
     def _say_chosen(self) -> None:
         for name, version in self.engines.chosen.items():
@@ -221,7 +224,7 @@ class Loader:
         self._show(engine, loaded=True)
 
     def _say_unloaded(self, engine: Engine) -> None:
-        self._show(engine, loaded=False)
+        self._show(engine, loaded=self.engines.by_fingerprint(engine.manifest.fingerprint) is not None)  # anew
         log.info("unloaded %s", label(engine))
 
     def _show(self, engine: Engine, *, loaded: bool) -> None:

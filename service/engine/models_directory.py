@@ -93,7 +93,7 @@ class ModelsDirectory:
 
     def _by_directory(self, loaded: Iterable[Engine]) -> dict[Path, Engine]:
         root = self._settings.models_dir
-        return {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded}
+        return {root / engine.manifest.name / engine.manifest.version: engine for engine in loaded if not engine.fenced}
 
     def _load(
         self,

@@ -65,7 +65,7 @@ class Registry:
         unwanted = [engine for engine in self.all if engine not in wanted.engines]
         for engine in unwanted:
             if engine.ends_ms is None:
-                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.streamable else 0)
+                engine.ends_ms = now_ms + (ttl_ms if engine.manifest.streamable and not engine.fenced else 0)
         self._set(Wanted([*wanted.engines, *unwanted], wanted.chosen))
 
     def remove_ended(self, now_ms: int) -> list[Engine]:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Self
@@ -23,6 +23,8 @@ class Record:
     """What is served: by the names of models, the versions, each with the time of its end if it retires, and which of
     them is chosen for new work, if not the newest. None where nobody has said so yet.
 
+    `fenced` are versions that no process may run, until one has loaded them anew.
+
     `asked` counts the reloads that the service was asked for, and `answered` those of them that a process has answered.
     """
 
@@ -30,6 +32,7 @@ class Record:
     chosen: dict[str, str] = field(default_factory=dict)
     asked: int = 0
     answered: int = 0
+    fenced: list[list[str]] = field(default_factory=list)
 
 
 class Served:
@@ -60,10 +63,20 @@ class Served:
             before = self._read()
             self._write(replace(before, answered=max(before.answered, asked)))
 
-    def take_up(self, versions: dict[str, dict[str, int | None]], chosen: Mapping[str, str]) -> Record:
-        """Say what this process serves from now on, and return the record of it."""
+    def fence(self, name: str, version: str) -> None:
+        """Say that a version may not be run, until a process has loaded it anew."""
         with self._turn():
-            record = replace(self._read(), versions=versions, chosen=dict(chosen))
+            before = self._read()
+            self._write(replace(before, fenced=[*before.fenced, [name, version]]))
+
+    def take_up(
+        self, versions: dict[str, dict[str, int | None]], chosen: Mapping[str, str], anew: Collection[list[str]]
+    ) -> Record:
+        """Say what this process serves from now on, of which it has loaded `anew` some; return the record of it."""
+        with self._turn():
+            before = self._read()
+            fenced = [version for version in before.fenced if version not in anew]
+            record = replace(before, versions=versions, chosen=dict(chosen), fenced=fenced)
             self._write(record)
         return record
 

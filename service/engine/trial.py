@@ -110,6 +110,8 @@ class Trial:
         except BaseException:
             self._end(child)
             raise
+        if isinstance(answer, MemoryError):
+            raise ManifestError(file, "file", _too_large(what, "memory than there is"))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -123,8 +125,8 @@ class Trial:
                 message = f"{what} is not loaded and tried within {self._max_s} s; does every loop in it end? "
                 raise ManifestError(file, "file", message + "If it needs longer, raise BATON_TRIAL_S")
             if _own_bytes(child.pid or 0) > self._max_bytes:
-                message = f"loading and trying {what} takes more than {self._max_bytes} bytes of memory; "
-                raise ManifestError(file, "file", message + "make it smaller, or raise BATON_TRIAL_BYTES")
+                message = _too_large(what, f"than {self._max_bytes} bytes of memory")
+                raise ManifestError(file, "file", message + ", or raise BATON_TRIAL_BYTES")
         return self._connection.recv()
 
     def _start(self) -> Child:
@@ -175,6 +177,10 @@ def _explain(what: str, file: Path, status: int) -> Exception:
     return ManifestError(file, "file", f"{tries} {died}")
 
 
+def _too_large(what: str, more: str) -> str:
+    return f"loading and trying {what} takes more {more}; make it smaller"
+
+
 def _own_bytes(pid: int) -> int:
     """Return the memory of a process without what it maps from files, such as the libraries of CUDA."""
     _, resident, mapped, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
@@ -191,9 +197,9 @@ def do_tasks(connection: Connection) -> NoReturn:
     while True:
         task = tasks.get()
         try:
-            work, arguments, options = pickle.loads(task)
+            work, arguments, options = pickle.loads(task)  # noqa: S301 - from the parent, over its pipe
             answer = work(*arguments, **options)
-        except (StartupError, OSError) as refusal:
+        except (StartupError, OSError, MemoryError) as refusal:
             answer = refusal
         except Exception as failure:  # noqa: BLE001 - it is printed, and comes to the parent
             traceback.print_exc()

@@ -19,7 +19,7 @@ from typing import Any
 
 from service.contract.files import read_manifest
 from service.contract.manifest import Manifest
-from service.engine.costs import Costs, measure_costs, run_largest
+from service.engine.costs import Costs, measure_costs, read_longest, run_largest
 from service.engine.engine import Engine
 from service.engine.probe import probe
 from service.engine.trial import Trial
@@ -110,12 +110,12 @@ def _try_version(directory: Path, manifest: Manifest, settings: Settings, *, opt
     engine = _engine(model, settings, Metrics())
     starter = engine.starter
     _probe(engine)
-    if starter is not None:
-        run_largest(starter, settings)
-    run_largest(engine, settings)
+    for part in engine.parts:
+        read_longest(part, settings)
+        run_largest(part, settings)
     start_costs = None if starter is None else measure_costs(starter, settings)
     found = Found(measure_costs(engine, settings), model.device, model.one_row, start_costs)
-    del engine, model, starter
+    del engine, model, starter, part
     gc.collect()  # an engine and its batcher hold each other, and the next version's memory is counted by itself
     return found
 

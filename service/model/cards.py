@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from service.contract.files import is_own
+
 CARD_FILE = "card.md"
 MOST_CARD_BYTES = 256 * 1024  # that are given out: a card is for people to read
 REPORT_FOLDER = "report"
@@ -17,15 +19,11 @@ PICTURE_TYPES = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png
 def find_card(directory: Path) -> Path | None:
     """Return the card of the version in `directory`, if it has one."""
     card = directory / CARD_FILE
-    return card if _is_own(card, directory) else None
+    return card if is_own(card, directory) else None
 
 
 def find_pictures(directory: Path) -> dict[str, Path]:
     """Return the pictures of the version in `directory` by their names, in order; none where there is no report."""
     report = directory / REPORT_FOLDER
     files = sorted(report.iterdir()) if report.is_dir() else []
-    return {file.name: file for file in files if file.suffix in PICTURE_TYPES and _is_own(file, directory)}
-
-
-def _is_own(file: Path, directory: Path) -> bool:
-    return file.is_file() and file.resolve().is_relative_to(directory.resolve())
+    return {file.name: file for file in files if file.suffix in PICTURE_TYPES and is_own(file, directory)}

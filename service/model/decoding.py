@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from service.model.vocabulary import UNFINISHED
+from service.model.vocabulary import UNFINISHED, without_panics
 
 MOST_LACKING = 3  # ids that a character may lack: it has at most four bytes
 MOST_BEFORE = 8  # ids that may decide how the next is written, as whether a space stands before it
@@ -92,7 +92,8 @@ class Decoding:
 
     def _text(self, count: int) -> str:
         """Return the text of the first ids of the window."""
-        return self._tokenizer.decode(self._window[:count]) if count else ""
+        with without_panics():
+            return self._tokenizer.decode(self._window[:count]) if count else ""
 
     def _doubtful(self) -> int:
         """Return how many characters at the end may be the begin of a stop text."""

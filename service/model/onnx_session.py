@@ -99,11 +99,12 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # patterns are kept for each input shape, and our shapes do not repeat
         options.log_severity_level = 4  # failures raise, and are logged once, where they are caught
+        # Else weights in a file of their own, which no hash in the manifest covers, are read where the process works.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         options.enable_cpu_mem_arena = False  # it keeps the memory of the largest run, and saves no measurable time
         device = given["device"]
         providers = choose_providers(device)
         try:
-            # As bytes, so that weights in a file of their own, which no hash in the manifest covers, are refused.
             self._session = ort.InferenceSession(graph, options, providers=providers)
             if any(_names_axes_alike(argument) for argument in self._session.get_inputs()):
                 options.enable_mem_reuse = False  # it takes axes of the same name for equal: runs of other sizes fail

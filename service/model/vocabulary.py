@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -36,6 +37,17 @@ UNFINISHED = "\ufffd"  # how tokenizers write bytes that are no character
 Words = Sequence[str]
 
 
+@contextmanager
+def without_panics() -> Iterator[None]:
+    """Raise an Exception where the library panics, which would end a thread: its PanicException is none."""
+    try:
+        yield
+    except BaseException as failure:
+        if type(failure).__name__ != "PanicException":
+            raise
+        raise RuntimeError(f"the tokenizers library panicked: {failure}") from failure
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A model's tokenizer, the id of unknown tokens, and how characters become ids, where they do."""
@@ -58,12 +70,14 @@ class Vocabulary:
         Raises: ModelFailed where the library fails.
         """
         try:
-            text: str = self.tokenizer.decode(ids)
+            with without_panics():
+                text: str = self.tokenizer.decode(ids)
         except Exception as failure:  # the library raises bare Exceptions
             log.exception("ids could not be made text")
             raise ModelFailed("the tokenizer fails on what was found; the log has the cause") from failure
         return text
 
+    @without_panics()
     def name(self, token: int, before: Sequence[int]) -> str:
         """Return what a token adds to the text of those `before`; of bytes that are no character what they are, as
         `bytes:\\xe2`.
@@ -81,6 +95,7 @@ class Vocabulary:
         """Return a token as the vocabulary has it, and an id that it does not have as a number."""
         return self.tokenizer.id_to_token(token) or str(token)
 
+    @without_panics()
     def encode(self, texts: Sequence[str | Words], *, marked: bool, placed: bool) -> list[Encoding]:
         """Tokenise texts, or texts that came split into words; with `marked` their begin and end are tokens as well,
         with `placed` each token has its place.
@@ -170,7 +185,8 @@ def read_vocabulary(file: Path, text: Text, content: bytes) -> Vocabulary:
     Raises: ManifestError.
     """
     try:
-        tokenizer = Tokenizer.from_buffer(content)
+        with without_panics():
+            tokenizer = Tokenizer.from_buffer(content)
     except Exception as failure:  # the library raises bare Exceptions
         raise ManifestError(file, "text.tokenizer", f"the tokenizers library cannot load it: {failure}") from failure
     tokenizer.no_padding()

@@ -82,7 +82,9 @@ class Worker:
 
         Raises: StartupError when a model or a setting will not do.
         """
-        self._serve(self._create_app(0), 0, listening=listening)
+        app = self._create_app(0)
+        service: Service = app.state.service
+        self._serve(app, 0, watch=lambda: fence_off(service), listening=listening)
 
     def _create_app(self, number: int) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
@@ -106,7 +108,7 @@ class Worker:
         app: FastAPI,
         number: int,
         *,
-        watch: Callable[[], None] = _do_nothing,
+        watch: Callable[[], object],
         listening: Callable[[], None] = _do_nothing,
     ) -> None:
         metrics: Metrics = app.state.service.metrics
@@ -176,7 +178,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def fence_off(service: Service) -> bool:
+    """Fence off the versions whose runs do not end; return whether such a run is under way here."""
+    return service.loader.fence.look(service.engines.all)
+
+
 def end_if_useless(service: Service, supervisor: int) -> None:
-    """Drain and end when a model's thread has died, for a new worker has one, or when the supervisor has."""
-    if os.getppid() != supervisor or service.engines.stopped:
+    """Drain and end when a model's thread has died or hangs, for a new worker has one, or when the supervisor has."""
+    if fence_off(service) or os.getppid() != supervisor or service.engines.stopped:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -163,8 +163,9 @@ def test_an_idle_container_drains_and_ends(image: str) -> None:
 
 
 def test_the_image_serves_models_of_a_checkout_that_its_owner_alone_can_read(image: str, tmp_path: Path) -> None:
-    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "constraints.txt"):
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "deploy" / "locks", tmp_path / "deploy" / "locks")
     for name in ("service", "models"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         run("chmod", "-R", "go=", str(tmp_path / name))

@@ -44,7 +44,22 @@ def crashing_late(root: Path, **changes: Any) -> Path:
 
 def endless(root: Path, **changes: Any) -> Path:
     """Goes through a loop 2^62 times."""
+    return _looping(root, lambda build: build.constant(np.array(ENDLESS, np.int64)), **changes)
 
+
+def endless_beyond(root: Path, bound: float, **changes: Any) -> Path:
+    """The same where a value is beyond a bound, which no probe shows; else not once."""
+
+    def times(build: tiny.GraphBuilder) -> str:
+        (largest,) = build.add("ReduceMax", ["x"], keepdims=0)
+        (beyond,) = build.add("Greater", [largest, build.constant(np.array(bound, np.float32))])
+        (once,) = build.add("Cast", [beyond], to=TensorProto.INT64)
+        return build.add("Mul", [once, build.constant(np.array(ENDLESS, np.int64))])[0]
+
+    return _looping(root, times, **changes)
+
+
+def _looping(root: Path, count: Callable[[tiny.GraphBuilder], str], **changes: Any) -> Path:
     def counted(build: tiny.GraphBuilder) -> str:
         def value(name: str, dtype: int) -> Any:
             return helper.make_tensor_value_info(name, dtype, [])
@@ -52,8 +67,9 @@ def endless(root: Path, **changes: Any) -> Path:
         given = [value("turn", TensorProto.INT64), value("go_on", TensorProto.BOOL), value("count", TensorProto.FLOAT)]
         nodes = [helper.make_node("Identity", ["go_on"], ["on"]), helper.make_node("Neg", ["count"], ["counted"])]
         made = [value("on", TensorProto.BOOL), value("counted", TensorProto.FLOAT)]
-        times, on = build.constant(np.array(ENDLESS, np.int64)), build.constant(np.array(True))
-        (first,) = build.add("ReduceMax", ["x"], keepdims=0)
+        times, on = count(build), build.constant(np.array(True))
+        (largest,) = build.add("ReduceMax", ["x"], keepdims=0)
+        (first,) = build.add("Mul", [largest, build.constant(np.array(0, np.float32))])  # not known before the run
         return build.add("Loop", [times, on, first], body=helper.make_graph(nodes, "body", given, made))[0]
 
     return _stepper(root, counted, **changes)

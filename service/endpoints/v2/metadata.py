@@ -195,3 +195,4 @@ def _check_ready(engine: Engine) -> None:
         raise Draining("the service is shutting down", retry_after_ms=1000)
     if not engine.alive:
         raise NotReady(f"no worker for {engine.manifest.name}", retry_after_ms=1000)
+    engine.batcher.check_room(0, "")

@@ -155,7 +155,9 @@ def _lines(loader: Loader, settings: Settings) -> Iterator[IndexLine]:
     for engine in loader.engines.all:
         name, version = engine.manifest.name, engine.manifest.version
         seen.add(settings.models_dir / name / version)
-        if engine.ends_ms is None:
+        if engine.fenced:
+            yield IndexLine(name=name, version=version, state="UNAVAILABLE", reason="a run did not end; load it anew")
+        elif engine.ends_ms is None:
             yield IndexLine(name=name, version=version, state="READY", reason="")
         else:
             end = datetime.fromtimestamp(engine.ends_ms // 1000, UTC).isoformat()

@@ -13,7 +13,7 @@ import pytest
 
 from service.batching.batcher import Batcher
 from service.batching.submission import Served
-from service.errors import DeadlineExceeded, Draining, EmptyInput, InternalError, NotReady, Overloaded
+from service.errors import DeadlineExceeded, Draining, EmptyInput, InternalError, ModelFailed, NotReady, Overloaded
 
 pytestmark = pytest.mark.anyio
 
@@ -250,6 +250,23 @@ async def test_two_threads_run_parts_of_one_request_at_a_time() -> None:
     assert (queued.most, queued.now) == (80, 0)
     await batcher.drain()
     assert not batcher.alive
+
+
+async def test_an_abandoned_batcher_answers_everybody_and_waits_for_no_run() -> None:
+    gate = Gate()
+    batcher = make(gate.run)
+    running = asyncio.create_task(submit(batcher, [1]))
+    await gate.wait_entered()
+    waiting = asyncio.create_task(submit(batcher, [2]))
+    await handed_over()
+    batcher.abandon(lambda: NotReady("fenced off"), lambda: ModelFailed("too long"))
+    with pytest.raises(ModelFailed):
+        await running
+    for refused in (waiting, submit(batcher, [3])):
+        with pytest.raises(NotReady):
+            await refused
+    await batcher.drain()
+    gate.let_go(1)
 
 
 async def test_drain_answers_what_one_thread_runs_when_the_other_has_ended() -> None:

@@ -187,7 +187,7 @@ def test_a_record_is_read_as_it_was_written_last(record: tuple[Served, int]) -> 
     assert served.read() == Record()
     served.ask()
     for versions in ({"a": {"1": None, "2": 1000}}, {"b": {"1": None}}):
-        served.take_up(versions, {"a": "1"})
+        served.take_up(versions, {"a": "1"}, [])
         assert served.read() == Record(versions, {"a": "1"}, asked=1, answered=0)
     served.answer(1)
     served.answer(0)
@@ -197,11 +197,11 @@ def test_a_record_is_read_as_it_was_written_last(record: tuple[Served, int]) -> 
 def test_a_record_is_whole_for_whoever_reads_it_while_others_write(record: tuple[Served, int]) -> None:
     served, file = record
     records: list[dict[str, dict[str, int | None]]] = [{"a": {"1": None}}, {"b" * 500: {"1": None}}]
-    served.take_up(records[0], {})
+    served.take_up(records[0], {}, [])
 
     def write(versions: dict[str, dict[str, int | None]]) -> None:
         for _ in range(200):
-            Served(file).take_up(versions, {})
+            Served(file).take_up(versions, {}, [])
 
     writers = [ForkProcess(target=write, args=(versions,)) for versions in records]
     for writer in writers:
@@ -217,7 +217,7 @@ def test_a_record_whose_writer_was_killed_says_nothing(
     record: tuple[Served, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     served, file = record
-    served.take_up({"a": {"1": None}}, {})
+    served.take_up({"a": {"1": None}}, {}, [])
     os.ftruncate(file, 9)
     assert served.read() == Record()
     assert "was not written to its end" in caplog.text

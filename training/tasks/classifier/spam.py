@@ -151,7 +151,8 @@ def naive_bayes(train: Messages, texts: Sequence[str]) -> Tensor:
     Shapes: returns [texts] float64. Source: Manning, Raghavan and Schuetze, Introduction to Information Retrieval,
     2008, section 13.2.
     """
-    floor = make_pipeline(CountVectorizer(token_pattern=r"\w+"), MultinomialNB(alpha=1.0))
+    words = CountVectorizer(token_pattern=r"\w+")  # noqa: S106 - what a word is, no secret
+    floor = make_pipeline(words, MultinomialNB(alpha=1.0))
     return torch.from_numpy(floor.fit(train.texts, train.labels).predict_proba(texts)[:, 1])
 
 

@@ -30,7 +30,7 @@ def main(http: str, grpc: str) -> None:
     command += ["--grpc-address", "127.0.0.1", "--grpc-port", grpc, "--allow-metrics", "false"]
     command += ["--http-thread-count", "1"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the stub takes the packages of the first Python here
-    os.execve(command[0], command, {**os.environ, "PATH": path, "LD_LIBRARY_PATH": str(LIBRARIES)})
+    os.execve(command[0], command, {**os.environ, "PATH": path, "LD_LIBRARY_PATH": str(LIBRARIES)})  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":
