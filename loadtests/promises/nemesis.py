@@ -16,6 +16,7 @@ from random import Random
 
 from loadtests.promises.history import History
 from loadtests.promises.replicas import MOST_SHIFT_S, Replica, restarted
+from loadtests.requirements import BenchError
 
 REST_S = (0.5, 2.0)  # between two strokes
 LASTING_S = (1.0, 6.0)
@@ -90,8 +91,8 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
     try:
         yield folder if mounted else None
     finally:
-        if mounted:
-            subprocess.run(["umount", str(folder)], check=True)
+        if mounted and not _succeeds("umount", str(folder)):
+            raise BenchError(f"{folder} cannot be unmounted")
 
 
 def _succeeds(*command: str) -> bool:

@@ -61,11 +61,11 @@ def test_a_server_that_is_not_there_is_one_clear_line() -> None:
         ({"BATON_DEVICE": "cuda", "BATON_MODELS_DIR": "{models}"}, "this ONNX Runtime has"),
         ({"BATON_API_KEYS": '{"acme": "long-enough"}'}, "BATON_API_KEYS: Input should be a valid tuple"),
         (
-            {"BATON_API_KEYS": '[{"tenant": "acme"}]', "BATON_HOST": "0.0.0.0"},
+            {"BATON_API_KEYS": '[{"tenant": "acme"}]', "BATON_HOST": "::"},
             "BATON_API_KEYS: 0.id: Field required; entries are made by `baton keys api new`",
         ),
         ({"BATON_API_KEYS_FILE": "/nowhere/keys.json", "BATON_HOST": "::"}, "/nowhere/keys.json cannot be read"),
-        ({"BATON_HOST": "0.0.0.0"}, "can be reached by others, and no tenant has an API key: make one by `baton keys"),
+        ({"BATON_HOST": "::"}, "can be reached by others, and no tenant has an API key: make one by `baton keys"),
         ({"BATON_CORS_ORIGINS": '["app.example.com"]'}, "'app.example.com' is no origin, which is as https://"),
         ({"BATON_RATE_LIMIT": "often"}, "'often' is no rate; it is as \"100/second\""),
         ({"BATON_RATE_LIMIT": "0/second"}, "'0/second' is no rate"),
