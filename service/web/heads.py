@@ -170,7 +170,7 @@ class HttpProtocol(HttpToolsProtocol):
         return body if (b"content-length", b"%d" % len(body)) in self.scope["headers"] else None
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Fault(HTTPStatus.BAD_REQUEST, msg))
+        self._end(Fault(HTTPStatus.BAD_REQUEST, msg))  # which uvicorn has logged
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -227,14 +227,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(self._settings.timeout_ms / 1000, self._look)
 
     def _refuse(self, fault: Fault | None) -> None:
+        if fault is not None and not self.transport.is_closing():
+            log.warning("%s: cut the connection", fault.message)
+            self._end(fault)
+
+    def _end(self, fault: Fault) -> None:
         """Cut the connection; the client is told why where it waits for no other answer, and has had none to this."""
-        if fault is None or self.transport.is_closing():
-            return
-        log.warning("%s: cut the connection", fault.message)
         if self._is_awaited:
-            lines = [f"HTTP/1.1 {fault.status} {fault.status.phrase}", "connection: close", "content-type: text/plain"]
+            fields = [*self.server_state.default_headers, (b"connection", b"close"), (b"content-type", b"text/plain")]
             if fault.status is HTTPStatus.TOO_MANY_REQUESTS:
-                lines.append("retry-after: 1")
-            lines += [f"content-length: {len(fault.message)}", "", fault.message]
-            self.transport.write("\r\n".join(lines).encode())
+                fields.append((b"retry-after", b"1"))
+            fields.append((b"content-length", b"%d" % len(fault.message)))
+            lines = [b"%b: %b\r\n" % field for field in fields]
+            self.transport.write(b"".join((STATUS_LINE[fault.status], *lines, b"\r\n", fault.message.encode())))
         self.transport.close()
