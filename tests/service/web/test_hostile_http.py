@@ -229,17 +229,17 @@ def test_what_a_body_has_besides_its_bytes_is_bounded(server: Server, flood: byt
 
 
 @pytest.mark.parametrize(
-    ("begun", "rest", "status"),
+    ("begun", "rest"),
     [
-        (post_chunks(b"f" * 16 + b"\r\n"), b"x", 408),
-        (post_chunks(chunk(BODY) + b"0\r\n"), b"a: b\r\n", 408),
-        (post_chunks(b"1;"), b"a", 408),
-        (head(LINE, TYPED, b"content-length: 1000"), b" ", 408),
-        (head(LINE, TYPED)[:-2], b"x", 408),
+        (post_chunks(b"f" * 16 + b"\r\n"), b"x"),
+        (post_chunks(chunk(BODY) + b"0\r\n"), b"a: b\r\n"),
+        (post_chunks(b"1;"), b"a"),
+        (head(LINE, TYPED, b"content-length: 1000"), b" "),
+        (head(LINE, TYPED)[:-2], b"x"),
     ],
     ids=["a chunk", "trailers", "an extension", "a body", "a head"],
 )
-def test_what_comes_too_slowly_ends(impatient: Server, begun: bytes, rest: bytes, status: int) -> None:
+def test_what_comes_too_slowly_ends(impatient: Server, begun: bytes, rest: bytes) -> None:
     """A part comes again and again, each in good time, and the whole never."""
     with socket.create_connection(impatient.address, timeout=30) as connection:
         connection.sendall(begun)
@@ -250,4 +250,5 @@ def test_what_comes_too_slowly_ends(impatient: Server, begun: bytes, rest: bytes
                 break
             except TimeoutError:
                 connection.sendall(rest)
-    assert statuses(answer) == [status]
+    assert statuses(answer) == [408]
+    assert b"within 500 ms" in answer
