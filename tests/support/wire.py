@@ -45,5 +45,17 @@ def exchange(server: Server, sent: bytes) -> bytes:
     return answer
 
 
+def drip(server: Server, begun: bytes, rest: bytes) -> bytes:
+    """Send what has begun, then the same rest again and again; return the answer, when it comes."""
+    with socket.create_connection(server.address, timeout=ANSWER_LIMIT_S) as connection:
+        connection.sendall(begun)
+        connection.settimeout(0.02)
+        for _ in range(1500):
+            with suppress(TimeoutError):
+                return connection.recv(65_536)
+            connection.sendall(rest)
+    raise AssertionError("no answer, however much was sent")
+
+
 def statuses(answer: bytes) -> list[int]:
     return [int(status) for status in STATUS.findall(answer)]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import Server
 from streams import Stream
-from wire import CHUNKED, GET, LAST_GET, chunk, exchange, head, post, post_chunks, statuses
+from wire import CHUNKED, GET, LAST_GET, chunk, drip, exchange, head, post, post_chunks, statuses
 
 BODY = b'{"inputs": ["good"]}'
 END = b"0\r\n\r\n"
@@ -241,14 +241,6 @@ def test_what_a_body_has_besides_its_bytes_is_bounded(server: Server, flood: byt
 )
 def test_what_comes_too_slowly_ends(impatient: Server, begun: bytes, rest: bytes) -> None:
     """A part comes again and again, each in good time, and the whole never."""
-    with socket.create_connection(impatient.address, timeout=30) as connection:
-        connection.sendall(begun)
-        connection.settimeout(0.02)
-        for _ in range(1500):
-            try:
-                answer = connection.recv(65_536)
-                break
-            except TimeoutError:
-                connection.sendall(rest)
+    answer = drip(impatient, begun, rest)
     assert statuses(answer) == [408]
     assert b"within 500 ms" in answer
