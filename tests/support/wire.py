@@ -46,7 +46,7 @@ def exchange(server: Server, sent: bytes) -> bytes:
 
 
 def drip(server: Server, begun: bytes, rest: bytes) -> bytes:
-    """Send what has begun, then the same rest again and again; return the answer, when it comes."""
+    """Send what has begun, then the same rest again and again; return the beginning of the answer."""
     with socket.create_connection(server.address, timeout=ANSWER_LIMIT_S) as connection:
         connection.sendall(begun)
         connection.settimeout(0.02)

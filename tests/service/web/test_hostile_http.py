@@ -241,6 +241,4 @@ def test_what_a_body_has_besides_its_bytes_is_bounded(server: Server, flood: byt
 )
 def test_what_comes_too_slowly_ends(impatient: Server, begun: bytes, rest: bytes) -> None:
     """A part comes again and again, each in good time, and the whole never."""
-    answer = drip(impatient, begun, rest)
-    assert statuses(answer) == [408]
-    assert b"within 500 ms" in answer
+    assert statuses(drip(impatient, begun, rest)) == [408]
