@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -133,6 +133,16 @@ stress: $(VENV)/.development  ## measure recovery from five times the peak, and 
 soak: $(VENV)/.development  ## call every kind of endpoint for 10 minutes, and see that nothing grows or is left
 	$(BIN)/python -m loadtests.soak
 
+schemathesis: $(VENV)/.development  ## send 2,000 generated requests to each call of the API (CASES; about an hour)
+	SCHEMATHESIS_CASES=$(or $(CASES),2000) OMP_NUM_THREADS=1 $(BIN)/pytest tests/service/web/test_openapi.py
+
+FUZZ_TARGETS ?= token manifest tensors frames http websocket wav csv
+
+fuzz: $(VENV)/.development  ## feed mutated bytes to each reader of what strangers send, ten minutes each (FUZZ_S, FUZZ_TARGETS)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	for target in $(FUZZ_TARGETS); do \
+	  PYTHONPATH=.:tests:tests/support OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $$target $(or $(FUZZ_S),600) || exit; done
+
 LOADTEST = $(BIN)/python -m loadtests.run $(if $(HOST),--host '$(HOST)') $(if $(USERS),--users $(USERS)) \
 	$(if $(RUN_TIME),--run-time $(RUN_TIME)) $(LOADTEST_ARGS)
 
@@ -143,7 +153,7 @@ loadtest-overload: $(VENV)/.development  ## the same with a load that climbs pas
 	$(LOADTEST) --overload
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info sbom.json client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info sbom.json client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; $(APT_INSTALL) python3-venv; }

@@ -27,10 +27,14 @@ LIMITS = (
     "queue_rows",
     "max_wait_ms",
     "timeout_ms",
+    "max_head_bytes",
+    "max_header_fields",
     "max_body_bytes",
     "max_items",
     "max_steps",
     "max_text_chars",
+    "max_series_steps",
+    "max_connections",
     "max_streams",
     "tenant_streams",
     "max_frame_bytes",
@@ -97,6 +101,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Time a head, then a body may take to arrive (past it, 408), and a request wait for its run (504).",
     )
+    max_head_bytes: int = Field(
+        65_536,
+        ge=1024,
+        le=2**20,
+        description="Largest head of a request: its target and its fields; past it, 414 or 431.",
+    )
+    max_header_fields: int = Field(100, ge=10, le=1000, description="Most fields in a request's head; past it, 431.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body.")
     max_items: int = Field(1024, ge=1, le=10_000, description="Most items in one request; at most queue_rows.")
     max_steps: int = Field(
@@ -106,6 +117,17 @@ class Settings(BaseSettings):
         "/v2, where the model sets no limit.",
     )
     max_text_chars: int = Field(100_000, ge=1, description="Longest text in characters.")
+    max_series_steps: int = Field(
+        1_000_000,
+        ge=1,
+        description="Longest series of /v1/forecast; of one that the model cannot read whole, its end is.",
+    )
+    max_connections: int = Field(
+        0,
+        ge=0,
+        description="Most connections of one client address to a worker; past it, 429. 0 is any number, as behind a "
+        "proxy, whose address all clients share.",
+    )
     max_streams: int = Field(1024, ge=1, description="Most streams open at a time; past it, 429.")
     max_frame_bytes: int = Field(
         2**20,

@@ -47,7 +47,7 @@ class TimeReader:
             return self._parse_freely(given, place)
 
     def _parse_freely(self, given: str, place: str) -> datetime:
-        from dateutil.parser import ParserError, parse
+        from dateutil.parser import parse
 
         if (dated := YEAR_FIRST.search(given)) and int(dated[1]) > 12:
             raise CommandError(f"{place}: {given!r} has no month {dated[1]}")
@@ -62,7 +62,7 @@ class TimeReader:
             found = parse(given, default=NO_YEAR, dayfirst=self._day_first and bool(numbered), tzinfos=_read_zone)
         except _NamedZone as failure:
             raise CommandError(f"{place}: {given!r} has a zone by name; write its offset, as +01:00") from failure
-        except (ParserError, OverflowError) as failure:
+        except (ValueError, ArithmeticError) as failure:  # the first is that of dateutil, too; Decimal has the second
             raise CommandError(f"{place}: {given!r} is no time, such as 2026-01-31 or 2026-01-31T12:00") from failure
         if found.year == NO_YEAR.year:
             raise CommandError(f"{place}: {given!r} has no year")
@@ -96,4 +96,7 @@ def align_zones(times: Sequence[datetime], series: str) -> Sequence[datetime]:
         return times
     if None in offsets:
         raise CommandError(f"{series}some times have an offset from UTC, and some have none")
-    return [time.astimezone(UTC) for time in times]
+    try:
+        return [time.astimezone(UTC) for time in times]
+    except OverflowError as failure:
+        raise CommandError(f"{series}a time is before the year 1, or after 9999, in UTC") from failure

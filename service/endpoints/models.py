@@ -106,6 +106,7 @@ class Info(BaseModel):
     devices: dict[str, str]
     workers: int = Field(description="processes that serve, each with limits of its own")
     limits: dict[str, int]
+    horizons: dict[str, int] = Field(description="the most values that each forecaster forecasts")
 
 
 @router.get("/v1/models", response_model=ModelList, summary="List the models")
@@ -184,6 +185,11 @@ async def info(request: Request) -> dict[str, Any]:
         "devices": {engine.manifest.name: engine.model.device for engine in service.engines.latest},
         "workers": service.settings.worker_count,
         "limits": service.settings.limits(),
+        "horizons": {
+            engine.manifest.name: engine.manifest.forecast.horizon
+            for engine in service.engines.latest
+            if engine.manifest.forecast is not None
+        },
     }
 
 

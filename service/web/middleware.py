@@ -3,7 +3,7 @@
 It knows ASGI and callers, not routes, bodies or models. Invariants: every answer carries `X-Request-Id`; a request
 leaves one line in the log, one count in the metrics and, where there are any, one trace, when its answer has been sent
 to the end, or its client has left; an exception that nobody expected becomes a 500 with its cause in the log. What is
-no whole HTTP request never comes here: uvicorn answers it with a bare 400, and `service.web.heads` with 408 or 431.
+no whole HTTP request never comes here: `service.web.heads` answers it.
 `service.web.door` keeps these promises for what is refused from its head.
 """
 

@@ -21,6 +21,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]  # the compiled one, where there is one
 from websockets.protocol import State
 
+from service.web.clients import Clients
+
 log = logging.getLogger("baton.websocket")
 log.setLevel(logging.WARNING)  # who connects is told by the access log
 
@@ -32,10 +34,14 @@ GOING_AWAY, ABNORMAL, RESTART = 1001, 1006, 1012
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """One connection of uvicorn's server; the first message may be longer than others by `max_token_bytes`."""
+    """One connection of uvicorn's server; the first message may be longer than others by `max_token_bytes`.
 
-    def __init__(self, *arguments: Any, max_token_bytes: int, **options: Any) -> None:
+    It is counted among its client's when it comes, and no more when it ends.
+    """
+
+    def __init__(self, *arguments: Any, max_token_bytes: int, clients: Clients, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._clients = clients
         self._max_bytes = self.conn.max_message_size = self.config.ws_max_size + max_token_bytes
         self.logger = self.conn.logger = log
         self._unparsed = b""
@@ -55,6 +61,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._clients.leave(self.client[0] if self.client is not None else "")
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         if self._task is not None:

@@ -33,6 +33,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import token_chars
 from service.web.access_log import RequestLog, access_log
+from service.web.clients import Clients
 from service.web.context import Service, Tracer
 from service.web.heads import HttpProtocol
 from service.web.websocket import StreamProtocol
@@ -130,13 +131,14 @@ class Worker:
     @property
     def _options(self) -> dict[str, Any]:
         settings = self._settings
+        clients, max_token_bytes = Clients(settings.max_connections), token_chars(settings.max_state_bytes)
         return {
             "log_config": None,
             "access_log": False,  # baton.access writes the one line of a request
             "timeout_keep_alive": 75,  # longer than proxies keep theirs, so that it is they who close
             "proxy_headers": False,  # nothing here depends on who the client is
-            "http": partial(HttpProtocol, head_ms=settings.timeout_ms),
-            "ws": partial(StreamProtocol, max_token_bytes=token_chars(settings.max_state_bytes)),
+            "http": partial(HttpProtocol, settings=settings, clients=clients),
+            "ws": partial(StreamProtocol, max_token_bytes=max_token_bytes, clients=clients),
             "ws_max_size": settings.max_frame_bytes,
             "ws_per_message_deflate": False,  # neither states nor floats get smaller
             "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells

@@ -17,6 +17,7 @@ from here import vouched
 
 from service.app import create_app
 from service.settings import Settings
+from service.web.clients import Clients
 from service.web.heads import HttpProtocol
 
 
@@ -55,13 +56,14 @@ async def slow_service(
     Time refuses nobody unless the test says so: how long its runs take is no matter of the service's pace.
     """
     chosen = {"run_threads": 1, "max_wait_ms": 10**9, **settings}
-    app = create_app(Settings(models_dir=models, state_dir=state, **chosen), tried=vouched(models))
+    made = Settings(models_dir=models, state_dir=state, **chosen)
+    app = create_app(made, tried=vouched(models))
     for added in middleware:
         app.add_middleware(added)
     session = app.state.service.engines.get(model).model.session
     session.run = slow = SlowModel(session)
     listening = socket.create_server(("127.0.0.1", 0))
-    http = partial(HttpProtocol, head_ms=10_000)
+    http = partial(HttpProtocol, settings=made, clients=Clients(0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, http=http))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     url = "http://{}:{}".format(*listening.getsockname())
@@ -93,6 +95,10 @@ class RawClient:
         """Send a head, or nothing where there are no lines, and a body, or as much of one."""
         self._writer.write("".join(f"{line}\r\n" for line in (*lines, "") if lines).encode() + body)
         await self._writer.drain()
+
+    def shut(self) -> None:
+        """Close this side alone: more can be received."""
+        self._writer.write_eof()
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -19,6 +19,7 @@ from service.errors import (
     HistoryTooShort,
     HorizonTooLong,
     InvalidRequest,
+    ItemTooLarge,
     MissingValues,
     NotFinite,
     QuantileUnavailable,
@@ -48,6 +49,7 @@ ERRORS = run_errors(
     RaggedInputs(
         "2 values, 7 needed in every row (HUFL, HULL, MUFL, MULL, LUFL, LULL, OT)", field="series[0].values[0]"
     ),
+    ItemTooLarge("1000001 values; at most 1000000 in one series", field="series[0].values", limit=1_000_000),
     NotFinite("series[0].values[1] is not a finite number", field="series[0].values[1]"),
     WrongTask("'sentiment' is for task 'sentiment'; for 'forecast' there is forecast, segrnn", field="model"),
 )
@@ -134,7 +136,7 @@ async def forecast(call: Call, body: Annotated[ForecastRequest, Body(openapi_exa
         raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
     columns = _columns(spec, body)
 
-    jobs = [attempt(_read, series, engine, body) for series in body.series]
+    jobs = [attempt(_read, series, engine, body, call.service.settings.max_series_steps) for series in body.series]
     outcomes, timing = await run_jobs(call, body, jobs)
     results = await show_each(jobs, outcomes, partial(_shown, body.horizon, columns))
     return reply(call, body, engine, results, timing)
@@ -145,8 +147,10 @@ class _SeriesJob(Job):
     told: dict[str, Any]  # of the series, besides its forecast
 
 
-def _read(series: Series, engine: Engine, body: ForecastRequest) -> _SeriesJob:
-    """Raises: InvalidRequest, RaggedInputs, HistoryTooShort or MissingValues."""
+def _read(series: Series, engine: Engine, body: ForecastRequest, most: int) -> _SeriesJob:
+    """Raises: ItemTooLarge, InvalidRequest, RaggedInputs, HistoryTooShort or MissingValues."""
+    if len(series.values) > most:
+        raise ItemTooLarge(f"{len(series.values)} values; at most {most} in one series", field="values", limit=most)
     history, warnings = read_history(series.values, engine.manifest, body.missing)
     timestamps, readings = _timestamps(series, body.horizon)
     more = {"timestamps": timestamps, "channels": engine.manifest.sequence.labels}

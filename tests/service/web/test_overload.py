@@ -396,6 +396,30 @@ async def test_a_body_behind_a_refused_request_in_one_packet_is_its_own(tiny_mod
         assert (await running).status_code == 200
 
 
+async def test_a_client_that_shuts_its_side_of_the_connection_counts_as_gone(
+    tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of it closed or all of it look the same until something is sent; requests in a line go together."""
+    caplog.set_level(logging.INFO, ACCESS)
+    async with slow_service(tiny_models, tmp_path) as (client, slow):
+        running = ask(client, "good")
+        await slow.wait_entered()
+        body = b'{"inputs": ["good"]}'
+        async with RawClient.to(client) as raw:
+            for _ in range(3):
+                await raw.send(POST, HOST, JSON, f"Content-Length: {len(body)}", body=body)
+            await until_queued(client, 2)
+            raw.shut()
+            assert await raw.ended()
+        await until_queued(client, 1)
+        slow.let_go(1)
+        assert (await running).status_code == 200
+        assert slow.rows == 1
+    left = [record.message for record in caplog.records if record.name == ACCESS and " 499 " in record.message]
+    assert len(left) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 async def test_what_middleware_of_the_operator_must_see_is_not_refused_from_the_head(
     tiny_models: Path, tmp_path: Path
 ) -> None:
