@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         description="Processes that serve, each with all models, queues and limits of its own; auto is one for each "
         "core that the process may use, or on CUDA for each GPU.",
     )
+    worker_bytes: int | None = Field(
+        None,
+        ge=256 * 2**20,
+        description="Most memory of a worker (RLIMIT_DATA), so that a run which asks for more fails alone; without it, "
+        "what the system gives.",
+    )
     load: Literal["eager", "lazy"] = Field(
         "eager", description="When a worker loads a model: at its start, or lazy, when the model is first asked for."
     )

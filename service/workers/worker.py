@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -90,6 +91,8 @@ class Worker:
     def _create_app(self, number: int) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
         settings = self._settings
+        if settings.worker_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (settings.worker_bytes, settings.worker_bytes))
         log_request = None
         if access_log.isEnabledFor(logging.INFO):
             log_request = RequestLog(sys.stderr, settings.log_format).write

@@ -89,6 +89,22 @@ def exploding(root: Path, **changes: Any) -> Path:
     return _stepper(root, largest, **changes)
 
 
+def exploding_beyond(root: Path, bound: float, **changes: Any) -> Path:
+    """Makes a tensor of 16 GiB where a value is beyond a bound, which no probe shows; else of nothing."""
+
+    def largest(build: tiny.GraphBuilder) -> str:
+        (found,) = build.add("ReduceMax", ["x"], keepdims=0)
+        (beyond,) = build.add("Greater", [found, build.constant(np.array(bound, np.float32))])
+        (once,) = build.add("Cast", [beyond], to=TensorProto.INT64)
+        (extra,) = build.add("Mul", [once, build.constant(np.array(2**32, np.int64))])
+        (count,) = build.add("Add", [extra, build.constant(np.array(1, np.int64))])
+        (shape,) = build.add("Reshape", [count, build.constant(np.array([1], np.int64))])
+        (zero,) = build.add("Mul", [found, build.constant(np.array(0, np.float32))])
+        return build.add("ReduceMax", [build.add("Expand", [zero, shape])[0]], keepdims=0)[0]
+
+    return _stepper(root, largest, **changes)
+
+
 def half(root: Path, **changes: Any) -> Path:
     """A linear head in float16 over time-first values, at which ONNX Runtime 1.31 dies as it optimises all it can."""
 
