@@ -30,9 +30,15 @@ def test_every_generated_request_gets_a_declared_answer(start_server: ServerFact
     server = start_server(models, tmp_path / "state", BATON_MAX_STEPS="16")
     schemathesis = shutil.which("schemathesis", path=Path(sys.executable).parent)
     assert schemathesis is not None
+    names = sorted(model.name for model in models.iterdir())
     (tmp_path / "schemathesis.toml").write_text(
         f"[checks]\nnegative_data_rejection.expected-statuses = {list(REFUSALS)}\n"
         f"not_a_server_error.expected-statuses = ['2xx', '3xx', '4xx', '504']\n"
+        f"[dictionaries]\nmodels.values = {names}\nversions.values = ['1', '2']\n"
+        f"[parameters]\n'path.name' = {{ dictionary = 'models', probability = 0.8 }}\n"
+        f"'path.version' = {{ dictionary = 'versions', probability = 0.8 }}\n"
+        # What it learns from thousands of answers about models costs a second a case, and is the names above.
+        f"[[operations]]\ninclude-path-regex = '/models/'\nphases.fuzzing.extra-data-sources.responses = false\n"
     )
     options = ["--max-examples", CASES, "--generation-deterministic", "--exclude-checks", "positive_data_acceptance"]
     command = [schemathesis, "run", f"{server.url}/openapi.json", *options, "--no-color"]
