@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOKEN_KEYS, Server, ServerFactory
-from held import KEPT, go_on, hold, outcome, sequence_step
-from oip import arrays
+from held import KEPT, go_on, hold, outcome, sequence_step, sequence_total
 from streams import CLOSE, Stream, random_rows, whole
 
 HOUR_S, DAY_S = 3600, 86_400
@@ -62,11 +61,6 @@ def token(server: Server, state: str | None = None) -> str:
     return made
 
 
-def total(server: Server, *, start: bool = False) -> float:
-    answer = sequence_step(server.client, "walk", start=start).raise_for_status()
-    return float(arrays(answer.json())["total"].item())
-
-
 def assert_from_future(server: Server, state: str, by_s: float) -> None:
     refused = go_on(server.client, state)
     assert outcome(refused) == (503, "state_from_future")
@@ -78,19 +72,19 @@ def test_a_clock_that_is_put_forward_and_back_by_an_hour_loses_nothing(
 ) -> None:
     server = start_server(tiny_models, tmp_path / "state", **shift.environment)
     early, held = token(server), hold(server.client)
-    assert total(server, start=True) == 1
+    assert sequence_total(server.client, "walk", start=True) == 1
     with Stream(server) as stream:
         outputs = [stream.step(ROWS[:2])[-1]]
         shift.set(HOUR_S)
         outputs.append(stream.step(ROWS[2:4])[-1])
         late, held_late = token(server, early), hold(server.client, 1)
         assert [outcome(go_on(server.client, state)) for state in (late, held, held_late)] == [KEPT] * 3
-        assert total(server) == 3
+        assert sequence_total(server.client, "walk") == 3
         for back in (0, -HOUR_S):
             shift.set(back)
             for state in (late, held_late):
                 assert_from_future(server, state, by_s=HOUR_S - back - LET_PASS_S)
-            assert total(server) == {0: 7, -HOUR_S: 15}[back]
+            assert sequence_total(server.client, "walk") == {0: 7, -HOUR_S: 15}[back]
             begun = token(server)
             assert outcome(go_on(server.client, begun)) == KEPT
         outputs.append(stream.step(ROWS[4:])[-1])
@@ -100,7 +94,7 @@ def test_a_clock_that_is_put_forward_and_back_by_an_hour_loses_nothing(
     shift.set(HOUR_S)
     for state in (early, held, late, held_late, begun, checkpoint):
         assert outcome(go_on(server.client, state)) == KEPT
-    assert total(server) == 31
+    assert sequence_total(server.client, "walk") == 31
     server.stop()
     assert not any("Traceback" in line for line in server.lines)
 
@@ -110,7 +104,7 @@ def test_what_expires_by_a_clock_that_is_put_forward_is_named_and_what_was_not_c
 ) -> None:
     server = start_server(tiny_models, tmp_path / "state", BATON_STATE_TTL_S=str(HOUR_S // 2), **shift.environment)
     early, held = token(server), hold(server.client)
-    total(server, start=True)
+    sequence_total(server.client, "walk", start=True)
     shift.set(HOUR_S)
     assert [outcome(go_on(server.client, state)) for state in (early, held)] == [(410, "state_expired")] * 2
     assert sequence_step(server.client, "walk").status_code == 400
@@ -119,7 +113,7 @@ def test_what_expires_by_a_clock_that_is_put_forward_is_named_and_what_was_not_c
     assert outcome(go_on(server.client, early)) == KEPT
     assert outcome(go_on(server.client, held)) == (410, "state_gone")
     assert sequence_step(server.client, "walk").status_code == 400
-    assert total(server, start=True) == 1
+    assert sequence_total(server.client, "walk", start=True) == 1
     server.stop()
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 from conftest import RedisServer, Server, ServerFactory
-from held import KEPT, go_on, hold, outcome, sequence_step
+from held import KEPT, go_on, hold, outcome, sequence_step, sequence_total
 from middleman import Middleman, middleman
-from oip import arrays
 from programs import find_program
 
 PATIENCE_S = 0.5  # for Redis, in place of 2 s
@@ -46,20 +45,15 @@ def address(server: RedisServer) -> tuple[str, int]:
     return host, int(port)
 
 
-def total(server: Server, id: str, value: float = 1, *, start: bool = False) -> float:
-    """Take a step of a sequence; its outcome is 2, 4, 8 and so on less 1 where each value is 1."""
-    return float(arrays(sequence_step(server.client, id, value, start=start).raise_for_status().json())["total"].item())
-
-
 def assert_all_is_well(server: Server) -> None:
     state = hold(server.client, 7)
     assert outcome(go_on(server.client, state)) == KEPT
-    assert [total(server, "well", start=True), total(server, "well")] == [1, 3]
+    assert [sequence_total(server.client, "well", start=True), sequence_total(server.client, "well")] == [1, 3]
 
 
 def test_what_a_redis_lost_that_was_emptied_is_named(server: Server, redis_server: RedisServer) -> None:
     held, token = hold(server.client), go_on(server.client, None).json()["results"][0]["state"]
-    total(server, "walk", start=True)
+    sequence_total(server.client, "walk", start=True)
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     assert outcome(go_on(server.client, held)) == (410, "state_gone")
@@ -70,16 +64,16 @@ def test_what_a_redis_lost_that_was_emptied_is_named(server: Server, redis_serve
 
 def test_a_redis_that_is_slow_is_waited_for_and_not_for_long(server: Server, way: Middleman) -> None:
     held = hold(server.client)
-    assert total(server, "walk", start=True) == 1
+    assert sequence_total(server.client, "walk", start=True) == 1
     way.delay_s = PATIENCE_S / 10
     assert outcome(go_on(server.client, held)) == KEPT
-    assert total(server, "walk") == 3
+    assert sequence_total(server.client, "walk") == 3
     way.delay_s = 3 * PATIENCE_S
     assert outcome(go_on(server.client, held)) == (503, "store_unavailable")
     assert sequence_step(server.client, "walk").headers["retry-after"] == "1"
     way.delay_s = 0
     assert outcome(go_on(server.client, held)) == KEPT
-    assert total(server, "walk") == 7
+    assert sequence_total(server.client, "walk") == 7
     assert_all_is_well(server)
 
 
@@ -88,7 +82,7 @@ def test_what_another_redis_has_under_the_same_names_is_not_taken(
 ) -> None:
     held = [hold(server.client, number) for number in range(2)]
     for id in ("walk", "run"):
-        total(server, id, start=True)
+        sequence_total(server.client, id, start=True)
     with redis.Redis.from_url(redis_server.url) as here, redis.Redis.from_url(other_redis.url) as there:
         for kind in ("baton:state:*", "baton:record:*"):
             one, other = here.keys(kind)
@@ -106,11 +100,11 @@ def test_a_replica_takes_the_place_of_its_redis_and_nothing_is_lost(
 ) -> None:
     """Before it is promoted, it can be read and not written."""
     held = hold(server.client)
-    total(server, "walk", start=True)
+    sequence_total(server.client, "walk", start=True)
     with redis.Redis.from_url(redis_server.url) as here, redis.Redis.from_url(other_redis.url) as there:
         here.config_set("repl-diskless-sync-delay", 0)
         there.replicaof(*map(str, address(redis_server)))
-        assert total(server, "walk") == 3
+        assert sequence_total(server.client, "walk") == 3
         while not here.wait(1, 100):
             pass
         way.target = address(other_redis)
@@ -120,6 +114,6 @@ def test_a_replica_takes_the_place_of_its_redis_and_nothing_is_lost(
         assert sequence_step(server.client, "walk").headers["retry-after"] == "1"
         there.replicaof("NO", "ONE")
     assert outcome(go_on(server.client, held)) == KEPT
-    assert total(server, "walk") == 7
+    assert sequence_total(server.client, "walk") == 7
     redis_server.start()
     assert_all_is_well(server)

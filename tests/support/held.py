@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from oip import tensor
+from oip import arrays, tensor
 
 KEPT = (200, "")
 
@@ -23,11 +23,17 @@ def hold(client: httpx.Client, number: int = 0) -> str:
     return state
 
 
-def sequence_step(client: httpx.Client, id: int | str, value: float = 1, *, start: bool = False) -> httpx.Response:
+def sequence_step(client: httpx.Client, id: str, value: float = 1, *, start: bool = False) -> httpx.Response:
     """Take a step of a sequence; the model doubles what it holds and adds `value`."""
     parameters = {"sequence_id": id, "sequence_start": start, "sequence_end": False}
     body = {"inputs": [tensor("x", "FP32", [[value]])], "parameters": parameters}
     return client.post("/v2/models/numbers/infer", json=body)
+
+
+def sequence_total(client: httpx.Client, id: str, value: float = 1, *, start: bool = False) -> float:
+    """Take such a step and return what the sequence holds then."""
+    answer = sequence_step(client, id, value, start=start).raise_for_status()
+    return float(arrays(answer.json())["total"].item())
 
 
 def outcome(answer: httpx.Response) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -12,25 +13,35 @@ PIECE_BYTES = 65_536
 
 
 class Middleman:
-    """Passes on what clients and a server say: `address` is where it listens, `ended` how many connections ended.
+    """Passes on what clients and a server say; listens at `address`, and has seen `ended` connections end.
 
-    New connections go to `target`. On its way to the server each piece waits `delay_s`. A connection on which nothing is
-    said for `idle_s` ends, and so does one that has passed on `cut_after` bytes of answers.
+    New connections go to `target`. On its way to the server each piece waits `delay_s`, and while it is held back. A
+    connection on which nothing is said for `idle_s` ends. Each number in `cuts` is for a new connection, which breaks
+    after so many bytes of answers.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.delay_s = 0.0
         self.idle_s: float | None = None
-        self.cut_after: int | None = None
+        self.cuts: list[int] = []
         self.ended = 0
 
     @property
     def url(self) -> str:
         return "http://{}:{}".format(*self.address)
 
+    def hold_back(self) -> None:
+        """Pass on nothing that clients say until `let_go`."""
+        self._loop.call_soon_threadsafe(self._free.clear)
+
+    def let_go(self) -> None:
+        self._loop.call_soon_threadsafe(self._free.set)
+
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[None]:
+        self._loop, self._free = asyncio.get_running_loop(), asyncio.Event()
+        self._free.set()
         serving: set[asyncio.Task[None]] = set()
 
         def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,19 +81,19 @@ class Middleman:
         while data := await reader.read(PIECE_BYTES):
             self._heard(limit)
             await asyncio.sleep(self.delay_s)
+            await self._free.wait()
             writer.write(data)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: asyncio.Timeout) -> None:
-        passed = 0
-        while (data := await reader.read(PIECE_BYTES)) and passed != self.cut_after:
+        left = self.cuts.pop(0) if self.cuts else sys.maxsize
+        while left and (data := await reader.read(min(left, PIECE_BYTES))):
             self._heard(limit)
-            piece = data if self.cut_after is None else data[: self.cut_after - passed]
-            passed += len(piece)
-            writer.write(piece)
+            left -= len(data)
+            writer.write(data)
 
     def _heard(self, limit: asyncio.Timeout) -> None:
         if self.idle_s is not None:
-            limit.reschedule(asyncio.get_running_loop().time() + self.idle_s)
+            limit.reschedule(self._loop.time() + self.idle_s)
 
 
 @contextmanager
