@@ -95,6 +95,24 @@ def test_what_another_redis_has_under_the_same_names_is_not_taken(
     assert_all_is_well(server)
 
 
+def test_a_redis_that_lost_its_last_writes_takes_a_sequence_back_and_the_answer_says_to_where(
+    server: Server, way: Middleman, redis_server: RedisServer, other_redis: RedisServer
+) -> None:
+    for start in (True, False):
+        sequence_total(server.client, "walk", start=start)
+    with redis.Redis.from_url(redis_server.url) as here, redis.Redis.from_url(other_redis.url) as there:
+        (key,) = here.keys("baton:record:*")
+        there.set(key, here.get(key))
+    lost, held = sequence_step(server.client, "walk"), hold(server.client)
+    assert lost.json()["parameters"]["sequence_step"] == 3
+    way.target = address(other_redis)
+    redis_server.stop()
+    assert sequence_step(server.client, "walk").json()["parameters"]["sequence_step"] == 3
+    assert outcome(go_on(server.client, held)) == (410, "state_gone")
+    redis_server.start()
+    assert_all_is_well(server)
+
+
 def test_a_replica_takes_the_place_of_its_redis_and_nothing_is_lost(
     server: Server, way: Middleman, redis_server: RedisServer, other_redis: RedisServer
 ) -> None:
@@ -103,8 +121,10 @@ def test_a_replica_takes_the_place_of_its_redis_and_nothing_is_lost(
     sequence_total(server.client, "walk", start=True)
     with redis.Redis.from_url(redis_server.url) as here, redis.Redis.from_url(other_redis.url) as there:
         here.config_set("repl-diskless-sync-delay", 0)
+        there.config_set("repl-diskless-load", "on-empty-db")  # else it leaves a file behind
         there.replicaof(*map(str, address(redis_server)))
         assert sequence_total(server.client, "walk") == 3
+        here.set("written", "after all that")
         while not here.wait(1, 100):
             pass
         way.target = address(other_redis)
