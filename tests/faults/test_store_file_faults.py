@@ -18,6 +18,8 @@ from each_worker import each_worker
 from held import KEPT, go_on, hold, outcome, sequence_step, sequence_total
 from streams import CLOSE
 
+from service.errors import StartupError
+
 WORKERS = 2
 DISK_BYTES = 8 * 2**20
 FORMAT = ("mkfs.ext4", "-q", "-O", "^has_journal")
@@ -144,6 +146,8 @@ def test_a_disk_that_cannot_be_written_costs_only_what_is_to_be_held(
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert server.client.get("/readyz").status_code == 200
     server.kill()
+    with pytest.raises(StartupError, match=r"held states cannot be opened: .*Read-only file system"):
+        server.start()
     failing_disk.unmount()
     assert not failing_disk.mount().returncode
     server.start()

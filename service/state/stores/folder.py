@@ -50,6 +50,7 @@ class Folder:
 
     def __init__(self, state_dir: Path, *, max_bytes: int, ttl_s: int, now_us: int) -> None:
         self._path = state_dir / FOLDER
+        self._data = str(self._path / DATA)  # asked for with every use
         self._locks: list[int] = []
         try:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -57,7 +58,7 @@ class Folder:
             self._users, self._turn = self._lock_file("users.lock"), self._lock_file("turn.lock")
             self._wait_for_turn()
             self.database, self.trimmed = self._open(max_bytes, ttl_s, now_us)
-            self._opened = self._files()
+            self._opened = self._file()
             fcntl.flock(self._users, fcntl.LOCK_SH)
             self.give_turn()
             self._closing, self._syncer = threading.Event(), threading.Thread(target=self._sync, daemon=True)
@@ -71,8 +72,8 @@ class Folder:
 
     @property
     def is_current(self) -> bool:
-        """Whether the files are those that were opened, and were not deleted or replaced meanwhile."""
-        return self._files() == self._opened
+        """Whether the file is the one that was opened, and was not deleted or replaced meanwhile."""
+        return self._file() == self._opened
 
     def take_turn(self) -> bool:
         """Return whether this process may write now, which it may until `give_turn`."""
@@ -103,13 +104,13 @@ class Folder:
             except lmdb.Error as failure:
                 log.warning("%s is not on the disk: %s", self._path / DATA, failure)
 
-    def _files(self) -> list[tuple[int, int]]:
-        """Return which files are there; none where one is missing."""
+    def _file(self) -> tuple[int, int] | None:
+        """Return which file is there, by device and number; None where there is none."""
         try:
-            found = [os.stat(file) for file in (self._path / DATA, self._path / LOCK)]
+            found = os.stat(self._data)
         except OSError:
-            return []
-        return [(file.st_dev, file.st_ino) for file in found]
+            return None
+        return found.st_dev, found.st_ino
 
     def _open(self, max_bytes: int, ttl_s: int, now_us: int) -> tuple[Database, Done]:
         alone, data = _locked(self._users), self._path / DATA
