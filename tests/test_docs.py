@@ -135,6 +135,16 @@ def test_no_link_is_dead(page: Path) -> None:
         assert not anchor or anchor in anchors(file), link
 
 
+def test_every_fault_is_shown_by_tests_that_are_there() -> None:
+    rows = re.findall(r"^\| (?!fault |---)(.+) \|$", (ROOT / "docs" / "faults.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows:
+        shown = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row.split(" | ")[-1])
+        assert shown, row
+        for name, file in shown:
+            assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), flags=re.MULTILINE), name
+
+
 def test_the_readme_s_costs_are_those_of_the_benchmark() -> None:
     section = (ROOT / "README.md").read_text().split("## What it costs")[1].split("\n## ")[0]
     measured = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- bench:begin -->")[1].split("<!-- bench:end")[0]

@@ -29,7 +29,7 @@ from service.app import create_app
 from service.engine.orders import Orders
 from service.engine.served import Served
 from service.engine.versions import Tried
-from service.errors import StartupError
+from service.errors import SettingsError, StartupError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import token_chars
@@ -39,10 +39,12 @@ from service.web.context import Service, Tracer
 from service.web.heads import HttpProtocol
 from service.web.websocket import StreamProtocol
 from service.workers.port import Board, Listener, Port
-from service.workers.usage import Usage
+from service.workers.usage import PAGES, Usage
 
 log = logging.getLogger("baton.workers")
 
+DATA = 5  # the field of a process' pages that the limit is about, as proc(5) has them
+RUNS_BYTES = 256 * 2**20
 DRAIN_SPARE_S = 5  # after a body's time to arrive and a request's to wait; then clients that do not read are cut off
 
 
@@ -91,8 +93,6 @@ class Worker:
     def _create_app(self, number: int) -> FastAPI:
         """Raises: StartupError when a model or a setting will not do."""
         settings = self._settings
-        if settings.worker_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (settings.worker_bytes, settings.worker_bytes))
         log_request = None
         if access_log.isEnabledFor(logging.INFO):
             log_request = RequestLog(sys.stderr, settings.log_format).write
@@ -105,6 +105,8 @@ class Worker:
             tracer=_open_tracer(number) if settings.tracing else None,
         )
         gc.freeze()  # it stays, so nobody need look through it for garbage
+        if settings.worker_bytes is not None:
+            _bound_memory(settings.worker_bytes)
         return app
 
     def _serve(
@@ -147,6 +149,15 @@ class Worker:
             "ws_ping_timeout": None,  # pings keep proxies from closing; who is gone, BATON_STREAM_IDLE_S tells
             "timeout_graceful_shutdown": 2 * math.ceil(settings.timeout_ms / 1000) + DRAIN_SPARE_S,
         }
+
+
+def _bound_memory(most_bytes: int) -> None:
+    """Raises: SettingsError when the models that are loaded leave too little for runs."""
+    taken_bytes = int(PAGES.read_text().split()[DATA]) * resource.getpagesize()
+    if most_bytes < taken_bytes + RUNS_BYTES:
+        message = f"BATON_WORKER_BYTES {most_bytes} is too little: with its models a worker takes {taken_bytes} already"
+        raise SettingsError(f"{message}, and runs want {RUNS_BYTES} more")
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
 
 
 def _open_tracer(worker: int) -> Tracer | None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
 
-from service.errors import StoreUnavailable
+from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import EMBEDDED_SHARE
 from service.state.stores.database import Change, Done
@@ -51,8 +53,8 @@ class EmbeddedStore:
     ) -> None:
         """Raises: SettingsError when the file cannot be used."""
         self._most_at_once, self._clock = max_bytes // EMBEDDED_SHARE, clock
-        self._folder = Folder(state_dir, max_bytes=max_bytes, ttl_s=ttl_s, now_us=self._now_us())
-        self._database = self._folder.database
+        self._open = partial(Folder, state_dir, max_bytes=max_bytes, ttl_s=ttl_s)
+        self._folder = self._open(now_us=self._now_us())
         self._waiting: list[_Waiting] = []
         self._unnoted: dict[bytes, None] = {}
         self._give_up_s = 0.0  # by the loop's clock
@@ -70,8 +72,9 @@ class EmbeddedStore:
         return names
 
     async def load(self, names: Sequence[bytes]) -> list[bytes | None]:
+        self._keep_up("load")
         try:
-            found, unnoted = self._database.find(names, self._now_us())
+            found, unnoted = self._folder.database.find(names, self._now_us())
         except (lmdb.Error, OSError) as failure:
             raise self._unavailable("load", failure) from failure
         if unnoted:
@@ -80,8 +83,9 @@ class EmbeddedStore:
         return found
 
     async def read(self, key: bytes) -> Record:
+        self._keep_up("load")
         try:
-            return record_of(key, self._database.read(key, self._now_us()))
+            return record_of(key, self._folder.database.read(key, self._now_us()))
         except (lmdb.Error, OSError) as failure:
             raise self._unavailable("load", failure) from failure
 
@@ -93,6 +97,23 @@ class EmbeddedStore:
     async def close(self) -> None:
         await self._idle.wait()
         self._folder.close()
+
+    def _keep_up(self, operation: str) -> None:
+        """Go over to the file that is there now, if ours was deleted or replaced: all processes must have the same.
+
+        Raises: StoreUnavailable when that cannot be opened.
+        """
+        if self._folder.is_current:
+            return
+        try:
+            folder = self._open(now_us=self._now_us())
+        except SettingsError as failure:
+            raise self._unavailable(operation, failure) from failure
+        log.error("the embedded store's file was deleted or replaced, and what it held with it; another is used now")
+        with suppress(lmdb.Error):
+            self._folder.close()
+        self._folder = folder
+        self._show(folder.trimmed)
 
     def _made(self, changes: list[Change], size: int) -> asyncio.Future[list[bool]]:
         """Return which of the changes were made, once they are written."""
@@ -112,16 +133,18 @@ class EmbeddedStore:
     def _write(self) -> None:
         """Write what waits if it is this process' turn; else try again soon, but not for ever."""
         loop = asyncio.get_running_loop()
-        ours = self._folder.take_turn()
-        if not ours and loop.time() < self._give_up_s:
-            loop.call_later(POLL_S, self._write)
-            return
+        failure: StoreUnavailable | None = None
+        try:
+            self._keep_up("save")
+            if not self._folder.take_turn():
+                if loop.time() < self._give_up_s:
+                    loop.call_later(POLL_S, self._write)
+                    return
+                failure = self._unavailable("save", f"no turn to write came in {TURN_S} s")
+        except StoreUnavailable as unavailable:
+            failure = unavailable
         requests, used = self._next()
-        done = (
-            self._write_these(requests, used)
-            if ours
-            else self._unavailable("save", f"no turn to write came in {TURN_S} s")
-        )
+        done = failure or self._write_these(requests, used)
         made = iter(done.made if isinstance(done, Done) else ())
         for request in requests:
             its = list(islice(made, len(request.changes)))
@@ -151,7 +174,7 @@ class EmbeddedStore:
         """Write in this process' turn, and end it; return what was done, or why that could not be."""
         changes = [change for request in requests for change in request.changes]
         try:
-            done = self._database.write(changes, used, self._now_us())
+            done = self._folder.database.write(changes, used, self._now_us())
             self._show(done)
         except (lmdb.Error, OSError) as failure:
             return self._unavailable("save", failure)

@@ -6,7 +6,7 @@
     boot                which start of the machine data.mdb was last opened in
 
 It knows files, locks and processes, not what it holds. The kernel lets go of a dead process' locks. Invariant:
-a file is replaced only when no process uses it, and never one that is not of this store.
+a file is replaced only when no process uses it or when it was cut short, and never one that is not of this store.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from service.state.stores.rebuild import ALL, FOREIGN, FULL, SNAPSHOTS
 log = logging.getLogger("baton.store")
 
 FOLDER = "states"
+LOCK = "lock.mdb"
 LOCK_BYTES = 69_632  # of LMDB's table of readers
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "afs", "fuse.sshfs", "fuse.glusterfs"}
 OPENING_S = 120.0  # for another process to open, or mend
@@ -49,6 +50,7 @@ class Folder:
 
     def __init__(self, state_dir: Path, *, max_bytes: int, ttl_s: int, now_us: int) -> None:
         self._path = state_dir / FOLDER
+        self._data = str(self._path / DATA)  # asked for with every use
         self._locks: list[int] = []
         try:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,6 +58,7 @@ class Folder:
             self._users, self._turn = self._lock_file("users.lock"), self._lock_file("turn.lock")
             self._wait_for_turn()
             self.database, self.trimmed = self._open(max_bytes, ttl_s, now_us)
+            self._opened = self._file()
             fcntl.flock(self._users, fcntl.LOCK_SH)
             self.give_turn()
             self._closing, self._syncer = threading.Event(), threading.Thread(target=self._sync, daemon=True)
@@ -66,6 +69,11 @@ class Folder:
         except BaseException:
             self._unlock()
             raise
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is the one that was opened, and was not deleted or replaced meanwhile."""
+        return self._file() == self._opened
 
     def take_turn(self) -> bool:
         """Return whether this process may write now, which it may until `give_turn`."""
@@ -96,19 +104,28 @@ class Folder:
             except lmdb.Error as failure:
                 log.warning("%s is not on the disk: %s", self._path / DATA, failure)
 
+    def _file(self) -> tuple[int, int] | None:
+        """Return which file is there, by device and number; None where there is none."""
+        try:
+            found = os.stat(self._data)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _open(self, max_bytes: int, ttl_s: int, now_us: int) -> tuple[Database, Done]:
         alone, data = _locked(self._users), self._path / DATA
         boot, noted = self._path / "boot", BOOT_ID.read_text()
         first_since_start = not boot.exists() or boot.read_text() != noted
         if alone and first_since_start and boot.exists() and data.exists():
             self._rebuild(in_part=True)  # the power may have failed
-        with (self._path / "lock.mdb").open("ab") as table:  # a hole in it would be filled when it is too late to fail
+        if not data.exists():
+            (self._path / LOCK).unlink(missing_ok=True)  # its readers are of a file that was deleted
+        with (self._path / LOCK).open("ab") as table:  # a hole in it would be filled when it is too late to fail
             os.posix_fallocate(table.fileno(), 0, LOCK_BYTES)
         try:
             database = Database(self._path, max_bytes=max_bytes, ttl_s=ttl_s)
         except Shortened:
-            if not alone or not self._rebuild(in_part=False):
-                raise
+            self._rebuild(in_part=True)  # others who have it open will notice, or die of what is missing
             database = Database(self._path, max_bytes=max_bytes, ttl_s=ttl_s)
         trimmed = database.trim(now_us)
         if alone and data.stat().st_size > max_bytes:
@@ -119,9 +136,8 @@ class Folder:
             boot.write_text(noted)
         return database, trimmed
 
-    def _rebuild(self, *, in_part: bool) -> bool:
-        """Replace the file by one with all that it holds, or `in_part` by the snapshots that can be read of it; return
-        whether that was all.
+    def _rebuild(self, *, in_part: bool) -> None:
+        """Replace the file by one with all that it holds, or `in_part` by the snapshots that can be read of it.
 
         Raises: OSError where there is no room.
         """
@@ -134,7 +150,7 @@ class Folder:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         whole, progress = done.returncode == 0, (done.stdout.splitlines() or ["none kept"])[-1]
         if done.returncode == FOREIGN:  # which is for who opens it to tell
-            return False
+            return
         if done.returncode == FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(made))
         if not whole:
@@ -144,10 +160,9 @@ class Folder:
                 os.replace(made / DATA, file)
             else:
                 os.replace(file, f"{file}.damaged")
-            (self._path / "lock.mdb").unlink(missing_ok=True)
+            (self._path / LOCK).unlink(missing_ok=True)
             log.warning("%s was written anew; of the states in it %s", file, progress)
         shutil.rmtree(made, ignore_errors=True)
-        return whole
 
     def _wait_for_turn(self) -> None:
         deadline = time.monotonic() + OPENING_S

@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
-import select
 import signal
 import socket
 import struct
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
 from conftest import Server, ServerFactory
 from keyring import Keyring
+from raw_streams import HANDSHAKE, RawStream, masked, read_frame
 from streams import CLOSE, Floats, Stream, connect, eventually, random_rows, whole
 from websockets.exceptions import InvalidStatus
 
@@ -28,11 +27,6 @@ from service.state.token import Sealer
 ROWS = random_rows(21, 40)
 KEYS = json.dumps([base64.urlsafe_b64encode(bytes(range(32))).decode()])
 MIB = 2**20
-PING = 0x89
-HANDSHAKE = (
-    b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-    b"sec-websocket-version: 13\r\nsec-websocket-key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
-)
 
 
 def refused(server: Server, path: str = "/v1/stream", **options: str) -> tuple[int, dict, dict]:
@@ -325,54 +319,6 @@ def test_a_stream_that_waits_too_long_ends_with_a_last_token(
         assert error["error"]["retry_after_ms"] > 0
         assert len(busy.floats()) == 1
     np.testing.assert_allclose(finish(server, last["state"], ROWS[10:]), whole(server, ROWS)[10:], atol=CLOSE)
-
-
-def masked(data: bytes, kind: int = 0x82) -> bytes:
-    """Return a frame of a client, its mask zero."""
-    size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + struct.pack("!H", len(data))
-    return bytes([kind]) + size + bytes(4) + data
-
-
-def read_frame(incoming: BinaryIO) -> bytes:
-    """Return what is in the next frame that is no ping: the service sends pings when a test takes long."""
-    kind, size = incoming.read(2)
-    if size == 126:
-        (size,) = struct.unpack("!H", incoming.read(2))
-    payload = incoming.read(size)
-    return read_frame(incoming) if kind == PING else payload
-
-
-class RawStream:
-    """A stream whose frames are sent and read by hand."""
-
-    def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(server.address, timeout=30)
-        self._incoming = self.socket.makefile("rb")
-
-    def __enter__(self) -> RawStream:
-        self.socket.sendall(HANDSHAKE)
-        while self._incoming.readline() != b"\r\n":
-            pass
-        self.socket.sendall(masked(b'{"model": "stepper", "return": "all"}', kind=0x81))
-        self.read()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._incoming.close()
-        self.socket.close()
-
-    def fill(self, frame: bytes) -> int:
-        """Send frames until no more are taken for a while; return how many were sent whole."""
-        sent, most = 0, 200 * MIB
-        _, writable, _ = select.select([], [self.socket], [], 2)
-        while writable and sent < most:
-            sent += self.socket.send(frame[sent % len(frame) :])
-            _, writable, _ = select.select([], [self.socket], [], 2)
-        assert sent < most
-        return sent // len(frame)
-
-    def read(self) -> bytes:
-        return read_frame(self._incoming)
 
 
 def resident_bytes(pid: int) -> int:

@@ -221,6 +221,34 @@ def test_a_reload_that_finds_anything_wrong_changes_nothing(
     assert not any("Traceback" in line for line in server.lines)
 
 
+def test_a_version_that_is_refused_under_load_harms_no_session_and_is_taken_up_once_it_is_mended(
+    tmp_path: Path, start_server: ServerFactory
+) -> None:
+    models = tmp_path / "models"
+    tiny.stepper(models, seed=1)
+    server = start_server(models, tmp_path / "state")
+    whole = {"1": step(server, {"inputs": ROWS})["outputs"]["y"]}
+    with steady_load(server) as sessions:
+        add_a_liar(models)
+        reload(server, until="not reloaded")
+        so_far = len(sessions)
+        while len(sessions) < so_far + 8:
+            assert server.client.get("/readyz").status_code == 200
+        assert {version for version, _ in sessions} == {"1"}
+        shutil.rmtree(models / "stepper" / "2")
+        tiny.stepper(models, version="2", seed=2)
+        reload(server)
+        so_far = len(sessions)
+        while len(sessions) < so_far + 8:
+            assert server.client.get("/readyz").status_code == 200
+    whole["2"] = step(server, {"inputs": ROWS})["outputs"]["y"]
+    assert {version for version, _ in sessions} == {"1", "2"}
+    for version, made in sessions:
+        np.testing.assert_allclose(made, whole[version], atol=CLOSE)
+    assert server.metric("baton_load_refused") == 0
+    server.stop()
+
+
 def test_every_worker_reloads_and_a_worker_that_is_replaced_loads_what_is_there(
     tmp_path: Path, start_server: ServerFactory
 ) -> None:
