@@ -1,6 +1,7 @@
 """Clocks that are put forward or back, and those of replicas that differ: what cannot be used now is told so.
 
-No test may set the machine's clock. So the services are told another time by `time.time`, which is all that they ask.
+No test may set the machine's clock. So the services are told another time by `time.time`, by which tokens and states
+are dated.
 """
 
 from __future__ import annotations

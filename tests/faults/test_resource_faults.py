@@ -9,8 +9,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,14 @@ HEALTH = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 STEP_HEAD = b"POST /v1/step HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 MEMORY_BYTES = 16 * 2**20
 MAX_STEPS = 4096
+FASTER = "from service.workers import port, supervisor; port.BEAT_S, supervisor.LOOK_S = 0.01, 0.2"
+SHORTER = "from service.workers import worker; worker.DRAIN_SPARE_S = 1"
+Little = Callable[[int], AbstractContextManager[None]]
+
+
+def altered(how: str) -> tuple[str, ...]:
+    """Return the command of a service some of whose constants are others."""
+    return sys.executable, "-c", f"{how}; from service.cli.command import main; main()"
 
 
 @contextmanager
@@ -66,14 +74,17 @@ def test_without_descriptors_connections_wait_and_each_is_answered_in_the_end(
 
 
 @contextmanager
-def little_memory(pid: int, how: str) -> Iterator[None]:
-    """Let a process take little more than it has: the kernel refuses it the rest, or kills it for that."""
-    if how == "refused":
-        (size,) = re.findall(r"VmSize:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-        limit = 1024 * int(size) + MEMORY_BYTES
-        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
-        yield
-        return
+def refused_memory(pid: int) -> Iterator[None]:
+    """Have the kernel refuse a process what is much more than it has."""
+    (size,) = re.findall(r"VmSize:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    limit = 1024 * int(size) + MEMORY_BYTES
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    yield
+
+
+@contextmanager
+def killed_for_memory(pid: int) -> Iterator[None]:
+    """Have the kernel kill a process for what is much more than it has, where a control group can be made."""
     own = re.findall(r"^\d+:memory:/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     group = Path("/sys/fs/cgroup/memory", *own, f"baton-{pid}")
     try:
@@ -86,19 +97,20 @@ def little_memory(pid: int, how: str) -> Iterator[None]:
     group.rmdir()
 
 
-@pytest.mark.parametrize("how", ["refused", "killed"])
+@pytest.mark.parametrize("little_memory", [refused_memory, killed_for_memory])
 def test_a_worker_that_is_out_of_memory_is_replaced_and_no_other_session_is_lost(
-    tiny_models: Path, tmp_path: Path, start_server: ServerFactory, how: str
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory, little_memory: Little
 ) -> None:
-    server = start_server(tiny_models, tmp_path, BATON_WORKERS="2")
+    """One that is refused memory may die or hang, and is then ended; the supervisor's seconds are made shorter."""
+    server = start_server(tiny_models, tmp_path, altered(FASTER), BATON_WORKERS="2")
     held = hold(server.client)
     large = {"model": "numbers", "items": [{"values": [0] * MAX_STEPS}] * 100}
     with each_worker(server, 2) as clients:
         (victim, unlucky), (_, other) = clients.items()
         start = server.mark()
-        with little_memory(victim, how):
+        with little_memory(victim):
             assert outcome(go_on(unlucky, held)) == KEPT
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                 unlucky.post("/v1/step", json=large)
             server.lines_since(start, until=f"worker {victim} died")
         assert outcome(go_on(other, held)) == KEPT
@@ -115,9 +127,7 @@ def test_sigterm_ends_a_service_in_bounded_time_though_clients_never_read(
     tiny_models: Path, tmp_path: Path, start_server: ServerFactory
 ) -> None:
     """What it leaves them on top of its limits of time is made shorter."""
-    shorter = "from service.workers import worker; worker.DRAIN_SPARE_S = 1"
-    command = (sys.executable, "-c", f"{shorter}; from service.cli.command import main; main()")
-    server = start_server(tiny_models, tmp_path, command, BATON_TIMEOUT_MS="500")
+    server = start_server(tiny_models, tmp_path, altered(SHORTER), BATON_TIMEOUT_MS="500")
     body = json.dumps({"model": "numbers", "items": [{"values": [0] * MAX_STEPS}] * 100, "return": "all"}).encode()
     with RawStream(server) as stream, socket.socket() as client:
         stream.fill(masked(random_rows(2, 200).tobytes()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from anyio.from_thread import start_blocking_portal
@@ -49,10 +49,10 @@ class Middleman:
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
             self.address: tuple[str, int] = listening.sockets[0].getsockname()
-            yield
-            for task in serving:
-                task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
+            try:
+                yield
+            finally:
+                await _end(serving)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -73,8 +73,7 @@ class Middleman:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
+            await _end(tasks)
             back.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: asyncio.Timeout) -> None:
@@ -94,6 +93,12 @@ class Middleman:
     def _heard(self, limit: asyncio.Timeout) -> None:
         if self.idle_s is not None:
             limit.reschedule(self._loop.time() + self.idle_s)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextmanager
