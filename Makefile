@@ -104,7 +104,7 @@ bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP 
 soak: $(VENV)/.development  ## send 20,000 requests of random shapes and see that memory stays where it is (minutes)
 	$(BIN)/python -m loadtests.soak
 
-schemathesis: $(VENV)/.development  ## send 2,000 generated requests to each call of the API (CASES; about an hour)
+schemathesis: $(VENV)/.development  ## send 2,000 generated requests to each call of the API (CASES; an hour or more)
 	SCHEMATHESIS_CASES=$(or $(CASES),2000) OMP_NUM_THREADS=1 $(BIN)/pytest tests/service/web/test_openapi.py
 
 FUZZ_TARGETS ?= token manifest tensors frames http websocket wav csv
