@@ -133,7 +133,7 @@ stress: $(VENV)/.development  ## measure recovery from five times the peak, and 
 soak: $(VENV)/.development  ## call every kind of endpoint for 10 minutes, and see that nothing grows or is left
 	$(BIN)/python -m loadtests.soak
 
-schemathesis: $(VENV)/.development  ## send 2,000 generated requests to each call of the API (CASES; about an hour)
+schemathesis: $(VENV)/.development  ## send 2,000 generated requests to each call of the API (CASES; an hour or more)
 	SCHEMATHESIS_CASES=$(or $(CASES),2000) OMP_NUM_THREADS=1 $(BIN)/pytest tests/service/web/test_openapi.py
 
 FUZZ_TARGETS ?= token manifest tensors frames http websocket wav csv
