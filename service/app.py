@@ -48,7 +48,7 @@ from service.state.sessions import Sessions
 from service.state.stores.choice import open_stores
 from service.state.token import Sealer
 from service.web.access_log import access_log
-from service.web.api_keys import read_keys
+from service.web.api_keys import KnownKeys
 from service.web.auth import Authenticator
 from service.web.context import Rates, Service, Tracer
 from service.web.dispatch import WEBSOCKET, Dispatcher
@@ -88,6 +88,7 @@ def create_app(
     tried: Collection[Tried] = (),
     orders: Orders | None = None,
     served: Served | None = None,
+    keys: KnownKeys | None = None,
     clock: Callable[[], float] = time.time,
     log_request: Callable[[str], None] | None = access_log.info,
     tracer: Tracer | None = None,
@@ -95,16 +96,18 @@ def create_app(
     """Return the service over the models of `settings.models_dir`; `clock` (seconds since 1970) dates the tokens.
 
     Versions in `tried` have had their trial; the others get it here. With `orders` models can be loaded and unloaded by
-    those who have the admin key. What other processes serve stands in `served`, and is served here then. `log_request`
-    takes the line of each request, `tracer` its trace.
+    those who have an admin key. What other processes serve stands in `served`, and is served here then; `keys` are the
+    API keys that they know, which are read where none are given. `log_request` takes the line of each request, `tracer`
+    its trace.
 
     Raises: ManifestError, DeviceUnavailable or SettingsError when a model or a setting will not do.
     """
-    service = _build_service(settings, tried, orders, served, clock, log_request, tracer)
+    keys = keys or KnownKeys(settings)
+    service = _build_service(settings, tried, orders, served, keys, clock, log_request, tracer)
     loader = service.loader
 
     def reload() -> None:
-        _reread_keys(service)
+        _reread(keys)
         loader.ask()
 
     @asynccontextmanager
@@ -215,6 +218,7 @@ def _build_service(
     tried: Collection[Tried],
     orders: Orders | None,
     served: Served | None,
+    keys: KnownKeys,
     clock: Callable[[], float],
     log_request: Callable[[str], None] | None,
     tracer: Tracer | None,
@@ -232,7 +236,7 @@ def _build_service(
     sealer, stores = _sealer(settings, clock), open_stores(settings, metrics, clock)
     sessions = Sessions(settings, loader.engines, sealer, stores)
     sequences = Sequences(settings, loader.engines, sessions, stores)
-    authenticator = Authenticator(read_keys(settings), clock)
+    authenticator = Authenticator(keys, clock)
     rates = _open_rates(settings, metrics)
     return Service(settings, loader, sessions, sequences, metrics, authenticator, orders, log_request, tracer, rates)
 
@@ -245,15 +249,13 @@ def _open_rates(settings: Settings, metrics: Metrics) -> Rates | None:
     return TenantRates(settings, metrics)
 
 
-def _reread_keys(service: Service) -> None:
-    """Know the keys as they are kept now; those before stay where that cannot be."""
+def _reread(keys: KnownKeys) -> None:
     try:
-        keys = read_keys(service.settings)
+        keys.reread()
     except SettingsError as failure:
         log.error("the API keys stay as they were: %s", failure)
-        return
-    service.authenticator.take(keys)
-    log.info("API keys read again: %d", len(keys))
+    else:
+        log.info("API keys read again: %d", len(keys.by_id))
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

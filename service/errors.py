@@ -150,7 +150,7 @@ class Unauthorized(RequestError):
 
 
 class OriginRefused(RequestError):
-    """A page of another origin, which a browser lets open a WebSocket anywhere."""
+    """A page of another origin, for which a browser sends what it need not ask about."""
 
     code, status = "origin_refused", 403
 

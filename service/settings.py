@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     worker_bytes: int | None = Field(
         None,
         ge=256 * 2**20,
-        description="Most memory of a worker (RLIMIT_DATA), so that a run which asks for more fails alone; without it, "
-        "what the system gives.",
+        description="Most memory of a worker (RLIMIT_DATA): a run that asks for more fails, and other models go on; "
+        "without it, what the system gives.",
     )
     load: Literal["eager", "lazy"] = Field(
         "eager", description="When a worker loads a model: at its start, or lazy, when the model is first asked for."
@@ -207,7 +207,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Most room for held states of each tenant, in a file of its own, apart in memory, or in Redis; "
-        "past it its own least recently used go. Without it, tenants share store_bytes.",
+        "past it its own least recently used go, in Redis the least recently saved. Without it, tenants share "
+        "store_bytes.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: LogFormat = Field("text", description="How the log is written: lines of text, or a JSON object a line.")

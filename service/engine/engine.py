@@ -90,10 +90,12 @@ class Engine:
             engine.batcher.abandon(refusal, failure)
 
     @property
-    def running_s(self) -> float:
-        """How long a call into native code has been under way that has not returned, for any graph of the version."""
-        begun = [began for engine in self.parts for began in list(engine._begun.values())]
-        return time.monotonic() - min(begun) if begun else 0.0
+    def running_since(self) -> float | None:
+        """When the oldest call into native code began that has not returned, for any graph of the version.
+
+        Units: seconds of `time.monotonic`.
+        """
+        return min((began for engine in self.parts for began in list(engine._begun.values())), default=None)
 
     @contextmanager
     def _in_native_code(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ run of a version take too long, none takes up a row of that version, until the v
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -24,11 +25,15 @@ class Fence:
 
     def __init__(self, limit_s: int, served: Served | None) -> None:
         self._limit_s, self._served = limit_s, served
+        self._looks: dict[Engine, tuple[float, int]] = {}  # when its oldest run began, and how often it was seen
 
     def look(self, engines: Iterable[Engine]) -> bool:
-        """Fence off the engines that hang, and those of versions that hung elsewhere; return whether one hangs here."""
+        """Fence off the engines that hang, and those of versions that hung elsewhere; return whether one hangs here.
+
+        It is to be called every second.
+        """
         free = [engine for engine in engines if not engine.fenced]
-        hung = [engine for engine in free if engine.running_s > self._limit_s]
+        hung = [engine for engine in free if self._hangs(engine)]
         for engine in hung:
             engine.metrics.hung()
             if self._served is not None:
@@ -42,6 +47,16 @@ class Fence:
                 log.error(message, name, version, self._limit_s, where)
                 engine.fence(partial(self._refusal, name, version), self._failure)
         return bool(hung)
+
+    def _hangs(self, engine: Engine) -> bool:
+        """Return whether a run takes too long, by the clock and by as many looks: a process may have been paused."""
+        since = engine.running_since
+        if since is None:
+            self._looks.pop(engine, None)
+            return False
+        seen, looks = self._looks.get(engine, (since, 0))
+        self._looks[engine] = (since, looks + 1 if seen == since else 1)
+        return time.monotonic() - since > self._limit_s and self._looks[engine][1] > self._limit_s
 
     def _refusal(self, name: str, version: str) -> RequestError:
         message = f"version {version} of {name!r} had a run of more than {self._limit_s} s"

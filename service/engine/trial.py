@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -217,4 +218,6 @@ def _receive(connection: Connection[Any, Any], tasks: SimpleQueue[bytes]) -> Non
 
 
 if __name__ == "__main__":
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))  # BATON_WORKER_BYTES is for who forked this process
     do_tasks(Connection(int(sys.argv[1])))

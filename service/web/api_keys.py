@@ -146,6 +146,22 @@ def read_keys(settings: Settings) -> tuple[ApiKey, ...]:
     return own + kept
 
 
+class KnownKeys:
+    """The keys as they were last read, by id; `asks` says whether calls need any, and stays true once it is.
+
+    Raises: SettingsError, here and in `reread`, as `read_keys` does.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self.asks, self.by_id = settings, False, dict[str, ApiKey]()
+        self.reread()
+
+    def reread(self) -> None:
+        """Know the keys as they are kept now; where that raises, nothing has changed."""
+        self.by_id = {key.id: key for key in read_keys(self._settings)}
+        self.asks = self.asks or any(not key.admin for key in self.by_id.values())
+
+
 @contextmanager
 def changing(file: Path) -> Iterator[list[ApiKey]]:
     """Yield the entries of a file to be changed in place, which are kept when all went well; others wait meanwhile.
@@ -191,11 +207,14 @@ def _write(file: Path, entries: Sequence[ApiKey]) -> None:
     """Have the file hold the entries, one a line, or leave it as it was."""
     lines = ",\n".join(entry.model_dump_json(exclude_defaults=True) for entry in entries)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(f"[\n{lines}\n]\n")
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(f"[\n{lines}\n]\n")
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _hash(secret: str, salt: bytes) -> bytes:

@@ -8,10 +8,10 @@ it ends, whatever becomes of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from service.errors import Unauthorized
-from service.web.api_keys import ApiKey, split
+from service.web.api_keys import ApiKey, KnownKeys, split
 
 OPEN_TENANT = ""
 PROTOCOL = "baton"  # the subprotocol of streams, which a page names beside that with its key: one must be answered
@@ -24,21 +24,19 @@ ADMIN_ASKED = 'this call asks for a header "Authorization: Bearer <admin key>"; 
 class Authenticator:
     """Turns a key into its entry; without keys of tenants everyone is the open tenant, and needs none."""
 
-    def __init__(self, keys: Iterable[ApiKey], clock: Callable[[], float] = time.time) -> None:
-        self._clock, self._keys, self.asks = clock, dict[str, ApiKey](), False
-        self.take(keys)
+    def __init__(self, keys: KnownKeys, clock: Callable[[], float] = time.time) -> None:
+        self._keys, self._clock = keys, clock
 
-    def take(self, keys: Iterable[ApiKey]) -> None:
-        """Know these keys from now on, and no others."""
-        self._keys = {key.id: key for key in keys}
-        self.asks = self.asks or any(not key.admin for key in self._keys.values())
+    @property
+    def asks(self) -> bool:
+        return self._keys.asks
 
     def tenant_key(self, given: str) -> ApiKey | None:
         """Return the entry of a tenant's key; None where nobody is asked for any.
 
         Raises: Unauthorized.
         """
-        return self._find(given, admin=False, asked=ASKED) if self.asks else None
+        return self._find(given, admin=False, asked=ASKED) if self._keys.asks else None
 
     def admin_key(self, given: str) -> ApiKey:
         """Return the entry of an admin's key. Raises: Unauthorized."""
@@ -46,14 +44,14 @@ class Authenticator:
 
     def check(self, key: ApiKey) -> None:
         """Raises: Unauthorized when the key opened once, and does no more."""
-        known = self._keys.get(key.id)
+        known = self._keys.by_id.get(key.id)
         reason = "is not known any more" if known is None else known.why_not(self._clock())
         if reason is not None:
             raise Unauthorized(f"the API key {key.id} {reason}")
 
     def _find(self, given: str, *, admin: bool, asked: str) -> ApiKey:
         id, secret = split(given)
-        key = self._keys.get(id)
+        key = self._keys.by_id.get(id)
         if key is None or key.admin is not admin or not key.is_of(secret):
             raise Unauthorized(asked)
         self.check(key)

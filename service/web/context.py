@@ -21,7 +21,7 @@ from service.engine.engine import Engine
 from service.engine.loader import Loader
 from service.engine.orders import Orders
 from service.engine.registry import Registry
-from service.errors import MAX_MESSAGE_CHARS, RequestError
+from service.errors import MAX_MESSAGE_CHARS, RequestError, Unauthorized
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.sequences import Sequences
@@ -200,6 +200,8 @@ class Caller:
         """
         if self.key is not None:
             self.service.authenticator.check(self.key)
+        elif not self.is_known:
+            raise Unauthorized("this service asks for API keys by now, and the connection has shown none")
         if self.service.rates is not None:
             await self.service.rates.wait(self.tenant, timeout_s=timeout_s)
 

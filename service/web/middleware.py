@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import InternalError, RequestError
 from service.web.context import Call, Caller, Service, forget_caller
 from service.web.error_shapes import ErrorAnswers
+from service.web.origins import check_origin
 from service.web.request_lines import LINES
 
 log = logging.getLogger("baton.http")
@@ -71,6 +72,7 @@ class RequestScope:
 
         try:
             if caller.path not in self._open_paths:
+                check_origin(caller)
                 await caller.authenticate()
             await self._app(scope, receive, send_with_id)
             if status != OPENED and not ended:

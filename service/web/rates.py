@@ -24,7 +24,8 @@ log = logging.getLogger("baton.rates")
 PREFIX = "baton:rate"
 REDIS_TIMEOUT_S = 1.0
 ALONE_S = 5.0  # for so long a worker counts for itself once Redis did not answer
-LEAST_S = 0.001
+RETRY_MS = 1000
+LEAST_S = 0.05  # between two tries of who waits
 
 
 class TenantRates:
@@ -34,6 +35,7 @@ class TenantRates:
         self._rates = sorted(parse_many(settings.rate_limit))
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = _shared(settings.store) if settings.store.startswith(REDIS_SCHEMES) else None
+        self._turns: dict[str, asyncio.Lock] = {}
         self._alone_until = -math.inf  # by time.monotonic
         self._alone = metrics.rates_alone
 
@@ -55,14 +57,20 @@ class TenantRates:
         """Count a call, once it may be. Raises: RateLimited when that is not within `timeout_s`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        while True:
-            try:
-                return await self.take(tenant)
-            except RateLimited as refusal:
-                wait_s = (refusal.retry_after_ms or 0) / 1000
-                if loop.time() + wait_s > until:
-                    raise
-                await asyncio.sleep(wait_s)
+        turn = self._turns.setdefault(tenant, asyncio.Lock())  # or all who wait would ask again and again
+        try:
+            async with asyncio.timeout_at(until), turn:
+                while True:
+                    try:
+                        return await self.take(tenant)
+                    except RateLimited as refusal:
+                        wait_s = (refusal.retry_after_ms or 0) / 1000
+                        if loop.time() + wait_s > until:
+                            raise
+                        await asyncio.sleep(wait_s)
+        except TimeoutError:
+            message = f"no room came within {timeout_s:g} s for a further call of the tenant"
+            raise RateLimited(message, retry_after_ms=RETRY_MS) from None
 
     async def _count(self, limiter: SlidingWindowCounterRateLimiter, tenant: str) -> None:
         for rate in self._rates:

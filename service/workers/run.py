@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 # Numpy's linear algebra would start a thread for each core, and a process is to have no other threads when it forks.
@@ -30,7 +30,7 @@ from service.model.onnx_session import CUDA, choose_providers
 from service.model.repository import find_versions
 from service.settings import AUTO, MOST_WORKERS, Settings
 from service.web.access_log import configure_logging
-from service.web.api_keys import read_keys
+from service.web.api_keys import KnownKeys
 from service.web.trace_variables import check_variables
 from service.workers.cores import usable_cores, usable_gpus
 from service.workers.port import Board, Port
@@ -45,7 +45,8 @@ def run_service(settings: Settings) -> None:
     Raises: StartupError when a model or a setting will not do.
     """
     _configure_process(settings)
-    _refuse_open_address(settings)
+    keys = KnownKeys(settings)
+    _refuse_open_address(settings, keys)
     if settings.tracing:
         _import_tracing()
     gpus = usable_gpus() if CUDA in choose_providers(settings.device) else []
@@ -61,7 +62,7 @@ def run_service(settings: Settings) -> None:
         with ExitStack() as shared:
             orders = shared.enter_context(Orders.shared(settings.worker_count))
             served = None if settings.worker_count == 1 else shared.enter_context(Served.shared())
-            worker = Worker(settings, tried, orders, served, port, board, gpus)
+            worker = Worker(settings, tried, orders, served, keys, port, board, gpus)
             if served is None:
                 worker.serve_alone(listening)
                 return
@@ -72,18 +73,25 @@ def run_service(settings: Settings) -> None:
                 board,
                 listening=listening,
                 ending=port.close,
-                reloading=served.ask,
+                reloading=partial(_reload, keys, served),
             ).run()
 
 
-def _refuse_open_address(settings: Settings) -> None:
+def _refuse_open_address(settings: Settings, keys: KnownKeys) -> None:
     """Raises: SettingsError when others than this machine could call, and nobody has said that they may."""
-    if settings.on_loopback or settings.open_access or any(not key.admin for key in read_keys(settings)):
+    if settings.on_loopback or settings.open_access or keys.asks:
         return
     raise SettingsError(
         f"BATON_HOST {settings.host} can be reached by others, and no tenant has an API key: make one by `baton keys "
         "api new TENANT`, or set BATON_OPEN_ACCESS=true to serve whoever comes"
     )
+
+
+def _reload(keys: KnownKeys, served: Served) -> None:
+    """Have workers that start later know what those know that read the keys again now, and tell of it."""
+    with suppress(SettingsError):
+        keys.reread()
+    served.ask()
 
 
 def _try_all(settings: Settings) -> list[Tried]:

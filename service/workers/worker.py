@@ -34,6 +34,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state.token import token_chars
 from service.web.access_log import RequestLog, access_log
+from service.web.api_keys import KnownKeys
 from service.web.clients import Clients
 from service.web.context import Service, Tracer
 from service.web.heads import HttpProtocol
@@ -60,11 +61,13 @@ class Worker:
         tried: Collection[Tried],
         orders: Orders,
         served: Served | None,
+        keys: KnownKeys,
         port: Port,
         board: Board,
         gpus: Sequence[str],
     ) -> None:
         self._settings, self._tried, self._orders, self._served = settings, tried, orders, served
+        self._keys = keys
         self._port, self._board, self._gpus = port, board, gpus
 
     def run(self, number: int, tell: Connection) -> None:
@@ -101,6 +104,7 @@ class Worker:
             tried=self._tried,
             orders=self._orders.of(number),
             served=self._served,
+            keys=self._keys,
             log_request=log_request,
             tracer=_open_tracer(number) if settings.tracing else None,
         )
@@ -157,7 +161,8 @@ def _bound_memory(most_bytes: int) -> None:
     if most_bytes < taken_bytes + RUNS_BYTES:
         message = f"BATON_WORKER_BYTES {most_bytes} is too little: with its models a worker takes {taken_bytes} already"
         raise SettingsError(f"{message}, and runs want {RUNS_BYTES} more")
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most))  # a version's trial takes it back to that
 
 
 def _open_tracer(worker: int) -> Tracer | None:

@@ -125,8 +125,7 @@ def test_a_replica_takes_the_place_of_its_redis_and_nothing_is_lost(
         there.replicaof(*map(str, address(redis_server)))
         assert sequence_total(server.client, "walk") == 3
         here.set("written", "after all that")
-        while not here.wait(1, 100):
-            pass
+        assert here.wait(1, 60_000) == 1
         way.target = address(other_redis)
         redis_server.stop()
         assert outcome(go_on(server.client, held)) == (503, "store_unavailable")

@@ -38,7 +38,6 @@ from service.errors import (
 from service.state.sessions import Hold, Point, Precision
 from service.web.auth import PROTOCOL
 from service.web.context import Caller, Service, Work, caller_of
-from service.web.origins import check_origin
 from service.web.schema import read_whole
 from service.web.websocket import ABNORMAL, Connection, End
 
@@ -61,9 +60,8 @@ class Streams:
             self._closed.labels(code)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises: Draining, NotReady, Overloaded, QuotaExceeded, OriginRefused."""
+        """Raises: Draining, NotReady, Overloaded, QuotaExceeded."""
         caller, metrics, code = caller_of(scope), self._service.metrics, ABNORMAL
-        check_origin(caller)
         self._service.engines.admit(TASK, caller.tenant, rows=0)  # a full queue is waited for, frame by frame
         seat = caller.tenant if caller.is_known else None
         self._seats.take(seat)

@@ -49,8 +49,10 @@ class TenantStores:
             return opening.result()
         try:
             return await asyncio.shield(opening)
-        except SettingsError as failure:
-            self._stores.pop(tenant, None)
+        except Exception as failure:
+            self._stores.pop(tenant, None)  # so that the next call tries again
+            if not isinstance(failure, SettingsError):
+                raise
             log.warning("the store of a tenant cannot be opened: %s", failure)
             message = "the store of held states cannot be used now; nothing has changed, send the same again"
             raise StoreUnavailable(message, retry_after_ms=RETRY_MS) from failure

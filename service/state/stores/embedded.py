@@ -99,17 +99,17 @@ class EmbeddedStore:
         self._folder.close()
 
     def _keep_up(self, operation: str) -> None:
-        """Go over to the file that is there now, if ours was deleted or replaced: all processes must have the same.
+        """Go over to the file that is there now, if ours was deleted: all processes must have the same.
 
         Raises: StoreUnavailable when that cannot be opened.
         """
         if self._folder.is_current:
             return
         try:
-            folder = self._open(now_us=self._now_us())
+            folder = self._open(now_us=self._now_us(), patience_s=TURN_S)
         except SettingsError as failure:
             raise self._unavailable(operation, failure) from failure
-        log.error("the embedded store's file was deleted or replaced, and what it held with it; another is used now")
+        log.error("the embedded store's file was deleted, and what it held with it; another is used now")
         with suppress(lmdb.Error):
             self._folder.close()
         self._folder = folder

@@ -48,7 +48,9 @@ class Folder:
     Raises: SettingsError when it cannot be used.
     """
 
-    def __init__(self, state_dir: Path, *, max_bytes: int, ttl_s: int, now_us: int) -> None:
+    def __init__(
+        self, state_dir: Path, *, max_bytes: int, ttl_s: int, now_us: int, patience_s: float = OPENING_S
+    ) -> None:
         self._path = state_dir / FOLDER
         self._data = str(self._path / DATA)  # asked for with every use
         self._locks: list[int] = []
@@ -56,7 +58,7 @@ class Folder:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
             _refuse_remote(self._path)
             self._users, self._turn = self._lock_file("users.lock"), self._lock_file("turn.lock")
-            self._wait_for_turn()
+            self._wait_for_turn(patience_s)
             self.database, self.trimmed = self._open(max_bytes, ttl_s, now_us)
             self._opened = self._file()
             fcntl.flock(self._users, fcntl.LOCK_SH)
@@ -72,7 +74,7 @@ class Folder:
 
     @property
     def is_current(self) -> bool:
-        """Whether the file is the one that was opened, and was not deleted or replaced meanwhile."""
+        """Whether the file is the one that was opened, and was not deleted meanwhile."""
         return self._file() == self._opened
 
     def take_turn(self) -> bool:
@@ -164,11 +166,11 @@ class Folder:
             log.warning("%s was written anew; of the states in it %s", file, progress)
         shutil.rmtree(made, ignore_errors=True)
 
-    def _wait_for_turn(self) -> None:
-        deadline = time.monotonic() + OPENING_S
+    def _wait_for_turn(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
         while not _locked(self._turn):
             if time.monotonic() > deadline:
-                raise OSError(f"another process has kept turn.lock for {OPENING_S:.0f} s")
+                raise OSError(f"another process has kept turn.lock for {patience_s:.0f} s")
             time.sleep(POLL_S)
 
     def _lock_file(self, name: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from copy import copy
 from itertools import chain
 from typing import Any, TypeVar
@@ -35,38 +35,47 @@ T = TypeVar("T")
 SNAPSHOT_PREFIX = "baton:state:"
 RECORD_PREFIX = "baton:record:"
 SHARE_PREFIX = "baton:share:"
-SWAP = f"""
-if redis.call("GETRANGE", KEYS[1], 0, {MARK_BYTES - 1}) ~= ARGV[1] then return 0 end
-if ARGV[2] == "" then redis.call("DEL", KEYS[1]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
+# What a tenant holds: in `uses` its keys by the time of their last save in us, in `sizes` their sizes, and their sum.
+# Redis may have evicted either; then both are forgotten. From ARGV[first] on come keys and sizes, 0 for what is gone.
+NOTE = """
+local function forget(uses, sizes, key)
+  redis.call("ZREM", uses, key)
+  local size = redis.call("HGET", sizes, key)
+  if not size then return end
+  redis.call("HINCRBY", sizes, "", -size)
+  redis.call("HDEL", sizes, key)
+end
+local function note(uses, sizes, most, ttl_ms, first)
+  if redis.call("ZCARD", uses) ~= math.max(redis.call("HLEN", sizes) - 1, 0) then redis.call("DEL", uses, sizes) end
+  local time = redis.call("TIME")
+  local now = time[1] * 1000000 + time[2]
+  for _, key in ipairs(redis.call("ZRANGEBYSCORE", uses, "-inf", now - 1000 * ttl_ms)) do forget(uses, sizes, key) end
+  for i = first, #ARGV, 2 do
+    forget(uses, sizes, ARGV[i])
+    if ARGV[i + 1] ~= "0" then
+      redis.call("ZADD", uses, now + i, ARGV[i])
+      redis.call("HSET", sizes, ARGV[i], ARGV[i + 1])
+      redis.call("HINCRBY", sizes, "", ARGV[i + 1])
+    end
+  end
+  while tonumber(redis.call("HGET", sizes, "") or 0) > tonumber(most) do
+    local oldest = redis.call("ZRANGE", uses, 0, 0)[1]
+    if not oldest then break end
+    redis.call("DEL", oldest)
+    forget(uses, sizes, oldest)
+  end
+  redis.call("PEXPIRE", uses, ttl_ms)
+  redis.call("PEXPIRE", sizes, ttl_ms)
+end
+"""
+SAVED = f"""{NOTE}
+note(KEYS[1], KEYS[2], ARGV[1], ARGV[2], 3)
 return 1
 """
-# What a tenant holds: in KEYS[1] its keys by the time of their last save in us, in KEYS[2] their sizes, and their sum.
-# ARGV: the most bytes, the time to live in ms, then keys and their sizes, 0 for a key that is gone.
-NOTE = """
-local time = redis.call("TIME")
-local now = time[1] * 1000000 + time[2]
-local function forget(key)
-  local size = redis.call("HGET", KEYS[2], key)
-  if not size then return end
-  redis.call("HINCRBY", KEYS[2], "", -size)
-  redis.call("HDEL", KEYS[2], key)
-  redis.call("ZREM", KEYS[1], key)
-end
-for _, key in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", now - 1000 * ARGV[2])) do forget(key) end
-for i = 3, #ARGV, 2 do
-  forget(ARGV[i])
-  if ARGV[i + 1] ~= "0" then
-    redis.call("ZADD", KEYS[1], now + i, ARGV[i])
-    redis.call("HSET", KEYS[2], ARGV[i], ARGV[i + 1])
-    redis.call("HINCRBY", KEYS[2], "", ARGV[i + 1])
-  end
-end
-while tonumber(redis.call("HGET", KEYS[2], "") or 0) > tonumber(ARGV[1]) do
-  local oldest = redis.call("ZRANGE", KEYS[1], 0, 0)[1]
-  redis.call("DEL", oldest)
-  forget(oldest)
-end
-for _, key in ipairs(KEYS) do redis.call("PEXPIRE", key, ARGV[2]) end
+SWAP = f"""{NOTE}
+if redis.call("GETRANGE", KEYS[1], 0, {MARK_BYTES - 1}) ~= ARGV[1] then return 0 end
+if ARGV[2] == "" then redis.call("DEL", KEYS[1]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
+if KEYS[2] then note(KEYS[2], KEYS[3], ARGV[4], ARGV[3], 5) end
 return 1
 """
 UNCHANGED = "nothing has changed, send the same again"
@@ -128,7 +137,8 @@ class RedisStore:
             pipeline.set(self._key(name), state, px=self._ttl_ms)
         if self._tenant:
             sizes = [len(state) + ENTRY_BYTES for state in states]
-            pipeline.eval(*self._note([self._key(name) for name in names], sizes))
+            pairs: Iterator[Any] = chain.from_iterable(zip([self._key(name) for name in names], sizes, strict=True))
+            pipeline.eval(SAVED, 2, *self._share, self._max_bytes, self._ttl_ms, *pairs)
         await self._bounded(_saved(pipeline), "save")
         return names
 
@@ -148,15 +158,10 @@ class RedisStore:
         by_s = asyncio.get_running_loop().time() + REDIS_TIMEOUT_S
         connection = await self._bounded(self._pool.get_connection(), "save", by_s=by_s)
         try:
-            swap = _swapped(connection, self._record_key(key), before, value or b"", self._ttl_ms)
-            swapped = await self._bounded(swap, "save", by_s=by_s, repeatable=False)
+            swap = _swapped(connection, *self._swap_call(self._record_key(key), before, value))
+            return await self._bounded(swap, "save", by_s=by_s, repeatable=False)
         finally:
             await self._pool.release(connection)
-        if swapped and self._tenant:
-            size = 0 if value is None else len(value) + ENTRY_BYTES
-            note = self._redis.eval(*self._note([self._record_key(key)], [size]))
-            await self._bounded(note, "save", repeatable=False)
-        return swapped
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -167,11 +172,17 @@ class RedisStore:
     def _record_key(self, key: bytes) -> str:
         return f"{RECORD_PREFIX}{self._tenant}{key.hex()}"
 
-    def _note(self, keys: Sequence[str], sizes: Sequence[int]) -> tuple[Any, ...]:
-        """Return the call of the script that notes what the tenant saved, and drops what is too much."""
-        held = [f"{SHARE_PREFIX}{self._tenant}{kind}" for kind in ("uses", "sizes")]
-        pairs = chain.from_iterable(zip(keys, sizes, strict=True))
-        return (NOTE, len(held), *held, self._max_bytes, self._ttl_ms, *pairs)
+    @property
+    def _share(self) -> list[str]:
+        """The keys under which stands what the tenant holds."""
+        return [f"{SHARE_PREFIX}{self._tenant}{kind}" for kind in ("uses", "sizes")] if self._tenant else []
+
+    def _swap_call(self, key: str, before: bytes, value: bytes | None) -> tuple[Any, ...]:
+        """Return what follows the script in the call that swaps."""
+        share = self._share
+        size = 0 if value is None else len(value) + ENTRY_BYTES
+        noted = (self._max_bytes, key, size) if share else ()
+        return (1 + len(share), key, *share, before, value or b"", self._ttl_ms, *noted)
 
     async def _bounded(
         self, work: Awaitable[T], operation: str, *, by_s: float | None = None, repeatable: bool = True
@@ -206,12 +217,12 @@ async def _loaded(redis: Any, keys: Sequence[str]) -> list[Any]:
     return values
 
 
-async def _swapped(connection: Any, key: str, before: bytes, value: bytes, ttl_ms: int) -> bool:
+async def _swapped(connection: Any, *call: Any) -> bool:
     """Send the swap once: a client of the library would send it again on a connection that broke.
 
     Raises: ValueError when what answers does not do so as Redis would.
     """
-    await connection.send_command("EVAL", SWAP, 1, key, before, value, ttl_ms)
+    await connection.send_command("EVAL", SWAP, *call)
     answer = await connection.read_response()
     if answer not in (0, 1):
         raise ValueError(f"the script that swaps was answered by {answer!r:.80}")

@@ -91,6 +91,7 @@ def test_subprotocols_that_are_not_ours_are_none(server: Server) -> None:
         ("https://app.example.com.evil.com", False),
         ("http://{host}.evil.com", False),
         ("null", False),
+        ("http://[", False),
         ("file://", False),
     ],
 )

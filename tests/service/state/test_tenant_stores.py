@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import redis
 from conftest import RedisServer, ServerFactory
 from here import Clock
 from keyring import Keyring
@@ -14,7 +15,8 @@ from keyring import Keyring
 from service.errors import BatchTooLarge, StoreUnavailable
 from service.metrics import Metrics
 from service.settings import ENTRY_BYTES, Settings
-from service.state.stores.choice import open_stores
+from service.state.stores.choice import TenantStores, open_stores
+from service.state.stores.memory import MemoryStore
 from service.state.stores.store import NO_MARK, Stores, name_of
 
 pytestmark = pytest.mark.anyio
@@ -127,6 +129,48 @@ async def test_what_is_shown_is_what_all_tenants_hold(tmp_path: Path) -> None:
         await save(stores, tenant, count)
     assert metrics.registry.get_sample_value("baton_held_states") == 5
     assert metrics.registry.get_sample_value("baton_held_bytes") == 5 * (STATE_BYTES + ENTRY_BYTES)
+
+
+@pytest.mark.parametrize("evicted", ["uses", "sizes"])
+async def test_a_redis_that_evicted_what_it_knows_of_a_tenant_goes_on(redis_server: RedisServer, evicted: str) -> None:
+    """It may be told to evict any key (allkeys-lru); what it has forgotten counts for nothing."""
+    stores = open_stores(Settings(store=redis_server.url, tenant_held_bytes=QUOTA), Metrics(), Clock())
+    assert stores is not None
+    await save(stores, "acme", FITS)
+    with redis.Redis.from_url(redis_server.url) as client:
+        (key,) = client.keys(f"baton:share:*:{evicted}")
+        client.delete(key)
+    names = await save(stores, "acme", 2 * FITS)
+    kept = await there(stores, "acme", names)
+    assert FITS // 3 <= sum(kept) <= FITS
+    assert kept == sorted(kept)
+    await stores.close()
+
+
+async def test_a_step_of_a_sequence_is_kept_and_noted_at_once(redis_server: RedisServer) -> None:
+    stores = open_stores(Settings(store=redis_server.url, tenant_held_bytes=QUOTA), Metrics(), Clock())
+    assert stores is not None
+    store = await stores.of("acme")
+    assert await store.swap(bytes(16), NO_MARK, b"1")
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert len(client.keys("baton:share:*")) == 2
+        assert len(client.keys("baton:record:*")) == 1
+    await stores.close()
+
+
+async def test_a_store_that_could_not_be_opened_is_tried_again() -> None:
+    calls = []
+
+    def open_one(_: str) -> MemoryStore:
+        calls.append(_)
+        if len(calls) == 1:
+            raise RuntimeError("can't start new thread")
+        return MemoryStore(max_bytes=QUOTA, ttl_s=60, metrics=Metrics(), clock=Clock())
+
+    stores = TenantStores(open_one)
+    with pytest.raises(RuntimeError):
+        await stores.of("acme")
+    assert await stores.of("acme") is await stores.of("acme")
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,6 +144,40 @@ async def test_what_is_nearly_a_key_is_none(tiny_models: Path, tmp_path: Path) -
         for header in (f"Bearer {keys['acme']}", f"bearer  {keys['acme']} ", f"BEARER {keys['bolt']}"):
             answer = await client.post("/v1/step", json=STEP, headers={"authorization": header})
             assert answer.status_code == 200
+
+
+def test_a_worker_that_is_replaced_knows_the_keys_that_the_others_know(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    """Whatever has become of the file since the last hangup: gone, it would leave the service open to all."""
+    file, keys = tmp_path / "api-keys.json", Keyring("acme")
+    write(file, keys)
+    server = start_server(tiny_models, tmp_path, BATON_WORKERS="2")
+    for spoil in (file.unlink, lambda: file.write_text("["), lambda: write(file, Keyring("bolt"))):
+        spoil()
+        start = len(server.lines)
+        with each_worker(server, 2) as clients:
+            os.kill(min(clients), signal.SIGKILL)
+        server.lines_since(start, until="is replaced")
+        server.lines_since(start, until="Application startup complete")
+        with each_worker(server, 2) as clients:
+            for client in clients.values():
+                headers = keys.header("acme")
+                assert client.post("/v1/step", json=STEP, headers=headers).status_code == 200
+                assert client.post("/v1/step", json=STEP).status_code == 401
+
+
+def test_a_stream_that_was_open_before_there_were_keys_ends_with_what_it_has(
+    tiny_models: Path, tmp_path: Path, start_server: ServerFactory
+) -> None:
+    server = start_server(tiny_models, tmp_path)
+    with Stream(server) as stream:
+        stream.ask(inputs=[[1, 2]])
+        write(tmp_path / "api-keys.json", Keyring("acme"))
+        reread(server)
+        stream.send(inputs=[[1, 2]])
+        (checkpoint, refusal), code = stream.end()
+    assert (checkpoint["step"], refusal["error"]["code"], code) == (1, "unauthorized", 1008)
 
 
 def test_two_keys_of_a_tenant_are_of_the_same_tenant(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Server, ServerFactory
-from streams import Stream
+from streams import Stream, eventually
 from websockets.exceptions import InvalidStatus
 from wire import GET, LAST_GET, drip, exchange, head, statuses
 
@@ -139,5 +139,4 @@ def test_connections_of_an_address_past_the_most_are_refused_until_one_ends(
         with socket.create_connection(server.address, timeout=30, source_address=("127.0.0.2", 0)) as other:
             other.sendall(LAST_GET)
             assert statuses(other.makefile("rb").read()) == [200]
-    while statuses(exchange(server, LAST_GET)) != [200]:  # the end of the stream arrives in its own time
-        pass
+    eventually(lambda: statuses(exchange(server, LAST_GET)) == [200])  # the end of the stream arrives in its own time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_a_page_of_another_origin_may_not(shared: Server) -> None:
     for origin in ("https://evil.example.com", f"{APP}.evil.com", f"{APP}:444", "null"):
         assert allowed(preflight(shared, origin)) is None
         assert allowed(shared.client.get("/v1/models", headers={"origin": origin})) is None
+
+
+def test_what_a_browser_sends_unasked_is_looked_at(shared: Server, server: Server) -> None:
+    """A form of another origin may be sent with any of its media types, and /v2 does not ask for one."""
+    tensor = {"name": "x", "shape": [1, 1, 2], "datatype": "FP32", "data": [1, 2]}
+    body = json.dumps({"inputs": [tensor]})
+    path, own = "/v2/models/stepper/infer", server.url
+    for kind in ({"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {}):
+        for origin, status in (("https://evil.example.com", 403), ("http://[", 403), ("null", 403), (own, 200)):
+            answer = server.client.post(path, content=body, headers={"origin": origin, **kind})
+            assert answer.status_code == status
+        assert server.client.post(path, content=body, headers=kind).status_code == 200
+    asked = {"origin": "https://evil.example.com", "content-type": "application/json"}
+    assert server.client.post(path, content=body, headers=asked).status_code == 200  # for which the browser had to ask
+    keyed = {"origin": APP, "content-type": "text/plain", **KEYS.header("acme")}
+    assert shared.client.post(path, content=body, headers=keyed).status_code != 403
 
 
 def test_a_page_goes_out_with_what_keeps_others_away(server: Server) -> None:

@@ -18,8 +18,8 @@ from tokenizers.pre_tokenizers import Split
 
 WORKERS = 2
 BOUND = 1000
-LIMIT = {"BATON_RUN_LIMIT_S": "1"}
-SAYS = "version 2 of 'stepper' had a run of more than 1 s; it is not served until it is loaded anew"
+LIMIT = {"BATON_RUN_LIMIT_S": "3"}
+SAYS = "version 2 of 'stepper' had a run of more than 3 s; it is not served until it is loaded anew"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def step(client: httpx.Client, value: float) -> httpx.Response:
 def hang(server: Server) -> None:
     answer = step(server.client, BOUND + 1)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "model_failed")
-    assert "the run took more than 1 s" in answer.json()["error"]["message"]
+    assert "the run took more than 3 s" in answer.json()["error"]["message"]
 
 
 def assert_fenced_off(client: httpx.Client) -> None:
@@ -73,10 +73,10 @@ def test_a_worker_with_a_run_that_does_not_end_is_replaced_and_nobody_runs_the_v
     start = len(pair.lines)
     hang(pair)
     told = pair.lines_since(start, until="Application startup complete")
-    assert any("stepper 2 had a run of more than 1 s here" in line for line in told)
+    assert any("stepper 2 had a run of more than 3 s here" in line for line in told)
     assert any("is replaced" in line for line in told)
     for _ in range(WORKERS):  # the one that is left, and the new one
-        start += len(pair.lines_since(start, until="stepper 2 had a run of more than 1 s in another worker"))
+        start += len(pair.lines_since(start, until="stepper 2 had a run of more than 3 s in another worker"))
     with each_worker(pair, WORKERS) as clients:
         for client in clients.values():
             assert_fenced_off(client)

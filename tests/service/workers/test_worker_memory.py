@@ -18,7 +18,7 @@ def test_a_run_that_asks_for_all_memory_fails_and_the_others_of_its_batch_do_not
 ) -> None:
     tiny_wild.exploding_beyond(tmp_path / "models", BOUND)
     tiny.number_stepper(tmp_path / "models")
-    server = start_server(tmp_path / "models", tmp_path / "state", BATON_WORKER_BYTES=str(2 * GIB))
+    server = start_server(tmp_path / "models", tmp_path / "state", BATON_WORKER_BYTES=str(2 * GIB), BATON_WORKERS="2")
     items = [{"inputs": [[value, 0]]} for value in (1, BOUND + 1, 2)]
     for _ in range(3):
         first, greedy, last = server.post("/v1/step", {"model": "stepper", "items": items}).json()["results"]
