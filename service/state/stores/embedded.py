@@ -133,7 +133,7 @@ class EmbeddedStore:
     def _write(self) -> None:
         """Write what waits if it is this process' turn; else try again soon, but not for ever."""
         loop = asyncio.get_running_loop()
-        failure: StoreUnavailable | None = None
+        failure: Exception | None = None
         try:
             self._keep_up("save")
             if not self._folder.take_turn():
@@ -141,8 +141,8 @@ class EmbeddedStore:
                     loop.call_later(POLL_S, self._write)
                     return
                 failure = self._unavailable("save", f"no turn to write came in {TURN_S} s")
-        except StoreUnavailable as unavailable:
-            failure = unavailable
+        except Exception as unforeseen:  # noqa: BLE001 - as below
+            failure = unforeseen
         requests, used = self._next()
         done = failure or self._write_these(requests, used)
         made = iter(done.made if isinstance(done, Done) else ())

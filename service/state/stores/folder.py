@@ -119,7 +119,7 @@ class Folder:
         boot, noted = self._path / "boot", BOOT_ID.read_text()
         first_since_start = not boot.exists() or boot.read_text() != noted
         if alone and first_since_start and boot.exists() and data.exists():
-            self._rebuild(in_part=True)  # the power may have failed
+            self._rebuild(SNAPSHOTS, in_part=True)  # the power may have failed
         if not data.exists():
             (self._path / LOCK).unlink(missing_ok=True)  # its readers are of a file that was deleted
         with (self._path / LOCK).open("ab") as table:  # a hole in it would be filled when it is too late to fail
@@ -127,26 +127,25 @@ class Folder:
         try:
             database = Database(self._path, max_bytes=max_bytes, ttl_s=ttl_s)
         except Shortened:
-            self._rebuild(in_part=True)  # others who have it open will notice, or die of what is missing
+            self._rebuild(ALL, in_part=True)  # others who have it open will notice, or die of what is missing
             database = Database(self._path, max_bytes=max_bytes, ttl_s=ttl_s)
         trimmed = database.trim(now_us)
         if alone and data.stat().st_size > max_bytes:
             database.close()
-            self._rebuild(in_part=False)
+            self._rebuild(ALL, in_part=False)
             database = Database(self._path, max_bytes=max_bytes, ttl_s=ttl_s)
         if first_since_start:  # else nothing need be written, for the disk may be full
             boot.write_text(noted)
         return database, trimmed
 
-    def _rebuild(self, *, in_part: bool) -> None:
-        """Replace the file by one with all that it holds, or `in_part` by the snapshots that can be read of it.
+    def _rebuild(self, kept: str, *, in_part: bool) -> None:
+        """Replace the file by one with what is to be `kept` of it, if that can be read whole, or `in_part`.
 
         Raises: OSError where there is no room.
         """
         file, made = self._path / DATA, self._path / "rebuilt"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
-        kept = SNAPSHOTS if in_part else ALL
         command = [sys.executable, "-P", "-m", "service.state.stores.rebuild", str(self._path), str(made), kept]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

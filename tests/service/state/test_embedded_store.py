@@ -325,10 +325,12 @@ async def test_of_a_file_that_was_cut_short_what_can_be_read_is_kept_and_nothing
 ) -> None:
     store = opened(tmp_path)
     kept = await saved(store, 100)
+    assert await store.swap(KEY, NO_MARK, b"a record")
     await store.close()
     os.truncate(data(tmp_path), int(share * data(tmp_path).stat().st_size))
     found = await held(tmp_path, names=kept)
     assert all(state in (None, kept[name]) for name, state in found.items())
+    assert await recorded(tmp_path) in (None, b"a record")
     store = opened(tmp_path)
     new = await saved(store, 100)
     assert await store.load(list(new)) == list(new.values())
