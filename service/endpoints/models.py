@@ -22,10 +22,10 @@ from service.model import onnx_session as runtime
 from service.model.cards import CARD_FILE, MOST_CARD_BYTES, PICTURE_TYPES, REPORT_FOLDER, find_card, find_pictures
 from service.state.token import token_chars
 from service.web.context import caller_of
-from service.web.error_examples import UNAUTHORIZED, UNKNOWN_MODEL, error_responses
+from service.web.error_examples import CALLER_ERRORS, UNKNOWN_MODEL, error_responses
 from service.web.files import answer_file
 
-router = APIRouter(tags=["models"], responses=error_responses(UNAUTHORIZED))
+router = APIRouter(tags=["models"], responses=error_responses(*CALLER_ERRORS))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # a picture opened by itself may hold a script
 Name = Annotated[str, Path(openapi_examples={"forecast": {"value": "forecast"}})]
 File = Annotated[str, Path(openapi_examples={"forecast": {"value": "weekly.svg"}})]

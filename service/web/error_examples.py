@@ -24,7 +24,9 @@ from service.errors import (
     ModelFailed,
     NotFinite,
     NotReady,
+    OriginRefused,
     Overloaded,
+    RateLimited,
     RequestError,
     StateExpired,
     StateFromFuture,
@@ -44,6 +46,17 @@ Responses = dict[int | str, dict[str, Any]]
 
 REQUEST_ID = "5b1f0c2d9e8a7f60-17"
 UNAUTHORIZED = Unauthorized('this service asks for a header "Authorization: Bearer <API key>" with a known key')
+CALLER_ERRORS = (
+    UNAUTHORIZED,
+    RateLimited(
+        "a tenant may make 100 per 1 minute calls here; try again later, or make fewer and larger calls",
+        limit=100,
+        retry_after_ms=210,
+    ),
+)
+ORIGIN_REFUSED = OriginRefused(
+    "pages of https://app.example.com may not call here; BATON_CORS_ORIGINS names those that may"
+)
 UNKNOWN_MODEL = UnknownModel(
     "no model is called 'nonesuch'; this service has charlm, charlm-int8, denoise, denoise-live, digits, digits-live, "
     "forecast, forecast-live, handwriting, segrnn, sentiment, sentiment-live, spam, tagger, "
@@ -52,7 +65,7 @@ UNKNOWN_MODEL = UnknownModel(
 )
 BODY_ERRORS = (
     MalformedJson("Invalid JSON: EOF while parsing an object at line 1 column 1"),
-    UNAUTHORIZED,
+    *CALLER_ERRORS,
     BodyTimeout("the body did not arrive within 10000 ms", limit=10_000),
     BodyTooLarge("the body is larger than 4194304 bytes", limit=4_194_304),
 )

@@ -28,6 +28,7 @@ from service.web.error_examples import (
     BODY_ERRORS,
     DEADLINE,
     MODEL_FAILS,
+    ORIGIN_REFUSED,
     QUEUE_ERRORS,
     UNKNOWN_MODEL,
     state_errors,
@@ -91,6 +92,7 @@ InferBody = Body(openapi_examples={key: example for key, (_, _, example) in INFE
 COMPRESSED = UnsupportedMediaType("content encoding 'gzip'; send the body as it is")
 INFER_ERRORS = error_texts(
     *BODY_ERRORS,
+    ORIGIN_REFUSED,
     COMPRESSED,
     UNKNOWN_MODEL,
     InvalidRequest("model 'forecast-live' has no such input; it takes values, lengths, state_token", field="value"),

@@ -15,7 +15,7 @@ from service.endpoints.v2.signature import Declared, signature_of
 from service.engine.engine import Engine
 from service.errors import Draining, NotReady
 from service.web.context import caller_of
-from service.web.error_examples import READY_ERRORS, UNAUTHORIZED, UNKNOWN_MODEL
+from service.web.error_examples import CALLER_ERRORS, READY_ERRORS, UNKNOWN_MODEL
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # as Triton calls them
 EXTENSIONS = (
@@ -34,7 +34,7 @@ OF_MODEL = error_texts(UNKNOWN_MODEL)
 OF_READY = error_texts(UNKNOWN_MODEL, *READY_ERRORS)
 
 health = APIRouter(tags=["open inference protocol"])
-router = APIRouter(tags=["open inference protocol"], responses=error_texts(UNAUTHORIZED))
+router = APIRouter(tags=["open inference protocol"], responses=error_texts(*CALLER_ERRORS))
 
 
 class Live(BaseModel):

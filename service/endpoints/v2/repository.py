@@ -23,19 +23,22 @@ from service.settings import Settings
 from service.web.auth import ADMIN_ASKED
 from service.web.bodies import read_bytes, refuse_encodings
 from service.web.context import call_of
-from service.web.error_examples import BODY_ERRORS, UNKNOWN_MODEL
+from service.web.error_examples import BODY_ERRORS, ORIGIN_REFUSED, UNKNOWN_MODEL
 from service.web.schema import Strict, read_whole
 
 TAG = "open inference protocol"
 router = APIRouter(
     tags=[TAG],
-    responses=error_texts(*BODY_ERRORS, COMPRESSED, InvalidRequest("redy is no member of this request", field="redy")),
+    responses=error_texts(
+        *BODY_ERRORS, ORIGIN_REFUSED, COMPRESSED, InvalidRequest("redy is no member of this request", field="redy")
+    ),
 )
 admin_router = APIRouter(
     prefix="/v2/repository/models",
     tags=[TAG],
     responses=error_texts(
         *BODY_ERRORS,
+        ORIGIN_REFUSED,
         COMPRESSED,
         Unauthorized(ADMIN_ASKED),
         InvalidRequest(

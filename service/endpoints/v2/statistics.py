@@ -16,9 +16,9 @@ from service.endpoints.v2.examples import ModelName, ModelVersion
 from service.engine.engine import Engine
 from service.metrics import FAIL, SUCCESS
 from service.web.context import Service, caller_of
-from service.web.error_examples import UNAUTHORIZED, UNKNOWN_MODEL
+from service.web.error_examples import CALLER_ERRORS, UNKNOWN_MODEL
 
-router = APIRouter(tags=["open inference protocol"], responses=error_texts(UNAUTHORIZED))
+router = APIRouter(tags=["open inference protocol"], responses=error_texts(*CALLER_ERRORS))
 
 TIMES, QUEUE, ROWS, LAST = (
     "baton_inference_seconds",

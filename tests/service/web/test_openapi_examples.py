@@ -25,7 +25,7 @@ from service.settings import Settings
 
 RECORDED = json.loads(ANSWERS.read_text())
 ANEW = "answers have changed: look at them, and record them by tests/support/examples.py"
-OF_NO_OPERATION = {"method_not_allowed", "upgrade_required"}  # of no operation, and of the WebSocket
+OF_NO_OPERATION = {"method_not_allowed", "upgrade_required", "quota_exceeded"}  # of no operation, and of the WebSocket
 EACH_TIME = {"state", "state_token", "expires_at"}  # members of results that are never the same
 MODEL = "/v2/models/forecast-live/infer"
 
@@ -349,6 +349,22 @@ async def test_a_state_that_is_not_in_the_store_and_a_caller_without_a_key_are_r
         is_example(document, "POST /v1/step", "unauthorized", await client.post("/v1/step", json=body))
 
 
+@pytest.mark.anyio
+async def test_who_calls_too_often_or_from_elsewhere_is_refused_as_the_examples_say(
+    document: dict[str, Any], tiny_models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models_dir=tiny_models, state_dir=tmp_path, store="memory", rate_limit="100/minute")
+    async with serve_here(settings, Clock()) as (client, _):
+        path = "/v2/models/stepper/infer"
+        foreign = {"origin": "https://app.example.com", "content-type": "text/plain"}
+        operation = "POST /v2/models/{name}/infer"
+        is_example(document, operation, "origin_refused", await client.post(path, content=b"{}", headers=foreign))
+        answers = [await client.get("/v1/models") for _ in range(101)]
+    (shown, *_) = [answer.json()["error"] for answer in answers if answer.status_code == 429]
+    example = errors(document, "GET /v1/models")["rate_limited"]["value"]["error"]
+    assert shown["message"] == example["message"]
+
+
 HARD_TO_CAUSE = (
     *("body_timeout", "deadline", "draining", "internal", "model_failed", "not_ready", "overloaded"),
     *("precision_too_low", "state_model_gone", "store_unavailable"),
@@ -374,4 +390,5 @@ def test_every_error_s_example_is_compared_with_the_service() -> None:
     caused = {code for _, code, _ in REFUSALS} | {code for code, _ in REFUSALS_OF_INFER}
     elsewhere = {"state_wrong_model", "state_expired", "state_gone", "state_from_future"}
     elsewhere |= {"not_found", "unauthorized", "load_failed", "unsupported_media_type"}
+    elsewhere |= {"rate_limited", "origin_refused"}
     assert {leaf.code for leaf in leaves()} == caused | elsewhere | {*HARD_TO_CAUSE} | OF_NO_OPERATION
