@@ -19,6 +19,7 @@ ITEM_TOO_LARGE = "item_too_large"
 CODES = {  # of errors that come without their HTTP status: those of items, and of streams
     400: ["malformed_json", "sequence_unknown"],
     401: ["unauthorized"],
+    403: ["origin_refused"],
     404: ["not_found", "unknown_model"],
     405: ["method_not_allowed"],
     408: ["body_timeout"],
@@ -39,7 +40,7 @@ CODES = {  # of errors that come without their HTTP status: those of items, and 
         *("state_invalid", "wrong_task"),
     ],
     426: ["upgrade_required"],
-    429: ["overloaded"],
+    429: ["overloaded", "quota_exceeded", "rate_limited"],
     INTERNAL: ["internal"],
     503: ["draining", "not_ready", "state_from_future", "store_unavailable"],
     504: ["deadline"],
