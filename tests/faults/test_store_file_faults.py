@@ -110,7 +110,7 @@ def test_a_file_that_was_deleted_is_an_empty_store_to_every_worker(
             assert sequence_step(client, "walk").status_code == 400
     assert_shared(server)
     assert sequence_step(server.client, "walk", start=True).status_code == 200
-    assert any("file was deleted or replaced" in line for line in server.lines)
+    assert any("file was deleted, and what it held" in line for line in server.lines)
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

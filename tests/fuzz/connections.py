@@ -82,7 +82,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 async def _echo_frames(connection: Connection) -> None:
     """Do what the service's streams do when the client has left: end, and tell nobody."""
     try:
-        await connection.accept()
+        await connection.accept(None)
         while True:
             await connection.send(await connection.receive())
     except End as end:
