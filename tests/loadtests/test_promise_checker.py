@@ -30,7 +30,7 @@ def test_three_replicas_under_a_nemesis_lose_no_session_and_tell_no_lie(tmp_path
         "--seconds",
         str(SECONDS),
         "--clients",
-        "6",
+        "2",
         "--output",
         told,
     ]

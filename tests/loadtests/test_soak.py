@@ -17,7 +17,7 @@ def test_memory_that_grows_after_the_start_is_told_from_memory_that_settles() ->
 
 
 def test_a_soak_answers_every_request_and_leaves_nothing(data_dir: Path) -> None:
-    result = run(data_dir, seconds=12)
+    result = run(data_dir, seconds=8)
     assert set(result["done"]) == {"requests", "streams", "events", "vanished"}
     assert all(sample["memory_mb"] > 10 and sample["tasks"] > 0 for sample in result["samples"])
     assert result["left"] == {}
