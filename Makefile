@@ -65,7 +65,7 @@ lock: $(VENV)/.development  ## renew deploy/locks/, the hashes of what the image
 
 sbom: $(VENV)/.development  ## write sbom.json: what the image installs, as a CycloneDX bill of materials
 	$(BIN)/python -m venv --clear --without-pip build/serving
-	$(BIN)/python -m pip --python build/serving install -q --disable-pip-version-check --require-hashes \
+	$(BIN)/python -m pip --python build/serving install -q --disable-pip-version-check --no-compile --require-hashes \
 	  -r deploy/locks/serving.txt
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json build/serving
 

@@ -38,7 +38,7 @@ def serve(
 
     \b
       baton serve
-      baton serve --host 0.0.0.0 --port 8080 --workers 2
+      baton serve --port 8080 --workers 2
     """
     from service.web.access_log import configure_logging
     from service.workers.run import run_service

@@ -115,7 +115,7 @@ def test_the_examples_of_serving_serve(example: str, tmp_path: Path, tiny_models
     ("words", "place", "completed"),
     [
         ("baton s", 1, {"serve", "sentiment", "step", "stream"}),
-        ("baton keys ", 2, {"list", "new"}),
+        ("baton keys ", 2, {"api", "list", "new"}),
         ("baton step forecast", 2, {"forecast-live"}),
         ("baton forecast --model ", 3, {"forecast", "segrnn"}),
         ("baton translate --model ", 3, {"translate"}),

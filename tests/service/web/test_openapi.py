@@ -17,7 +17,7 @@ from keyring import Keyring
 from service.app import create_app
 from service.settings import Settings
 
-CASES = os.environ.get("SCHEMATHESIS_CASES", "20")
+CASES = os.environ.get("SCHEMATHESIS_CASES", "10")
 REFUSALS = (400, 401, 404, 405, 408, 409, 410, 413, 415, 422, 429)
 
 
