@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,16 +107,15 @@ def create_app(
     service = _build_service(settings, tried, orders, served, keys, clock, log_request, tracer)
     loader = service.loader
 
-    def reload() -> None:
-        _reread(keys)
-        loader.ask()
-
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Door]]:
         door = Door(service, _body_routes(), ERRORS)
         loader.start()
         following = asyncio.create_task(loader.follow())
-        with _on_hangup(reload), nullcontext() if orders is None else orders.followed(loader.carry_out):
+        with (
+            _on_hangup(partial(_reload, keys, loader)),
+            nullcontext() if orders is None else orders.followed(loader.carry_out),
+        ):
             # What the door refuses passes no middleware.
             yield {} if app.user_middleware or settings.cors_origins else {DOOR: door}
         following.cancel()
@@ -249,13 +249,15 @@ def _open_rates(settings: Settings, metrics: Metrics) -> Rates | None:
     return TenantRates(settings, metrics)
 
 
-def _reread(keys: KnownKeys) -> None:
+def _reload(keys: KnownKeys, loader: Loader) -> None:
+    """Read the keys again, and look at the models; where one cannot be, the other is done."""
     try:
         keys.reread()
     except SettingsError as failure:
         log.error("the API keys stay as they were: %s", failure)
     else:
         log.info("API keys read again: %d", len(keys.by_id))
+    loader.ask()
 
 
 def _sealer(settings: Settings, clock: Callable[[], float]) -> Sealer:

@@ -33,7 +33,10 @@ class Fence:
         It is to be called every second.
         """
         free = [engine for engine in engines if not engine.fenced]
-        hung = [engine for engine in free if self._hangs(engine)]
+        self._looks = {
+            engine: self._seen(engine, since) for engine in free if (since := engine.running_since) is not None
+        }
+        hung = [engine for engine, (since, looks) in self._looks.items() if self._is_too_long(since, looks)]
         for engine in hung:
             engine.metrics.hung()
             if self._served is not None:
@@ -48,15 +51,14 @@ class Fence:
                 engine.fence(partial(self._refusal, name, version), self._failure)
         return bool(hung)
 
-    def _hangs(self, engine: Engine) -> bool:
+    def _seen(self, engine: Engine, since: float) -> tuple[float, int]:
+        """Return when the engine's oldest run began, and how many looks have seen it."""
+        before, looks = self._looks.get(engine, (since, 0))
+        return since, looks + 1 if before == since else 1
+
+    def _is_too_long(self, since: float, looks: int) -> bool:
         """Return whether a run takes too long, by the clock and by as many looks: a process may have been paused."""
-        since = engine.running_since
-        if since is None:
-            self._looks.pop(engine, None)
-            return False
-        seen, looks = self._looks.get(engine, (since, 0))
-        self._looks[engine] = (since, looks + 1 if seen == since else 1)
-        return time.monotonic() - since > self._limit_s and self._looks[engine][1] > self._limit_s
+        return time.monotonic() - since > self._limit_s < looks
 
     def _refusal(self, name: str, version: str) -> RequestError:
         message = f"version {version} of {name!r} had a run of more than {self._limit_s} s"
