@@ -45,7 +45,9 @@ class Middleman:
         serving: set[asyncio.Task[None]] = set()
 
         def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            serving.add(asyncio.ensure_future(self._serve(reader, writer)))
+            task = asyncio.ensure_future(self._serve(reader, writer))
+            task.add_done_callback(lambda _: writer.close())  # it may be cancelled before it begins
+            serving.add(task)
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
             self.address: tuple[str, int] = listening.sockets[0].getsockname()
@@ -61,7 +63,6 @@ class Middleman:
         except (OSError, TimeoutError):  # the server is not there, or nobody said anything
             pass
         finally:
-            writer.close()
             self.ended += 1
 
     async def _pass_on(
@@ -73,8 +74,8 @@ class Middleman:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            back.close()  # before what may be cancelled once more
             await _end(tasks)
-            back.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: asyncio.Timeout) -> None:
         while data := await reader.read(PIECE_BYTES):
