@@ -127,7 +127,7 @@ bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP 
 promises: $(VENV)/.development  ## hold sessions against an oracle while replicas are killed, paused, rolled, filled up (30 minutes)
 	$(BIN)/python -m loadtests.promises --output loadtests/results/promises.json
 
-stress: $(VENV)/.development  ## measure recovery from five times the peak, and normal load beside 5,000 idle streams (4 minutes)
+stress: $(VENV)/.development  ## measure recovery from five times the peak, and normal load beside 5,000 idle streams (6 minutes)
 	$(BIN)/python -m loadtests.stress
 
 soak: $(VENV)/.development  ## call every kind of endpoint for 10 minutes, and see that nothing grows or is left

@@ -15,8 +15,8 @@ SINCE_S, MEDIAN_S = 2.0, 0.01
 
 
 def recovered(bad_until: float, *, slow: bool) -> float:
-    """Return the recovery of 100 arrivals a second over 5 s, which are refused, or slow, until some time."""
-    due = np.arange(0, 5, 0.01)
+    """Return the recovery of 100 arrivals a second over 8 s, which are refused, or slow, until some time."""
+    due = np.arange(0, 8, 0.01)
     bad = due < bad_until
     status = np.where(bad & (not slow), 429, 200)
     return stress.recovery_s(due, due + np.where(bad & slow, 1.0, 0.01), status, since_s=SINCE_S, median_s=MEDIAN_S)
@@ -26,12 +26,18 @@ def recovered(bad_until: float, *, slow: bool) -> float:
 def test_recovery_is_the_time_to_the_last_window_that_was_not_normal(slow: bool) -> None:
     assert recovered(1.9, slow=slow) == 0
     assert recovered(2.9, slow=slow) == pytest.approx(1.0, abs=stress.WINDOW_S)
-    assert recovered(5.0, slow=slow) == np.inf
+    assert recovered(8.0, slow=slow) == np.inf
+
+
+def test_a_slow_window_in_the_midst_of_normal_load_is_no_want_of_recovery() -> None:
+    due = np.arange(0, 8, 0.01)
+    late = np.where((due > 6) & (due < 6.25), 1.0, 0.01)
+    assert stress.recovery_s(due, due + late, np.full(800, 200), since_s=SINCE_S, median_s=MEDIAN_S) == 0
 
 
 def test_a_single_refusal_is_not_normal() -> None:
-    due = np.arange(0, 5, 0.01)
-    status = np.where(np.arange(500) == 350, 429, 200)
+    due = np.arange(0, 8, 0.01)
+    status = np.where(np.arange(800) == 350, 429, 200)
     found = stress.recovery_s(due, due + 0.01, status, since_s=SINCE_S, median_s=MEDIAN_S)
     assert found == pytest.approx(1.5, abs=stress.WINDOW_S)
 
