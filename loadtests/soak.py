@@ -43,8 +43,9 @@ QUIET_S = 30.0  # for what was abandoned to end
 SETTINGS = {
     "BATON_WORKERS": "2",
     "BATON_MAX_WAIT_MS": "60000",
-    "BATON_TIMEOUT_MS": "60000",
-}  # a slow machine is no overload
+    "BATON_TIMEOUT_MS": "60000",  # a slow machine is no overload
+    "BATON_STORE_BYTES": "8388608",  # held states fill it soon: until then its file is read into memory
+}
 LEFT = ("baton_queue_rows", "baton_streams", "baton_generations")  # must be 0 once nobody calls
 SPARE_TASKS = 4  # of each worker, that come and go with the metrics' own request
 EVENTS = {"model": "charlm", "items": [{"prompt": "A good "}], "max_steps": 200, "stream": True}

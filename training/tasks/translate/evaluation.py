@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from tokenizers import Regex
+from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import Split
 
 from service.contract.provenance import Metric
@@ -67,8 +69,13 @@ class WordTable:
 
 
 def _words(text: str, pattern: str) -> list[str]:
-    pieces = Split(Regex(pattern), "isolated").pre_tokenize_str(make_normalizer().normalize_str(text))
-    return [word for word, _ in pieces]
+    normalizer, splitter = _reader(pattern)
+    return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
+
+@cache
+def _reader(pattern: str) -> tuple[Normalizer, Split]:
+    return make_normalizer(), Split(Regex(pattern), "isolated")
 
 
 def scorers(tokenized: bool) -> dict[str, BLEU | CHRF]:
