@@ -223,7 +223,7 @@ def test_handwriting_foresees_pens_better_than_without_the_text_and_is_read(
     assert nats.floor is not None
     assert nats.value < nats.floor
     assert read.value >= 0.6
-    words = [word.text for word in handwriting.spread(read_words()["test"], 20)]
+    words = [word.text for word in handwriting.spread(read_words()["test"], 8)]
     for word, points in zip(words, handwriting.write(served.url or "", "handwriting", words, 2.0), strict=True):
         fewest, most = (each * len(word) for each in PLAUSIBLE)
         assert fewest <= len(points) <= min(most, MAX_POINTS - 1)

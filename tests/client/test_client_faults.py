@@ -255,3 +255,24 @@ async def test_a_session_does_not_go_on_with_steps_of_another_width() -> None:
         await stream.step([1.0])
         with pytest.raises(ProtocolError, match="go on as steps of 2"):
             await stream.step([2.0])
+
+
+async def test_a_stream_that_is_closed_ends_who_waits_for_its_answers() -> None:
+    asked = asyncio.Event()
+
+    async def mute(connection: ServerConnection) -> None:
+        opening = await connection.recv()
+        assert isinstance(opening, str)
+        await connection.send(Sum(opening).said.popleft())
+        await connection.recv()
+        asked.set()
+        await connection.wait_closed()
+
+    async with serving(mute) as url, AsyncClient(url) as client, client.stream("sum") as stream:
+        await stream.send([1.0])
+        waiting = asyncio.create_task(stream.recv())
+        await asked.wait()
+        await stream.close()
+        with pytest.raises(RuntimeError, match="the stream is closed"):
+            await waiting
+        assert [inputs.tolist() for inputs in stream.unacknowledged] == [[1.0]]

@@ -169,3 +169,25 @@ def test_what_was_answered_before_may_not_be_refused_in_a_replay() -> None:
         client.journal.receive(
             '{"type": "error", "final": false, "step": 0, "error": {"code": "not_finite", "message": ""}}'
         )
+
+
+@pytest.mark.parametrize(
+    ("sent", "message", "says"),
+    [
+        (0, '{"type": "step", "step": 1, "outputs": {"sum": 1}}', "nothing that was sent"),
+        (1, '{"type": "checkpoint", "asked": true, "step": 0, "state": "x"}', "not asked for"),
+        (1, b"\0\0\0\0", "a binary answer to a text frame"),
+    ],
+)
+def test_an_answer_to_something_else_is_no_answer(sent: int, message: str | bytes, says: str) -> None:
+    client = Client(3)
+    for _ in range(sent):
+        client.journal.add([1.0])
+    client.send()
+    with pytest.raises(ProtocolError, match=says):
+        client.journal.receive(message)
+
+
+def test_no_frame_is_too_large_where_none_was_sent() -> None:
+    with pytest.raises(ProtocolError, match="none was sent"):
+        journal().refuse_largest()

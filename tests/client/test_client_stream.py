@@ -160,6 +160,15 @@ def test_binary_numbers_are_given_with_or_without_their_axis(server: Server) -> 
         assert stream.step([7.0]).step == 5
 
 
+def test_a_step_is_not_taken_while_outputs_wait_to_be_received(server: Server) -> None:
+    with Client(server.url or "") as client, client.stream("stepper") as stream:
+        stream.send(ROWS[:1])
+        with pytest.raises(RuntimeError, match="1 outputs wait to be received first"):
+            stream.step(ROWS[1:2])
+        assert stream.recv().step == 1
+        assert stream.step(ROWS[1:2]).step == 2
+
+
 def test_a_stream_that_was_not_entered_takes_no_inputs(server: Server) -> None:
     with Client(urls(server)) as client, pytest.raises(RuntimeError, match="not entered"):
         client.stream("stepper").send(ROWS[:1])

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import BinaryIO
 
-from conftest import Server
+from conftest import ANSWER_LIMIT_S, Server
 
 MIB = 2**20
 PING = 0x89
@@ -37,7 +37,7 @@ class RawStream:
     """A stream whose frames are sent and read by hand."""
 
     def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(server.address, timeout=30)
+        self.socket = socket.create_connection(server.address, timeout=ANSWER_LIMIT_S)
         self._incoming = self.socket.makefile("rb")
 
     def __enter__(self) -> RawStream:

@@ -179,15 +179,14 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_is_cut_off(
     """What it has not read fills its connection; then it is waited for, and given up."""
     server = start_server(writer_models, tmp_path, BATON_MAX_STEPS="1000000", BATON_STREAM_IDLE_S="1")
     mark = server.mark()
-    connection = request(server, {"stream": True, "n": 64, "probabilities": True})
-    wait_for_ids(server, 64)
-    assert one(server, PROMPT, max_steps=3)["steps"] == 3
-    server.lines_since(mark, " 499 ")
-    assert server.metric("baton_generations") == 0
-    made = runs(server)
-    one(server, PROMPT, max_steps=3)
-    assert runs(server) == made + 3
-    connection.close()
+    with request(server, {"stream": True, "n": 64, "probabilities": True}):
+        wait_for_ids(server, 64)
+        assert one(server, PROMPT, max_steps=3)["steps"] == 3
+        server.lines_since(mark, " 499 ")
+        assert server.metric("baton_generations") == 0
+        made = runs(server)
+        one(server, PROMPT, max_steps=3)
+        assert runs(server) == made + 3
 
 
 def test_a_stream_ends_with_its_state_when_the_service_shuts_down(
