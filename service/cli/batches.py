@@ -48,23 +48,36 @@ class Batch:
         Raises: Refusal when a request is refused as a whole; CommandError when no Baton service answers.
         """
         groups = list(self._groups())
+        with _progress(len(self._items), shown=len(groups) > 1) as advance:
+            for place, result in self._outcomes(groups, advance):
+                if "error" in result:
+                    self._report(self._items[place], result["error"])
+                else:
+                    yield place, result
+
+    def outcomes(self) -> Iterator[dict[str, Any]]:
+        """Yield for each item its result, or an object with the member `error`; nothing is reported.
+
+        Raises: as `results`.
+        """
+        for _, result in self._outcomes(list(self._groups()), lambda _: None):
+            yield result
+
+    def _outcomes(
+        self, groups: Sequence[list[bytes]], advance: Callable[[int], object]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         answers = self._api.post_each(self._path, map(self._body, groups))
         places = count()
-        with _progress(len(self._items), shown=len(groups) > 1) as advance:
-            for group, answer in zip(groups, answers, strict=True):
-                if isinstance(answer, Refusal) and answer.code == BODY_TOO_LARGE and len(group) == 1:
-                    self._report(self._items[next(places)], answer.error)
-                    continue
-                if isinstance(answer, Refusal):
-                    raise answer
-                if len(answer["results"]) != len(group):
-                    raise CommandError(f"{len(answer['results'])} results came for {len(group)} items")
-                for result, place in zip(answer["results"], places, strict=False):
-                    if "error" in result:
-                        self._report(self._items[place], result["error"])
-                    else:
-                        yield place, result
-                advance(len(group))
+        for group, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, Refusal) and answer.code == BODY_TOO_LARGE and len(group) == 1:
+                yield next(places), {"error": answer.error}
+                continue
+            if isinstance(answer, Refusal):
+                raise answer
+            if len(answer["results"]) != len(group):
+                raise CommandError(f"{len(answer['results'])} results came for {len(group)} items")
+            yield from ((place, result) for result, place in zip(answer["results"], places, strict=False))
+            advance(len(group))
 
     def end(self) -> None:
         """Raises: typer.Exit with status 1 when an item failed."""

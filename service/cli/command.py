@@ -21,6 +21,7 @@ from service.cli import (
     keys,
     models,
     new_project,
+    score,
     sentiment,
     serving,
     step,
@@ -59,6 +60,7 @@ app.command()(tag.tag)
 app.command()(translate.translate)
 app.command(context_settings=NEGATIVES)(transform.transform)
 app.command(context_settings=NEGATIVES)(classify.classify)
+app.command()(score.score)
 app.command()(bench.bench)
 app.command()(drafting.inspect)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

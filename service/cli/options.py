@@ -47,19 +47,19 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
             raise typer.BadParameter(f"no such option: {argument}")
 
 
-def complete_models(task: str) -> Callable[[str], list[str]]:
-    """Return what completes the names of models that answer `task`, from the models directory."""
+def complete_models(*tasks: str) -> Callable[[str], list[str]]:
+    """Return what completes the names of models that answer one of `tasks`, from the models directory."""
 
     def complete(incomplete: str) -> list[str]:
         files = load_settings().models_dir.glob(f"{incomplete}*/*/manifest.json")
-        return sorted({file.parent.parent.name for file in files if task in _answers(file)})
+        return sorted({file.parent.parent.name for file in files if not _answers(file).isdisjoint(tasks)})
 
     return complete
 
 
-def _answers(file: Path) -> tuple[str, ...]:
+def _answers(file: Path) -> frozenset[str]:
     """Return the tasks that a manifest's model answers; none where it would not be served."""
     try:
-        return Manifest.model_validate_json(file.read_text()).answers
+        return frozenset(Manifest.model_validate_json(file.read_text()).answers)
     except ValidationError:
-        return ()
+        return frozenset()

@@ -209,8 +209,8 @@ def is_piped() -> bool:
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
-def import_arrow() -> Any:
-    """Return pyarrow, with what reads and writes Parquet.
+def import_arrow(part: str | None = None) -> Any:
+    """Return pyarrow with what reads and writes Parquet, or another part of it.
 
     Raises: CommandError where it is not installed.
     """
@@ -218,4 +218,4 @@ def import_arrow() -> Any:
         importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as missing:
         raise CommandError("Parquet needs the extra parquet: pip install 'baton-serving[parquet]'") from missing
-    return importlib.import_module("pyarrow")
+    return importlib.import_module("pyarrow" if part is None else f"pyarrow.{part}")

@@ -13,7 +13,7 @@ from service import __version__
 
 
 def test_help_names_every_command_and_option() -> None:
-    commands = ("serve", "models", "inspect", "export", "bench", "new", "keys", "--version")
+    commands = ("serve", "score", "models", "inspect", "export", "bench", "new", "keys", "--version")
     assert all(word in baton("--help").stdout for word in commands)
     serve = baton("serve", "--help").stdout
     options = ("--host", "--port", "--models-dir", "--device", "--workers")

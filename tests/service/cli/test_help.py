@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tiny
 import wav
@@ -54,6 +55,12 @@ def folder(tmp_path: Path) -> Path:
     rows = [f"{month},{store},{n % 12}\n" for store in ("north", "south") for n, month in enumerate(months)]
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "sales.csv").write_text("date,store,y\n" + "".join(rows))
+    for name in ("sensors", "messages"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sensors" / "a.csv").write_text("sensor,reading\n" + "".join(f"a,{n % 5}\n" for n in range(20)))
+    (tmp_path / "messages" / "a.jsonl").write_text('{"text": "WIN a prize"}\n{"text": "See you"}\n')
+    reviews = {"id": [1, 2], "text": ["a good film", "a bad one"]}
+    pyarrow.parquet.write_table(pyarrow.table(reviews), tmp_path / "reviews.parquet")
     (tiny.stepper(tmp_path / "tiny") / "model.onnx").rename(tmp_path / "model.onnx")
     script = tmp_path / "bin" / "baton"
     script.parent.mkdir()
@@ -88,7 +95,7 @@ def test_every_command_has_examples() -> None:
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"serve"}))
 def test_the_examples_of_a_command_run(command: str, folder: Path, command_server: Server) -> None:
     for example in examples(command):
-        place = folder / "stores" if "--by" in example else folder
+        place = folder / "stores" if "store" in example else folder
         line = example.replace(EXAMPLE_URL, command_server.url)
         line = line.replace("/var/lib/baton", str(folder / "state"))  # which is root's
         line = line.replace("tail -f", "cat").replace(" --follow", "")  # which would wait for more
@@ -114,11 +121,12 @@ def test_the_examples_of_serving_serve(example: str, tmp_path: Path, tiny_models
 @pytest.mark.parametrize(
     ("words", "place", "completed"),
     [
-        ("baton s", 1, {"serve", "sentiment", "step", "stream"}),
+        ("baton s", 1, {"score", "sentiment", "serve", "step", "stream"}),
         ("baton keys ", 2, {"api", "list", "new"}),
         ("baton step forecast", 2, {"forecast-live"}),
         ("baton forecast --model ", 3, {"forecast", "segrnn"}),
         ("baton translate --model ", 3, {"translate"}),
+        ("baton score fore", 2, {"forecast", "forecast-live"}),
     ],
 )
 def test_bash_completes_commands_and_models(words: str, place: int, completed: set[str], folder: Path) -> None:

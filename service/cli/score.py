@@ -1,0 +1,143 @@
+"""`baton score`: a model over files of any number of rows, into a folder of part files.
+
+It knows the options and what a person is told, not how chunks are read, scored or written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from service.cli.batches import FAILED
+from service.cli.options import complete_models
+from service.errors import CommandError
+from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.cli.scoring.inputs import Chunk
+    from service.cli.scoring.pool import Tally
+    from service.contract.manifest import Manifest
+
+PART_ROWS = 16_384
+SCORED = ("sentiment", "classify", "tag", "translate", "forecast", "step")
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="The model.", autocompletion=complete_models(*SCORED))],
+    input_: Annotated[
+        list[str], typer.Option("--input", "-i", help="A file, folder, pattern or URL of rows; again for more.")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="The folder, or URL of it, for part files.")],
+    column: Annotated[str | None, typer.Option(help="The column of texts.")] = None,
+    group: Annotated[str | None, typer.Option("--id", help="The column that tells series or sessions apart.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--value", help="The column of values; again for more features.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="How many values to forecast.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Columns of the input to write before the results, as id,text [all].")
+    ] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Write the score of every label.")] = False,
+    states: Annotated[bool, typer.Option("--states", help="Write the state after each session.")] = False,
+    kind: Annotated[
+        Literal["parquet", "csv", "jsonl"] | None, typer.Option("--format", help="What the input is [by its ending].")
+    ] = None,
+    form: Annotated[
+        Literal["parquet", "csv", "jsonl"], typer.Option("--output-format", help="What the parts are.")
+    ] = "parquet",
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of the input for each part file.")] = PART_ROWS,
+    processes: Annotated[int | None, typer.Option(min=1, help="Engines at work [one for each core].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a job that was interrupted.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End at the first row that fails.")] = False,
+) -> None:
+    """Score files of any size, in processes of this machine: texts, series, or sessions of a model that steps.
+
+    The rows of a series or session stand together, in their order. Each part file is written whole or not at all, so a
+    job that was interrupted goes on with --resume. What fails has its reason in the column error, and the status is 1.
+
+    \b
+      baton score sentiment --input reviews.parquet --output labels --column text
+      baton score forecast --input sales.csv --output next --id store --value y --horizon 12
+      baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
+      baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
+    """
+    from service.cli.scoring.inputs import find_files, read_chunks
+    from service.cli.scoring.parts import Parts
+    from service.cli.scoring.pool import score_chunks
+    from service.cli.scoring.scorer import Job
+    from service.cli.scoring.tasks import Wanted, find_work
+    from service.workers.cores import usable_cores
+
+    wanted = Wanted(
+        column, group, tuple(values or ()), None if keep is None else tuple(keep.split(",")), horizon, scores, states
+    )
+    manifest = _find_model(model)
+    work = find_work(manifest, wanted)
+    files = find_files(input_, kind)
+    parts = Parts(output, form)
+    told = {
+        "model": manifest.name,
+        "version": manifest.version,
+        "sha256": manifest.sha256,
+        "input": [[file.place, file.size] for file in files],
+        "options": json.loads(json.dumps(vars(wanted))),
+        "output_format": form,
+        "part_rows": part_rows,
+    }
+    done = parts.begin(told, resume=resume)
+    chunks = read_chunks(files, part_rows, work.columns, work.numbers, work.group)
+    began = time.monotonic()
+    with _progress() as show:
+        tally = score_chunks(chunks, done, Job(manifest, wanted, strict), parts, processes or usable_cores(), show)
+    took_s = time.monotonic() - began
+    parts.end({"rows": tally.rows + tally.there, "failed": tally.failed})
+    before = f", {tally.there:,} were there" if tally.there else ""
+    typer.echo(f"{tally.rows:,} rows in {took_s:.1f} s, {tally.rows / took_s:,.0f} rows/s{before}; {output}", err=True)
+    if tally.failed:
+        for example in tally.examples:
+            typer.echo(f"baton: {example}", err=True)
+        typer.echo(f"baton: {tally.failed:,} failed; the column error has the reasons", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _find_model(name: str) -> Manifest:
+    """Return the manifest of the newest version. Raises: CommandError where there is none."""
+    from service.contract.files import read_manifest
+    from service.model.repository import find_versions
+
+    models_dir: Path = load_settings().models_dir
+    versions = [read_manifest(directory) for directory in find_versions(models_dir)]
+    found = [manifest for manifest in versions if manifest.name == name]
+    if not found:
+        there = ", ".join(sorted({manifest.name for manifest in versions}))
+        raise CommandError(f"there is no model {name!r} in {models_dir}; there is {there}")
+    return max(found, key=lambda manifest: int(manifest.version))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Chunk, Tally], Any]]:
+    """Show on a terminal's stderr how much is done, how fast, and how long the rest takes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console, began = Console(stderr=True), time.monotonic()
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f} rows/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=1.0, rows=0, speed=0.0)
+
+        def show(chunk: Chunk, tally: Tally) -> None:
+            speed = tally.rows / (time.monotonic() - began)
+            progress.update(task, completed=chunk.share, rows=tally.rows + tally.there, speed=speed)
+
+        yield show
