@@ -9,14 +9,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from service.cli.batches import FAILED
 from service.cli.options import complete_models
-from service.errors import CommandError
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -107,17 +105,11 @@ def score(
 
 
 def _find_model(name: str) -> Manifest:
-    """Return the manifest of the newest version. Raises: CommandError where there is none."""
+    """Return the manifest of the newest version. Raises: ManifestError where there is none."""
     from service.contract.files import read_manifest
     from service.model.repository import find_versions
 
-    models_dir: Path = load_settings().models_dir
-    versions = [read_manifest(directory) for directory in find_versions(models_dir)]
-    found = [manifest for manifest in versions if manifest.name == name]
-    if not found:
-        there = ", ".join(sorted({manifest.name for manifest in versions}))
-        raise CommandError(f"there is no model {name!r} in {models_dir}; there is {there}")
-    return max(found, key=lambda manifest: int(manifest.version))
+    return read_manifest(find_versions(load_settings().models_dir, of=name)[-1])
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Parts:
         elif self._form == "csv":
             import_arrow("csv").write_csv(_flat(table), sink)
         else:
-            sink.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode())
+            sink.write("".join(f"{_json(row)}\n" for row in table.to_pylist()).encode())
         self._write(f"part-{name}.{self._form}", sink.getvalue())
 
     def end(self, told: dict[str, Any]) -> None:
@@ -94,5 +94,10 @@ def _flat(table: Any) -> Any:
 
 
 def _as_json(column: Any) -> Any:
-    cells = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in column.to_pylist()]
+    cells = [None if cell is None else _json(cell) for cell in column.to_pylist()]
     return import_arrow().array(cells, "string")
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON; times, decimals and bytes of the input as text."""
+    return json.dumps(value, ensure_ascii=False, default=str)

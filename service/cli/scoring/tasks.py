@@ -79,7 +79,7 @@ class Work:
     def _read_texts(self) -> None:
         if self.wanted.text is None:
             raise CommandError(f"{self.manifest.name} reads texts; name their column with --column")
-        self.columns = [self.wanted.text]
+        self.columns = [self.wanted.text, *(self.wanted.keep or ())]
 
     def _read_groups(self) -> None:
         if self.wanted.group is None or not self.wanted.values:
@@ -112,8 +112,8 @@ class Work:
         return results.add_column(0, self.group, [names])
 
     def _texts(self, table: Any) -> list[Item | str]:
-        (column,) = self.columns
-        return [_text_item(text, place) for place, text in enumerate(table.column(column).to_pylist())]
+        texts = table.column(self.wanted.text).to_pylist()
+        return [_text_item(text, place) for place, text in enumerate(texts)]
 
 
 def find_work(manifest: Manifest, wanted: Wanted) -> Work:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,9 @@ def test_files_are_found_by_folder_pattern_and_url(tmp_path: Path) -> None:
     [
         (["sentiment"], "sentiment reads texts; name their column with --column"),
         (["sentiment", "--column", "words"], "has no column 'words'; it has id, text"),
+        (["sentiment", "--column", "text", "--keep", "id,mark"], "has no column 'mark'; it has id, text"),
         (["sentiment", "--column", "text", "--horizon", "3"], "--horizon is not for sentiment"),
-        (["nobody", "--column", "text"], "there is no model 'nobody'"),
+        (["nobody", "--column", "text"], "holds no nobody/<version>/manifest.json"),
         (["forecast", "--id", "id", "--value", "text"], "how many values"),
         (["forecast", "--horizon", "2"], "tells them apart with --id"),
         (["stepper", "--column", "text"], "--column is not for stepper"),
@@ -343,14 +345,15 @@ def test_columns_of_the_input_are_not_covered_by_results(tmp_path: Path) -> None
 
 
 def test_parts_are_written_in_each_form(tmp_path: Path) -> None:
-    file = write(ROWS.slice(0, 3), tmp_path / "rows.parquet")
+    when = pa.array([datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)])
+    file = write(ROWS.slice(0, 3).append_column("when", when), tmp_path / "rows.parquet")
     options = ["score", "sentiment", "-i", file, "--column", "text", "--scores"]
     tables = {}
     for form in ("parquet", "csv", "jsonl"):
         run(*options, "-o", tmp_path / form, "--output-format", form)
         (part,) = (tmp_path / form).glob(f"part-*.{form}")
         tables[form] = part
-    whole = pq.read_table(tables["parquet"]).to_pylist()
+    whole = [{**row, "when": str(row["when"])} for row in pq.read_table(tables["parquet"]).to_pylist()]
     assert [json.loads(line) for line in tables["jsonl"].read_text().splitlines()] == whole
     flat = pyarrow.csv.read_csv(tables["csv"]).to_pylist()
     assert [json.loads(row["scores"]) for row in flat[:2]] == [row["scores"] for row in whole[:2]]
