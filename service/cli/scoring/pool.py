@@ -1,7 +1,8 @@
 """Processes that score chunks and write their parts, one engine for each core.
 
-It knows chunks and parts, not what is scored. Invariant: no more chunks are in memory than are scored and wait to be,
-two for each process; a chunk whose part is there is not scored again.
+It knows chunks and parts, not what is scored. A chunk goes to its process in a file: a pipe that is full holds up the
+end of the pool where a process was killed. Invariant: no more chunks are at hand than two for each process; a chunk
+whose part is there is not scored again.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from service.cli.scoring.inputs import Chunk
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer
+from service.cli.sources import import_arrow
 from service.errors import CommandError
 
 WAITING = 2  # chunks for each process: one is scored, one is at hand
@@ -72,7 +76,10 @@ def score_chunks(
             tally.examples.append(result.example)
         told(chunk, tally)
 
-    with ProcessPoolExecutor(processes, context, _open, (job, parts, dict(os.environ))) as pool:
+    with (
+        tempfile.TemporaryDirectory() as spool,
+        ProcessPoolExecutor(processes, context, _open, (job, parts, dict(os.environ))) as pool,
+    ):
         try:
             for chunk in chunks:
                 if chunk.name in done:
@@ -81,7 +88,7 @@ def score_chunks(
                     continue
                 if len(under_way) == WAITING * processes:
                     settle()
-                under_way.append((chunk, pool.submit(_score, chunk)))
+                under_way.append((chunk, pool.submit(_score, replace(chunk, table=_put(chunk, Path(spool))))))
             while under_way:
                 settle()
         except BrokenProcessPool as failure:
@@ -114,10 +121,22 @@ def _end_with_the_command() -> None:
     os._exit(1)
 
 
+def _put(chunk: Chunk, spool: Path) -> Path:
+    """Write the table of a chunk to a file, and return that."""
+    file = spool / chunk.name
+    with import_arrow("ipc").new_file(str(file), chunk.table.schema) as writer:
+        writer.write_table(chunk.table)
+    return file
+
+
 def _score(chunk: Chunk) -> Scored:
+    """Score a chunk, whose table is in a file."""
+    with import_arrow().OSFile(str(chunk.table)) as file:
+        table = import_arrow("ipc").open_file(file).read_all()
+    chunk.table.unlink()
     try:
-        results, failed = _scorer.score(chunk.table, chunk.first)
+        results, failed = _scorer.score(table, chunk.first)
     except CommandError as failure:
         raise CommandError(f"{chunk.place}, {failure}") from None
     _parts.write(chunk.name, results)
-    return Scored(chunk.table.num_rows, len(failed), f"{chunk.place}, {failed[0]}" if failed else None)
+    return Scored(table.num_rows, len(failed), f"{chunk.place}, {failed[0]}" if failed else None)
