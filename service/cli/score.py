@@ -94,7 +94,7 @@ def score(
     with _progress() as show:
         tally = score_chunks(chunks, done, Job(manifest, wanted, strict), parts, processes or usable_cores(), show)
     took_s = time.monotonic() - began
-    parts.end({"rows": tally.rows + tally.there, "failed": tally.failed})
+    parts.end({"rows": tally.rows + tally.there})
     before = f", {tally.there:,} were there" if tally.there else ""
     typer.echo(f"{tally.rows:,} rows in {took_s:.1f} s, {tally.rows / took_s:,.0f} rows/s{before}; {output}", err=True)
     if tally.failed:

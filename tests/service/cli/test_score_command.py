@@ -77,7 +77,7 @@ def test_rows_have_the_results_of_the_service_in_their_order_whatever_the_parts(
     assert (ended.status, len(failed)) == (1, 8)
     assert f"baton: {file}, row 3: empty_input: " in ended.stderr
     assert "8 failed; the column error has the reasons" in ended.stderr
-    assert json.loads((output / "_done.json").read_text()) == {"rows": 23, "failed": 8}
+    assert json.loads((output / "_done.json").read_text()) == {"rows": 23}
 
 
 def test_the_first_row_that_fails_ends_a_strict_job_and_whole_parts_stay(tmp_path: Path) -> None:
