@@ -35,14 +35,8 @@ class Forecast:
 
     @property
     def bounds(self) -> dict[str, Any]:
-        """The bounds of each interval by their names, `lower_80` and `upper_80`, the widest first."""
-        found: dict[str, Any] = {}
-        for low, values in self.result["quantiles"].items():
-            high = next((name for name in self.result["quantiles"] if abs(float(name) + float(low) - 1) < 1e-9), None)
-            if float(low) < MEDIAN and high is not None:
-                level = f"{round(100 - 200 * float(low), 6):g}"
-                found |= {f"lower_{level}": values, f"upper_{level}": self.result["quantiles"][high]}
-        return found
+        """The bounds of each interval by their names."""
+        return {name: self.result["quantiles"][level] for name, level in name_bounds(self.result["quantiles"]).items()}
 
     def rows(self, members: Collection[str], *, few: bool) -> Iterator[dict[str, Any]]:
         """Yield a row for each value that is forecast, channel by channel.
@@ -74,6 +68,17 @@ class Forecast:
         line = draw_line([*values, *mean])
         last = next((value for value in reversed(values) if value is not None), None)
         return self.series.label, f"{line[: len(values)]}│{line[len(values) :]}", show_cell(last), show_cell(mean[0])
+
+
+def name_bounds(quantiles: Collection[str]) -> dict[str, str]:
+    """Return which of `quantiles` bound an interval, by names, `lower_80` and `upper_80`, the widest first."""
+    found: dict[str, str] = {}
+    for low in quantiles:
+        high = next((name for name in quantiles if abs(float(name) + float(low) - 1) < 1e-9), None)
+        if float(low) < MEDIAN and high is not None:
+            level = f"{round(100 - 200 * float(low), 6):g}"
+            found |= {f"lower_{level}": low, f"upper_{level}": high}
+    return found
 
 
 def name_members(series: Sequence[Series]) -> set[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,8 +18,9 @@ from service.cli.options import complete_models
 from service.settings import load_settings
 
 if TYPE_CHECKING:
-    from service.cli.scoring.inputs import Chunk
+    from service.cli.scoring.inputs import Chunk, File
     from service.cli.scoring.pool import Tally
+    from service.cli.scoring.tasks import Wanted
     from service.contract.manifest import Manifest
 
 PART_ROWS = 16_384
@@ -79,7 +80,21 @@ def score(
     work = find_work(manifest, wanted)
     files = find_files(input_, kind)
     parts = Parts(output, form)
-    told = {
+    done = parts.begin(_describe(manifest, files, wanted, form, part_rows), resume=resume)
+    chunks = read_chunks(files, part_rows, work.columns, work.numbers, work.group)
+    began = time.monotonic()
+    with _progress() as show:
+        tally = score_chunks(chunks, done, Job(manifest, wanted, strict), parts, processes or usable_cores(), show)
+    took_s = time.monotonic() - began
+    parts.end({"rows": tally.rows + tally.there})
+    _tell(tally, took_s, output)
+    if tally.failed:
+        raise typer.Exit(FAILED)
+
+
+def _describe(manifest: Manifest, files: Sequence[File], wanted: Wanted, form: str, part_rows: int) -> dict[str, Any]:
+    """Return, in JSON's types, what makes a job another."""
+    return {
         "model": manifest.name,
         "version": manifest.version,
         "sha256": manifest.sha256,
@@ -88,20 +103,15 @@ def score(
         "output_format": form,
         "part_rows": part_rows,
     }
-    done = parts.begin(told, resume=resume)
-    chunks = read_chunks(files, part_rows, work.columns, work.numbers, work.group)
-    began = time.monotonic()
-    with _progress() as show:
-        tally = score_chunks(chunks, done, Job(manifest, wanted, strict), parts, processes or usable_cores(), show)
-    took_s = time.monotonic() - began
-    parts.end({"rows": tally.rows + tally.there})
+
+
+def _tell(tally: Tally, took_s: float, output: str) -> None:
     before = f", {tally.there:,} were there" if tally.there else ""
     typer.echo(f"{tally.rows:,} rows in {took_s:.1f} s, {tally.rows / took_s:,.0f} rows/s{before}; {output}", err=True)
+    for example in tally.examples:
+        typer.echo(f"baton: {example}", err=True)
     if tally.failed:
-        for example in tally.examples:
-            typer.echo(f"baton: {example}", err=True)
         typer.echo(f"baton: {tally.failed:,} failed; the column error has the reasons", err=True)
-        raise typer.Exit(FAILED)
 
 
 def _find_model(name: str) -> Manifest:

@@ -7,18 +7,19 @@ as it forecasts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service.cli.batches import Item
+from service.cli.forecasts import name_bounds
 from service.cli.sources import import_arrow
 from service.contract.manifest import Manifest
 from service.errors import CommandError
 
 ERROR = "error"
 TEXT_TASKS = {"sentiment": "/v1/sentiment", "classify": "/v1/classify", "tag": "/v1/tag", "translate": "/v1/translate"}
-MEDIAN = 0.5
 Outcome = Mapping[str, Any]
 
 
@@ -35,7 +36,7 @@ class Wanted:
     states: bool = False
 
 
-class Work:
+class Work(ABC):
     """A task: `items` gives what is asked of a table, or why it cannot be, and `table` what is written of the results.
 
     `columns` must be there, and `numbers` among them hold numbers. Rows of a `group` are an item, or each row is.
@@ -50,17 +51,17 @@ class Work:
         self.columns: list[str] = []
         self.numbers: tuple[str, ...] = ()
         self.group: str | None = None
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, Any] = {"scores": "all"} if wanted.scores else {}
 
     def items(self, table: Any) -> list[Item | str]:
-        raise NotImplementedError
+        return self._texts(table) if self.group is None else self._sequences(table)
 
     def pieces(self, content: dict[str, Any], most: int) -> list[dict[str, Any]]:
         """Return an item as parts of at most `most` steps, each to be asked with the state after the one before."""
         return [content]
 
-    def table(self, table: Any, results: Sequence[Outcome]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def table(self, table: Any, results: Sequence[Outcome]) -> Any: ...
 
     def _refuse(self, *options: str) -> None:
         """Raises: CommandError for one of the options that was given."""
@@ -141,11 +142,6 @@ class _Texts(Work):
             "--id", "--value", "--horizon", "--states", *(["--scores"] if manifest.task == "translate" else [])
         )
         self._read_texts()
-        if wanted.scores:
-            self.options = {"scores": "all"}
-
-    def items(self, table: Any) -> list[Item | str]:
-        return self._texts(table)
 
     def table(self, table: Any, results: Sequence[Outcome]) -> Any:
         if self.manifest.task == "translate":
@@ -181,35 +177,22 @@ class _Forecasts(Work):
             raise CommandError("how many values are to be forecast? Say it with --horizon")
         self.options = {"horizon": wanted.horizon}
 
-    def items(self, table: Any) -> list[Item | str]:
-        return self._sequences(table)
-
     def table(self, table: Any, results: Sequence[Outcome]) -> Any:
-        arrow, bounds = import_arrow(), self._bounds()
+        assert self.manifest.forecast is not None
+        arrow, bounds = import_arrow(), name_bounds([f"{level:g}" for level in self.manifest.forecast.quantiles])
         series, number = self.columns[0], arrow.float64()
         members = [(series, table.schema.field(series).type), ("step", arrow.int32()), ("mean", number)]
-        members += [*((name, number) for name, _ in bounds), (ERROR, arrow.string())]
+        members += [*((name, number) for name in bounds), (ERROR, arrow.string())]
         found: dict[str, list[Any]] = {name: [] for name, _ in members}
         for (name, _), result in zip(self._groups(table), results, strict=True):
             means = result.get("mean", [None])
             found[series] += [name] * len(means)
             found["step"] += range(1, len(means) + 1) if "mean" in result else [None]
             found["mean"] += means
-            for bound, quantile in bounds:
+            for bound, quantile in bounds.items():
                 found[bound] += result["quantiles"][quantile] if "mean" in result else [None]
             found[ERROR] += [result.get(ERROR)] * len(means)
         return arrow.table(found, schema=arrow.schema(members))
-
-    def _bounds(self) -> list[tuple[str, str]]:
-        """Return the bounds of intervals by their names, each with its quantile, the widest first."""
-        assert self.manifest.forecast is not None
-        found = []
-        for low in self.manifest.forecast.quantiles:
-            high = next((each for each in self.manifest.forecast.quantiles if abs(each + low - 1) < 1e-9), None)
-            if low < MEDIAN and high is not None:
-                level = f"{round(100 - 200 * low, 6):g}"
-                found += [(f"lower_{level}", f"{low:g}"), (f"upper_{level}", f"{high:g}")]
-        return found
 
 
 class _Labels(Work):
@@ -221,11 +204,6 @@ class _Labels(Work):
         super().__init__(manifest, wanted)
         self._refuse("--column", "--keep", "--horizon", "--states")
         self._read_groups()
-        if wanted.scores:
-            self.options = {"scores": "all"}
-
-    def items(self, table: Any) -> list[Item | str]:
-        return self._sequences(table)
 
     def table(self, table: Any, results: Sequence[Outcome]) -> Any:
         return self._with_names(table, _from_rows(results, _label(self.manifest, self.wanted)))
@@ -245,9 +223,6 @@ class _Sessions(Work):
         else:
             self._refuse("--column", "--keep")
             self._read_groups()
-
-    def items(self, table: Any) -> list[Item | str]:
-        return self._texts(table) if self.group is None else self._sequences(table)
 
     def pieces(self, content: dict[str, Any], most: int) -> list[dict[str, Any]]:
         ((member, steps),) = content.items()
