@@ -11,9 +11,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from service.errors import StartupError
 
@@ -32,7 +32,8 @@ def launch(
     *,
     cwd: Path = ROOT,
     limit_s: float = START_LIMIT_S,
-) -> tuple[subprocess.Popen[bytes], str]:
+    start: Callable[..., Any] = subprocess.Popen,
+) -> tuple[Any, str]:
     """Start `command` with its output in `log`; return its process, which the caller ends, and its URL.
 
     No variable `BATON_*` of this process reaches it, but those in `environment`.
@@ -42,7 +43,7 @@ def launch(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BATON_")}
     with log.open("ab") as sink, log.open(errors="replace") as written:
         written.seek(sink.tell())
-        process = subprocess.Popen(command, cwd=cwd, env={**inherited, **environment}, stdout=sink, stderr=sink)
+        process = start(command, cwd=cwd, env={**inherited, **environment}, stdout=sink, stderr=sink)
         try:
             return process, _wait_for_url(process, written, limit_s)
         except BaseException:  # whoever interrupts this has no process to end
@@ -51,7 +52,7 @@ def launch(
             raise
 
 
-def _wait_for_url(process: subprocess.Popen[bytes], written: TextIO, limit_s: float) -> str:
+def _wait_for_url(process: Any, written: TextIO, limit_s: float) -> str:
     deadline, log = time.monotonic() + limit_s, ""
     while time.monotonic() < deadline:
         ended = process.poll() is not None

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import pytest
 from keyring import Keyring
+from preloaded import Forked, can_fork
 from programs import find_program
 
 from service.launch import launch
@@ -68,8 +69,14 @@ class Server:
 
     def start(self) -> None:
         """Start the process (again) and wait until it listens."""
+        forks = can_fork(self._command, self._cwd, self._environment)
         self.process, self.url = launch(
-            self._log, self._environment, self._command, cwd=self._cwd, limit_s=START_LIMIT_S
+            self._log,
+            self._environment,
+            self._command,
+            cwd=self._cwd,
+            limit_s=START_LIMIT_S,
+            start=Forked if forks else subprocess.Popen,
         )
         self.client = httpx.Client(base_url=self.url, timeout=ANSWER_LIMIT_S)
 

@@ -143,7 +143,7 @@ def test_a_state_from_the_future_is_to_be_tried_again(
         (refusal,), code = stream.end()
     assert (refusal["error"]["code"], code) == ("state_from_future", 1013)
     assert server.url is not None
-    with Client(server.url, timeout=1) as client, pytest.raises(ApiError) as refused:
+    with Client(server.url, timeout=10) as client, pytest.raises(ApiError) as refused:
         client.step("stepper", ROWS[:1], state=early)
     assert (refused.value.code, refused.value.transient) == ("state_from_future", True)
     assert refused.value.retry_after is not None
