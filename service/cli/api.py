@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from fastapi import FastAPI
 
+    from service.web.context import Service
+
 AT_ONCE = 4  # requests under way: while one is read or shown, others run
 ANSWER_S = 120.0  # a service gives up before
 LONGEST_WAIT_S = 60.0  # for one request, while the service has no room, or restarts
@@ -63,8 +65,11 @@ def open_api(url: str | None, api_key: str | None) -> Iterator[Api]:
 
     _check(url, api_key)
     # A thread of its own for the event loop: signals stay with the command.
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_client(url, api_key)) as client:
-        yield Api(portal, client, url)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(_client(url, api_key)) as (client, service),
+    ):
+        yield Api(portal, client, url, service)
 
 
 def _check(url: str | None, api_key: str | None) -> None:
@@ -89,10 +94,12 @@ class _Answer(dict[str, Any]):
 
 
 class Api:
-    """The calls, through a client that lives on the event loop of `portal`."""
+    """The calls, through a client that lives on the event loop of `portal`; `service` is that of this process."""
 
-    def __init__(self, portal: BlockingPortal, client: httpx.AsyncClient, url: str | None) -> None:
-        self._portal, self._client, self._url = portal, client, url
+    def __init__(
+        self, portal: BlockingPortal, client: httpx.AsyncClient, url: str | None, service: Service | None
+    ) -> None:
+        self._portal, self._client, self._url, self.service = portal, client, url, service
         self.patience_s = 0.0  # how long a service that was there may be away
 
     @cached_property
@@ -238,13 +245,13 @@ class _Causes(logging.Formatter):
 
 
 @asynccontextmanager
-async def _client(url: str | None, api_key: str | None) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(url: str | None, api_key: str | None) -> AsyncIterator[tuple[httpx.AsyncClient, Service | None]]:
     import httpx
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     if url is not None:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_S) as client:
-            yield client
+            yield client, None
         return
     from service.cli.in_process import InProcess
 
@@ -253,7 +260,7 @@ async def _client(url: str | None, api_key: str | None) -> AsyncIterator[httpx.A
     async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS, headers=headers, timeout=ANSWER_S) as client:
         await lifespan.__aenter__()
         try:
-            yield client
+            yield client, app.state.service
         finally:  # the service drains as ever, whatever the command failed of
             await lifespan.__aexit__(None, None, None)
             for engine in app.state.service.engines.all:

@@ -20,7 +20,7 @@ from service.settings import load_settings
 if TYPE_CHECKING:
     from service.cli.scoring.inputs import Chunk, File
     from service.cli.scoring.pool import Tally
-    from service.cli.scoring.tasks import Wanted
+    from service.cli.scoring.work import Wanted
     from service.contract.manifest import Manifest
 
 PART_ROWS = 16_384
@@ -70,7 +70,8 @@ def score(
     from service.cli.scoring.parts import Parts
     from service.cli.scoring.pool import score_chunks
     from service.cli.scoring.scorer import Job
-    from service.cli.scoring.tasks import Wanted, find_work
+    from service.cli.scoring.tasks import find_work
+    from service.cli.scoring.work import Wanted
     from service.workers.cores import usable_cores
 
     wanted = Wanted(

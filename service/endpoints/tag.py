@@ -20,8 +20,8 @@ from service.errors import BatchTooLarge, EmptyInput, InvalidRequest, ItemTooLar
 from service.model.vocabulary import Words
 from service.settings import Settings
 from service.web.answers import Reply
-from service.web.batch import Job, reply, run_jobs, show_each
-from service.web.context import Call
+from service.web.batch import Job, Plan, reply, run_jobs, show_each
+from service.web.context import Call, Service
 from service.web.error_examples import run_errors
 from service.web.labels import Wanted, add_labels
 from service.web.routes import BodyRoute
@@ -92,14 +92,19 @@ class Tags(Result):
 @router.post("/v1/tag", response_model=BatchAnswer[Tags], summary="Label the words of texts")
 async def tag(call: Call, body: Annotated[TagRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Label each word of each text. Items fail alone; texts of one request and of concurrent requests share runs."""
-    engines = call.service.engines
-    engine = engines.for_task(engines.name(body.model, body.task), body.task)
-    jobs = [attempt(_read, item, engine, call.service.settings) for item in body.inputs]
-    outcomes, timing = await run_jobs(call, body, jobs)
+    asked = plan(call.service, body)
+    outcomes, timing = await run_jobs(call, body, asked.jobs)
     if body.scores == "all":
-        _check_size(engine, jobs)
-    results = await show_each(jobs, outcomes, partial(_shown, scores=body.scores))
-    return reply(call, body, engine, results, timing)
+        _check_size(asked.engine, asked.jobs)
+    return reply(call, body, asked.engine, await show_each(asked.jobs, outcomes, asked.show), timing)
+
+
+def plan(service: Service, body: TagRequest) -> Plan[Job]:
+    """Raises: UnknownModel, InvalidRequest or WrongTask."""
+    engines = service.engines
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
+    jobs = [attempt(_read, item, engine, service.settings) for item in body.inputs]
+    return Plan(engine, jobs, partial(_shown, scores=body.scores))
 
 
 def _read(item: str | TagItem, engine: Engine, settings: Settings) -> Job:

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ log = logging.getLogger("baton.engine")
 
 MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
 ENTRIES_A_CELL = 16  # of padded memory that count as a cell: they take room, not time; of `translate` 100 MB a run
+RUN_ROWS, RUN_CELLS = 32, 32_768  # of rows that wait for no others: with more, what is worked on leaves the cache
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 
@@ -200,6 +202,27 @@ class Engine:
             made = self._run(going)
             going = [row for row, answer in zip(going, made, strict=True) if isinstance(answer, Answer)]
         return answers
+
+    def run_alone(self, rows: Sequence[Row]) -> list[Answer | Exception]:
+        """Prepare and run rows on an engine that nobody else uses, those of like length together; no queue is asked."""
+        found: list[Any] = [*self.prepare([*rows])]
+        for places in self._cut({place: size for place, size in enumerate(found) if isinstance(size, int)}):
+            for place, answer in zip(places, self.run([rows[place] for place in places]), strict=True):
+                found[place] = answer
+        return found
+
+    def _cut(self, sizes: Mapping[int, int]) -> Iterator[list[int]]:
+        """Yield the places of rows that run together; `sizes` are their steps."""
+        run: list[int] = []
+        for place in sorted(sizes, key=sizes.__getitem__):
+            size = sizes[place]
+            full = len(run) == RUN_ROWS or (len(run) + 1) * size > RUN_CELLS or self.batch_cells == 1
+            if run and (full or (self._same_size and size != sizes[run[0]])):
+                yield run
+                run = []
+            run.append(place)
+        if run:
+            yield run
 
     def _run(self, rows: list[Row]) -> list[Answer | Exception]:
         """Run rows together; if that fails, run each row alone, so that only the rows at fault fail."""

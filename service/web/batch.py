@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -47,6 +47,35 @@ MOST_STATE_BYTES = 2**28  # of the sequences of one request: each has its own, h
 J = TypeVar("J", bound=Job)
 Outcomes = list[Answer | RequestError]
 Results = Sequence[dict[str, Any] | RequestError | Partial]
+
+
+@dataclass(frozen=True)
+class Plan(Generic[J]):
+    """What a request asks of `engine`: a job for each item, or why it is none, and what is shown of a job's answer."""
+
+    engine: Engine
+    jobs: Sequence[J | RequestError]
+    show: Callable[[J, Answer], dict[str, Any]]
+
+
+async def carry_out(call: Call, body: RunRequest, plan: Plan[J]) -> Reply:
+    """Answer a request whose items are a run each. Raises: what `run_jobs` raises."""
+    outcomes, timing = await run_jobs(call, body, plan.jobs)
+    return reply(call, body, plan.engine, await show_each(plan.jobs, outcomes, plan.show), timing)
+
+
+def carry_out_alone(plan: Plan[J]) -> list[dict[str, Any] | RequestError]:
+    """Return the results of a plan that shares its engine with no other, and so neither waits nor is refused."""
+    answers = iter(plan.engine.run_alone([job.row for job in plan.jobs if not isinstance(job, RequestError)]))
+    results: list[dict[str, Any] | RequestError] = []
+    for job in plan.jobs:
+        if isinstance(job, RequestError):
+            results.append(job)
+            continue
+        answer = next(answers)
+        shown = attempt(plan.show, job, answer) if isinstance(answer, Answer) else failure(job, answer)
+        results.append(failure(job, shown) if isinstance(shown, RequestError) else shown)
+    return results
 
 
 async def run_jobs(call: Call, body: RunRequest, jobs: Sequence[Job | RequestError]) -> tuple[Outcomes, Timing]:

@@ -30,8 +30,8 @@ from service.errors import (
 from service.model.onnx_session import cast
 from service.settings import Settings
 from service.web.answers import Reply
-from service.web.batch import Job, reply, run_within, show_each, timeout_s
-from service.web.context import Call
+from service.web.batch import Job, Plan, reply, run_within, show_each, timeout_s
+from service.web.context import Call, Service
 from service.web.error_examples import run_errors
 from service.web.labels import Wanted, show_label
 from service.web.numbers import NumbersInput, find_given, frame, read_numbers, read_samples, takes_numbers
@@ -114,6 +114,14 @@ async def classify(call: Call, body: Annotated[ClassifyRequest, Body(openapi_exa
     outcomes, timing = await run_within(call, jobs, limit_s - (time.monotonic() - began))
     results = await show_each(jobs, outcomes, partial(_shown, scores=body.scores))
     return reply(call, body, engine, results, timing)
+
+
+def plan(service: Service, body: ClassifyRequest) -> Plan[_SequenceJob]:
+    """Read all items at once, on the caller's thread. Raises: UnknownModel, InvalidRequest or WrongTask."""
+    engines = service.engines
+    engine = engines.for_task(engines.name(body.model, body.task), body.task)
+    read = partial(attempt, partial(_read, engine=engine, settings=service.settings, cut=body.truncate == "end"))
+    return Plan(engine, [read(item) for item in body.items], partial(_shown, scores=body.scores))
 
 
 @dataclass(slots=True)

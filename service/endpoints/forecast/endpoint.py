@@ -28,8 +28,8 @@ from service.errors import (
     attempt,
 )
 from service.web.answers import Reply
-from service.web.batch import Job, reply, run_jobs, show_each
-from service.web.context import Call
+from service.web.batch import Job, Plan, carry_out
+from service.web.context import Call, Service
 from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
 from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
@@ -127,7 +127,12 @@ class ForecastResult(Result):
 @router.post("/v1/forecast", response_model=BatchAnswer[ForecastResult], summary="Forecast series")
 async def forecast(call: Call, body: Annotated[ForecastRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    engines = call.service.engines
+    return await carry_out(call, body, plan(call.service, body))
+
+
+def plan(service: Service, body: ForecastRequest) -> Plan[_SeriesJob]:
+    """Raises: UnknownModel, InvalidRequest, WrongTask, HorizonTooLong or QuantileUnavailable."""
+    engines = service.engines
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
     spec = engine.manifest.forecast
     assert spec is not None
@@ -135,11 +140,8 @@ async def forecast(call: Call, body: Annotated[ForecastRequest, Body(openapi_exa
         message = f"{body.horizon} values asked for; this model forecasts {spec.horizon}"
         raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
     columns = _columns(spec, body)
-
-    jobs = [attempt(_read, series, engine, body, call.service.settings.max_series_steps) for series in body.series]
-    outcomes, timing = await run_jobs(call, body, jobs)
-    results = await show_each(jobs, outcomes, partial(_shown, body.horizon, columns))
-    return reply(call, body, engine, results, timing)
+    jobs = [attempt(_read, series, engine, body, service.settings.max_series_steps) for series in body.series]
+    return Plan(engine, jobs, partial(_shown, body.horizon, columns))
 
 
 @dataclass(slots=True)
