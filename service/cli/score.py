@@ -15,11 +15,10 @@ import typer
 
 from service.cli.batches import FAILED
 from service.cli.options import complete_models
-from service.settings import load_settings
 
 if TYPE_CHECKING:
-    from service.cli.scoring.inputs import Chunk, File
-    from service.cli.scoring.pool import Tally
+    from service.cli.scoring.inputs import File
+    from service.cli.scoring.tally import Tally
     from service.cli.scoring.work import Wanted
     from service.contract.manifest import Manifest
 
@@ -52,6 +51,9 @@ def score(
     ] = "parquet",
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of the input for each part file.")] = PART_ROWS,
     processes: Annotated[int | None, typer.Option(min=1, help="Engines at work [one for each core].")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Score on a Ray cluster: its address, or auto for that at hand, or one here.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a job that was interrupted.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that fails.")] = False,
 ) -> None:
@@ -65,11 +67,13 @@ def score(
       baton score forecast --input sales.csv --output next --id store --value y --horizon 12
       baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
       baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
+      baton score sentiment --input reviews.parquet --output labels --column text --ray auto
     """
-    from service.cli.scoring.inputs import find_files, read_chunks
+    from service.cli.scoring.inputs import Reading, find_files, read_chunks
+    from service.cli.scoring.on_ray import score_on_ray
     from service.cli.scoring.parts import Parts
     from service.cli.scoring.pool import score_chunks
-    from service.cli.scoring.scorer import Job
+    from service.cli.scoring.scorer import Job, find_model
     from service.cli.scoring.tasks import find_work
     from service.cli.scoring.work import Wanted
     from service.workers.cores import usable_cores
@@ -77,15 +81,18 @@ def score(
     wanted = Wanted(
         column, group, tuple(values or ()), None if keep is None else tuple(keep.split(",")), horizon, scores, states
     )
-    manifest = _find_model(model)
+    manifest = find_model(model)
     work = find_work(manifest, wanted)
     files = find_files(input_, kind)
     parts = Parts(output, form)
     done = parts.begin(_describe(manifest, files, wanted, form, part_rows), resume=resume)
-    chunks = read_chunks(files, part_rows, work.columns, work.numbers, work.group)
+    reading, job = Reading(part_rows, work.columns, work.numbers, work.group), Job(manifest, wanted, strict)
     began = time.monotonic()
     with _progress() as show:
-        tally = score_chunks(chunks, done, Job(manifest, wanted, strict), parts, processes or usable_cores(), show)
+        if ray is None:
+            tally = score_chunks(read_chunks(files, reading), done, job, parts, processes or usable_cores(), show)
+        else:
+            tally = score_on_ray(ray, files, reading, done, job, parts, processes, show)
     took_s = time.monotonic() - began
     parts.end({"rows": tally.rows + tally.there})
     _tell(tally, took_s, output)
@@ -115,16 +122,8 @@ def _tell(tally: Tally, took_s: float, output: str) -> None:
         typer.echo(f"baton: {tally.failed:,} failed; the column error has the reasons", err=True)
 
 
-def _find_model(name: str) -> Manifest:
-    """Return the manifest of the newest version. Raises: ManifestError where there is none."""
-    from service.contract.files import read_manifest
-    from service.model.repository import find_versions
-
-    return read_manifest(find_versions(load_settings().models_dir, of=name)[-1])
-
-
 @contextmanager
-def _progress() -> Iterator[Callable[[Chunk, Tally], Any]]:
+def _progress() -> Iterator[Callable[[Tally], Any]]:
     """Show on a terminal's stderr how much is done, how fast, and how long the rest takes."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -139,8 +138,8 @@ def _progress() -> Iterator[Callable[[Chunk, Tally], Any]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0, rows=0, speed=0.0)
 
-        def show(chunk: Chunk, tally: Tally) -> None:
+        def show(tally: Tally) -> None:
             speed = tally.rows / (time.monotonic() - began)
-            progress.update(task, completed=chunk.share, rows=tally.rows + tally.there, speed=speed)
+            progress.update(task, completed=tally.share, rows=tally.rows + tally.there, speed=speed)
 
         yield show

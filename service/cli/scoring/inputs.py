@@ -39,7 +39,8 @@ class File:
 class Chunk:
     """Rows of a file that are scored together; `name` tells it from all others.
 
-    `first` is the number of its first row, counted from 1; `share` is how much of all input has been read with it.
+    `first` is the number of its first row, counted from 1; `share` is how much of all input it is. `groups` are
+    the names of the groups that begin in it.
     """
 
     name: str
@@ -47,6 +48,37 @@ class Chunk:
     first: int
     table: Any
     share: float
+    groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: in chunks of `rows` rows. `columns` must be there, and `numbers` among them hold numbers.
+
+    With a `group`, a chunk holds all rows of its groups, and so somewhat more.
+    """
+
+    rows: int
+    columns: Sequence[str]
+    numbers: Sequence[str]
+    group: str | None
+
+
+class Groups:
+    """The groups that have been seen, each of which must stand together."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._column = reading.group
+        self._seen: set[int] = set()
+
+    def see(self, place: str, names: Sequence[str]) -> None:
+        """Raises: CommandError where a group has been seen before."""
+        for name in names:
+            key = hash(name)  # the names themselves may be long
+            if key in self._seen:
+                apart = f"rows of {self._column} {name} stand apart; sort the input by {self._column} first"
+                raise CommandError(f"{place}: {apart}")
+            self._seen.add(key)
 
 
 def find_files(places: Sequence[str], kind: Kind | None) -> list[File]:
@@ -129,38 +161,35 @@ def open_system(url: str) -> tuple[Any, str]:
     return system, path
 
 
-def read_chunks(
-    files: Sequence[File], rows: int, columns: Sequence[str], numbers: Sequence[str], group: str | None
-) -> Iterator[Chunk]:
-    """Yield the rows of `files` in chunks of `rows`, the last of a file shorter.
-
-    `columns` are those that must be there, `numbers` those among them that hold numbers. With a `group`, a chunk holds
-    all rows of its groups, and so somewhat more.
+def read_chunks(files: Sequence[File], reading: Reading) -> Iterator[Chunk]:
+    """Yield the rows of `files` in chunks, the last of a file shorter.
 
     Raises: CommandError for a file that cannot be read, that lacks a column, or where rows of a group are apart.
     """
-    seen: set[int] = set()
-    whole, before = sum(file.size for file in files), 0
-    for place, file in enumerate(files):
-        number, first = 0, 1
-        for table, share in _cut(_batches(file, columns, numbers), rows, group):
-            if group is not None:
-                _check_groups(file, table, group, seen)
-            yield Chunk(f"{place:05}-{number:06}", file.place, first, table, (before + share * file.size) / whole)
-            number, first = number + 1, first + table.num_rows
-        before += file.size
+    groups = Groups(reading)
+    for number in range(len(files)):
+        for chunk in read_file(files, number, reading):
+            groups.see(chunk.place, chunk.groups)
+            yield chunk
 
 
-def _check_groups(file: File, table: Any, group: str, seen: set[int]) -> None:
-    """Raises: CommandError where a group has been seen before, or a row is of none."""
+def read_file(files: Sequence[File], number: int, reading: Reading) -> Iterator[Chunk]:
+    """Do so for one of `files`, where it is not seen whether rows of a group are apart."""
+    file, whole = files[number], sum(file.size for file in files)
+    first, before = 1, 0.0
+    for place, (table, share) in enumerate(_cut(_batches(file, reading), reading.rows, reading.group)):
+        groups = () if reading.group is None else _names(file, table, reading.group)
+        name = f"{number:05}-{place:06}"
+        yield Chunk(name, file.place, first, table, (share - before) * file.size / whole, groups)
+        first, before = first + table.num_rows, share
+
+
+def _names(file: File, table: Any, group: str) -> Sequence[str]:
+    """Return the name of each group of rows that follow each other. Raises: CommandError where a row is of none."""
     names = table.column(group).combine_chunks()
     if names.null_count:
         raise CommandError(f"{file.place}: a row has no {group}; every row must say what it is of")
-    for name in [names[0].as_py(), *names[1:].filter(_changes(names)).to_pylist()]:
-        key = hash(repr(name))
-        if key in seen:
-            raise CommandError(f"{file.place}: rows of {group} {name!r} stand apart; sort the input by {group} first")
-        seen.add(key)
+    return [repr(name) for name in (names[0].as_py(), *names[1:].filter(_changes(names)).to_pylist())]
 
 
 def _changes(names: Any) -> Any:
@@ -196,12 +225,12 @@ def _last_start(table: Any, group: str) -> int:
     return int(changes[-1]) + 1 if changes.size else 0
 
 
-def _batches(file: File, columns: Sequence[str], numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
+def _batches(file: File, reading: Reading) -> Iterator[tuple[Any, float]]:
     arrow = import_arrow()
     read = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[file.kind]
     try:
-        for batch, share in read(file, numbers):
-            if missing := [name for name in columns if name not in batch.schema.names]:
+        for batch, share in read(file, reading.numbers):
+            if missing := [name for name in reading.columns if name not in batch.schema.names]:
                 there = ", ".join(batch.schema.names)
                 raise CommandError(f"{file.place} has no column {missing[0]!r}; it has {there}")
             if batch.num_rows:

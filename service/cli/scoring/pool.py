@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,12 @@ from typing import Any
 from service.cli.scoring.inputs import Chunk
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer
+from service.cli.scoring.tally import Scored, Tally
 from service.cli.sources import import_arrow
 from service.errors import CommandError
 
 WAITING = 2  # chunks for each process: one is scored, one is at hand
 PRELOADED = ("service.cli.command", "service.cli.scoring.pool", "service.app", "pyarrow.parquet")
-
-
-@dataclass
-class Tally:
-    """What came of a job so far: rows that were scored, or whose part was there; `failed` items; a few of those."""
-
-    rows: int = 0
-    there: int = 0
-    failed: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What came of a chunk: its rows, how many of its items failed, and the first that did."""
-
-    rows: int
-    failed: int
-    example: str | None
 
 
 def score_chunks(
@@ -56,25 +38,20 @@ def score_chunks(
     job: Job,
     parts: Parts,
     processes: int,
-    told: Callable[[Chunk, Tally], object],
+    told: Callable[[Tally], object],
 ) -> Tally:
-    """Score the chunks that are not `done`, and write their parts; `told` hears of each that is.
+    """Score the chunks that are not `done`, and write their parts; `told` hears after each.
 
     Raises: CommandError where a process ends, and with `job.strict` where an item fails.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED])
-    tally, under_way = Tally(), deque[tuple[Chunk, Future[Scored]]]()
+    tally, under_way = Tally(), deque[Future[Scored]]()
 
-    def settle() -> None:
-        chunk, scored = under_way.popleft()
-        result = scored.result()
-        tally.rows += result.rows
-        tally.failed += result.failed
-        if result.example is not None and len(tally.examples) < 3:
-            tally.examples.append(result.example)
-        told(chunk, tally)
+    def count(scored: Scored) -> None:
+        tally.count(scored)
+        told(tally)
 
     with (
         tempfile.TemporaryDirectory() as spool,
@@ -83,14 +60,13 @@ def score_chunks(
         try:
             for chunk in chunks:
                 if chunk.name in done:
-                    tally.there += chunk.table.num_rows
-                    told(chunk, tally)
+                    count(Scored(chunk.place, chunk.table.num_rows, chunk.share, chunk.groups, there=True))
                     continue
                 if len(under_way) == WAITING * processes:
-                    settle()
-                under_way.append((chunk, pool.submit(_score, replace(chunk, table=_put(chunk, Path(spool))))))
+                    count(under_way.popleft().result())
+                under_way.append(pool.submit(_score, replace(chunk, table=_put(chunk, Path(spool)))))
             while under_way:
-                settle()
+                count(under_way.popleft().result())
         except BrokenProcessPool as failure:
             raise CommandError(
                 "a process that scores ended, as for want of memory; what is written stays, and --resume goes on"
@@ -134,9 +110,4 @@ def _score(chunk: Chunk) -> Scored:
     with import_arrow().OSFile(str(chunk.table)) as file:
         table = import_arrow("ipc").open_file(file).read_all()
     chunk.table.unlink()
-    try:
-        results, failed = _scorer.score(table, chunk.first)
-    except CommandError as failure:
-        raise CommandError(f"{chunk.place}, {failure}") from None
-    _parts.write(chunk.name, results)
-    return Scored(table.num_rows, len(failed), f"{chunk.place}, {failed[0]}" if failed else None)
+    return _scorer.put(replace(chunk, table=table), _parts)

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.cli.api import open_api
+from service.cli.scoring.inputs import Chunk
+from service.cli.scoring.parts import Parts
+from service.cli.scoring.tally import Scored
 from service.cli.scoring.tasks import find_work
 from service.cli.scoring.work import ERROR, Unfit, Wanted
+from service.contract.files import read_manifest
 from service.contract.manifest import Manifest
 from service.errors import CommandError
+from service.model.repository import find_versions
+from service.settings import load_settings
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class Job:
     manifest: Manifest
     wanted: Wanted
     strict: bool
+
+
+def find_model(name: str) -> Manifest:
+    """Return the manifest of the newest version. Raises: ManifestError where there is none."""
+    return read_manifest(find_versions(load_settings().models_dir, of=name)[-1])
 
 
 class Scorer:
@@ -38,11 +49,21 @@ class Scorer:
     def close(self) -> None:
         self._stack.close()
 
-    def score(self, table: Any, first: int = 1) -> tuple[Any, list[str]]:
-        """Return the results of a table whose first row has the number `first`, and what failed of it.
+    def put(self, chunk: Chunk, parts: Parts) -> Scored:
+        """Score a chunk, and write its part.
 
         Raises: CommandError where the job is strict and something failed; what `open_api` refuses.
         """
+        try:
+            results, failed = self._score(chunk.table, chunk.first)
+        except CommandError as failure:
+            raise CommandError(f"{chunk.place}, {failure}") from None
+        parts.write(chunk.name, results)
+        example = f"{chunk.place}, {failed[0]}" if failed else None
+        return Scored(chunk.place, chunk.table.num_rows, chunk.share, chunk.groups, len(failed), example)
+
+    def _score(self, table: Any, first: int) -> tuple[Any, list[str]]:
+        """Return the results of a table whose first row has the number `first`, and what failed of it."""
         items = self._work.items(table)
         answers = iter(self._work.ask(self._api, [item for item in items if not isinstance(item, Unfit)]))
         results = [{ERROR: item.reason} if isinstance(item, Unfit) else next(answers) for item in items]

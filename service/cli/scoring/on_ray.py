@@ -1,0 +1,154 @@
+"""Chunks scored by Ray Data, on a cluster or on this machine: tasks read files, and actors have an engine each.
+
+It knows Ray, chunks and parts, not what is scored. Ray runs again what died with its process or node; a part is written
+whole under the name of its chunk, so what ran twice is there once. Invariant: a chunk, however files are read, is that
+of a job without Ray, and so goes on without it, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from service.cli.scoring.inputs import Chunk, File, Groups, Reading, read_file
+from service.cli.scoring.parts import Parts
+from service.cli.scoring.scorer import Job, Scorer, find_model
+from service.cli.scoring.tally import Scored, Tally
+from service.cli.sources import import_arrow
+from service.errors import CommandError
+from service.settings import load_settings
+from service.workers.cores import usable_cores
+
+AUTO = "auto"
+READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
+
+
+def score_on_ray(
+    address: str,
+    files: Sequence[File],
+    reading: Reading,
+    done: set[str],
+    job: Job,
+    parts: Parts,
+    most_actors: int | None,
+    told: Callable[[Tally], object],
+) -> Tally:
+    """Score the chunks of `files` that are not `done`, and write their parts; `told` hears after each.
+
+    Raises: CommandError where Ray is not installed, not there or gives up; what a chunk raises.
+    """
+    if job.wanted.states and not load_settings().token_keys:
+        raise CommandError("--states on Ray needs BATON_TOKEN_KEYS: each machine would seal with a key of its own")
+    tally, groups = Tally(), Groups(reading)
+    with _connected(address) as (ray, cpus):
+        data = importlib.import_module("ray.data")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1  # a block is a chunk, which goes to an actor as soon as it is read
+        scored = (
+            data.from_items([*range(len(files))], override_num_blocks=min(len(files), cpus))
+            .flat_map(
+                partial(_read, files, reading, done),
+                num_cpus=READER_CPUS,
+                compute=data.TaskPoolStrategy(size=cpus),
+            )
+            .map_batches(
+                _Actor,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1 - READER_CPUS,
+                compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors or cpus),
+                fn_constructor_args=(job, parts, _settings()),
+            )
+        )
+        try:
+            for row in scored.iter_rows():
+                chunk = Scored(**row)
+                groups.see(chunk.place, chunk.groups)
+                tally.count(chunk)
+                told(tally)
+        except ray.exceptions.RayError as failure:
+            raise _explain(failure) from failure
+    return tally
+
+
+def _read(files: Sequence[File], reading: Reading, done: set[str], number: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of a file, each as a row."""
+    arrow = import_arrow()
+    for chunk in read_file(files, number["item"], reading):
+        sink = arrow.BufferOutputStream()
+        with import_arrow("ipc").new_stream(sink, chunk.table.schema) as writer:
+            writer.write_table(chunk.table.slice(0, 0) if chunk.name in done else chunk.table)
+        members = {**vars(chunk), "groups": [*chunk.groups], "table": sink.getvalue().to_pybytes()}
+        yield {**members, "rows": chunk.table.num_rows, "there": chunk.name in done}
+
+
+class _Actor:
+    """An engine on some machine of the cluster, for chunks that are rows."""
+
+    def __init__(self, job: Job, parts: Parts, settings: dict[str, str]) -> None:
+        os.environ.update(settings)
+        here = find_model(job.manifest.name)
+        if here.sha256 != job.manifest.sha256:
+            here_is = f"{here.name} is version {here.version} on {os.uname().nodename}, or of other weights"
+            raise CommandError(f"{here_is}, and the job is of version {job.manifest.version}")
+        self._scorer, self._parts = Scorer(job), parts
+
+    def __call__(self, rows: Any) -> Any:
+        scored = [vars(self._put(row)) for row in rows.slice(0, 1).to_pylist()]
+        arrow = import_arrow()
+        return arrow.Table.from_pylist(scored)
+
+    def _put(self, row: dict[str, Any]) -> Scored:
+        groups, there, rows = row["groups"], row.pop("there"), row.pop("rows")
+        if there:
+            return Scored(row["place"], rows, row["share"], groups, there=True)
+        table = import_arrow("ipc").open_stream(row.pop("table")).read_all()
+        return self._scorer.put(Chunk(**row, table=table), self._parts)
+
+
+def _settings() -> dict[str, str]:
+    """Return the settings of this process, for those on other machines; there, too, the models are in this folder."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("BATON_")}
+    return {**own, "BATON_MODELS_DIR": str(Path(load_settings().models_dir).absolute())}
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[tuple[Any, int]]:
+    """Connect to a cluster, or start Ray on this machine; give Ray, and how many processors it has.
+
+    Raises: CommandError where Ray is not installed, or no cluster is at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ModuleNotFoundError as missing:
+        raise CommandError("--ray needs the extra ray: pip install 'baton-serving[ray]'") from missing
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as failure:
+        if address != AUTO:
+            raise CommandError(f"no Ray cluster answers at {address}: {failure}") from failure
+        ray.init(num_cpus=usable_cores(), include_dashboard=False, **quiet)
+    try:
+        yield ray, int(ray.cluster_resources()["CPU"])
+    finally:
+        ray.shutdown()
+
+
+def _explain(failure: BaseException) -> CommandError:
+    """Return the reason of a chunk, or why Ray gave up."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if type(cause) is CommandError:
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return CommandError(f"Ray gave up: {failure}; what is written stays, and --resume goes on")
