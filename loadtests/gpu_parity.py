@@ -102,19 +102,19 @@ def _chunked(engine: Engine, row: Row, rng: np.random.Generator) -> Answer:
 def in_float16(directory: Path, folder: Path, device: str) -> Engine:
     """Return the engine of a float16 copy of a version, made in `folder`.
 
-    Raises: ExportError when a graph cannot become float16, or has nothing that would.
+    Raises: ExportError when a graph cannot become float16, or none has anything that would.
     """
     made = shutil.copytree(directory, folder / directory.parent.name / directory.name)
     manifest = json.loads((made / MANIFEST_FILE).read_text())
-    for part in (manifest, manifest.get("start")):
-        if part is not None:
-            float32 = (made / part["file"]).read_bytes()
-            graph = to_float16(float32)
-            if _nodes(graph) == _nodes(float32):  # no casts came
-                raise ExportError(f"no node of {part['file']} takes float32 weights")
-            (made / part["file"]).write_bytes(graph)
-            part["sha256"] = hashlib.sha256(graph).hexdigest()
-    manifest["arithmetic"] = "float16"
+    manifest["arithmetic"], casts = "float16", 0
+    for part in filter(None, (manifest, manifest.get("start"))):
+        float32 = (made / part["file"]).read_bytes()
+        graph = to_float16(float32)
+        casts += _nodes(graph) - _nodes(float32)
+        (made / part["file"]).write_bytes(graph)
+        part["sha256"] = hashlib.sha256(graph).hexdigest()
+    if not casts:
+        raise ExportError("no node takes float32 weights")
     (made / MANIFEST_FILE).write_text(json.dumps(manifest))
     return engine_of(made, device)
 
