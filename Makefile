@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -123,6 +123,13 @@ bench-translate: $(VENV)/.development  ## measure translation beside a loop of s
 
 bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
 	$(BIN)/python -m loadtests.command_line
+
+gpu-check: $(VENV)/.development  ## check and measure the models on an NVIDIA GPU (8 minutes; GPU_CHECK_ARGS='--provider cpu': dry)
+	@if nvidia-smi -L; then \
+	  echo "putting onnxruntime-gpu in the place of onnxruntime"; \
+	  $(BIN)/python -m pip uninstall -q -y onnxruntime && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt onnxruntime-gpu; fi
+	$(BIN)/python -m loadtests.gpu_check $(GPU_CHECK_ARGS)
 
 promises: $(VENV)/.development  ## hold sessions against an oracle while replicas are killed, paused, rolled, filled up (30 minutes)
 	$(BIN)/python -m loadtests.promises --output loadtests/results/promises.json

@@ -244,10 +244,10 @@ class CipherLimit(Limit):
         return 1
 
 
-def open_session(file: Path) -> ort.InferenceSession:
+def open_session(file: Path, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> ort.InferenceSession:
     """Return a session with the service's settings, and one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
-    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(file, options, providers=providers)

@@ -18,6 +18,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from service.contract.files import read_manifest
+from service.engine.engine import Engine
+from service.metrics import Metrics, ModelMetrics
+from service.model.repository import load_model
+from service.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "models"
 STEP_MODEL, TEXT_MODEL, PLAIN_MODEL = "lstm-2x256", "bilstm-2x128", "bilstm-2x128-plain"
@@ -34,6 +40,12 @@ SCORES: Declared = {"name": "scores", "dtype": "float32", "shape": ["batch", 2]}
 def newest(name: str, models: Path = COMMITTED) -> Path:
     """Return the directory of a model's newest version."""
     return max((models / name).iterdir(), key=lambda version: int(version.name))
+
+
+def engine_of(version: Path, device: str = "cpu") -> Engine:
+    """Return the service's engine of a version, on one thread; `device` is cpu or cuda."""
+    model = load_model(version, read_manifest(version), device=device, intra_op_threads=1, optimisation="all")
+    return Engine(model, Settings(), ModelMetrics(Metrics(), version.parent.name, version.name))
 
 
 def gather_models(directory: Path) -> Path:

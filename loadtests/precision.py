@@ -13,14 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loadtests.models import engine_of, newest
 from loadtests.report import write_between
-from service.contract.files import read_manifest
 from service.engine.engine import Engine
 from service.engine.rows import Answer, Row
 from service.launch import ROOT
-from service.metrics import Metrics, ModelMetrics
-from service.model.repository import load_model
-from service.settings import Settings
 from training.datasets import find
 from training.series.data import read_ett, read_weekly
 from training.series.metrics import pinball
@@ -66,15 +63,9 @@ class Sessions:
         return self._engine.layout.from_float16(self._engine.layout.to_float16(state))
 
 
-def engine_of(name: str) -> Engine:
-    newest = max((ROOT / "models" / name).iterdir(), key=lambda directory: int(directory.name))
-    model = load_model(newest, read_manifest(newest), device="cpu", intra_op_threads=1, optimisation="all")
-    return Engine(model, Settings(), ModelMetrics(Metrics(), name, newest.name))
-
-
 def sentiment_cost() -> Cost:
     """Read each test sentence of SST-2 word by word; the last word's label is the sentence's."""
-    engine = engine_of("sentiment-live")
+    engine = engine_of(newest("sentiment-live"))
     texts, labels = read_phrases(find("sst2/test.tsv").path)
     rows = [Row(text=text, max_tokens=512) for text in texts]
     engine.prepare(rows)
@@ -95,7 +86,7 @@ def sentiment_cost() -> Cost:
 
 def ett_cost() -> Cost:
     """Stream ETTh1's test part as the model's own figures do, one observation a step."""
-    engine = engine_of("forecast-live")
+    engine = engine_of(newest("forecast-live"))
     ett = read_ett(find("ett/ETTh1.csv").path)
     made: dict[bool, Values] = {}
     figures = {}
@@ -120,7 +111,7 @@ def ett_cost() -> Cost:
 
 def weekly_cost() -> Cost:
     """Stream the last values of M4's weekly series."""
-    engine = engine_of("forecast-live")
+    engine = engine_of(newest("forecast-live"))
     series = read_weekly(find("m4_weekly/Weekly-train.csv").path)
     unit = np.array([np.abs(np.diff(values)).mean() for values in series])
     actual = np.stack([values[-LAST_STEPS:] for values in series])

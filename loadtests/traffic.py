@@ -48,13 +48,24 @@ class Tally:
 class Traffic:
     """What is sent: sessions of `model` that take `rows`, by steps and by streams, and batches of `texts`.
 
-    `tally` counts meanwhile. Shapes: rows [steps, features]. Units: pause_s between two calls of a session.
+    `steppers` sessions go by steps at a time. `tally` counts meanwhile. Shapes: rows [steps, features]. Units: pause_s
+    between two calls of a session.
     """
 
     def __init__(
-        self, url: str, *, model: str, output: str, rows: Array, texts: Sequence[str], pause_s: float = 0.02
+        self,
+        url: str,
+        *,
+        model: str,
+        output: str,
+        rows: Array,
+        texts: Sequence[str],
+        pause_s: float = 0.02,
+        steppers: int = STEPPERS,
+        api_key: str | None = None,
     ) -> None:
         self._url, self._model, self._output = url, model, output
+        self._steppers, self._api_key = steppers, api_key
         self._rows, self._texts, self._pause_s = rows, list(texts), pause_s
         self.tally, self._until, self._began = Tally(), asyncio.Event(), asyncio.Event()
         self._expected: dict[str, Array] = {}
@@ -62,11 +73,11 @@ class Traffic:
     async def keep_up(self, until: asyncio.Event) -> Tally:
         """Send until `until` is set, and return the tally; the service must be undisturbed at the beginning."""
         self._until = until
-        async with AsyncClient(self._url) as client:
+        async with AsyncClient(self._url, api_key=self._api_key) as client:
             await self._learn(client)
             polarities = [result.polarity for result in await client.sentiment(self._texts)]
             await asyncio.gather(
-                *(self._sessions(client, self._step, number) for number in range(STEPPERS)),
+                *(self._sessions(client, self._step, number) for number in range(self._steppers)),
                 *(self._sessions(client, self._stream, number) for number in range(STREAMS)),
                 *(self._call(client, polarities) for _ in range(CALLERS)),
             )

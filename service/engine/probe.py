@@ -42,10 +42,10 @@ def probe(engine: Engine) -> None:
     tried = _twice if manifest.streamable else _answers
     together = tried(engine, rows)
     alone = [*chain(*zip(*(tried(engine, [row]) for row in rows), strict=True))]
-    _check_neighbours(engine, _gap(engine, together, alone))
+    _check_neighbours(engine, gap(engine, together, alone))
     whole = together[: len(rows)]
     if manifest.streamable:
-        _check_chunks(engine, _gap(engine, whole, [_chunked(engine, row) for row in rows]))
+        _check_chunks(engine, gap(engine, whole, [_chunked(engine, row) for row in rows]))
     if manifest.sums_to_one:
         for index, output in enumerate(manifest.outputs):
             _check_shares(engine, whole, output.name, f"outputs[{index}]", "the graph must end in a softmax")
@@ -203,7 +203,7 @@ def _drawn(tensor: Tensor, shape: tuple[int, ...], rng: np.random.Generator, ids
 def differ(engine: Engine, other: Engine) -> float:
     """Return how far two engines are apart on the same rows, from new sessions and from the states after these."""
     rows = sample(engine, _lengths(engine.manifest)[:1] * 2)
-    return _gap(engine, _twice(engine, rows), _twice(other, rows))
+    return gap(engine, _twice(engine, rows), _twice(other, rows))
 
 
 def _twice(engine: Engine, rows: list[Row]) -> list[Answer]:
@@ -232,7 +232,7 @@ def _chunked(engine: Engine, row: Row) -> Answer:
     return Answer(outputs, rest.state)
 
 
-def _gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
+def gap(engine: Engine, ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
     """Return the largest difference between two lists of answers, relative to the size of the values."""
     largest = 0.0
     for pair in zip(ours, theirs, strict=True):

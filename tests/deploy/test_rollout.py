@@ -88,8 +88,8 @@ async def test_a_version_comes_to_three_replicas_one_by_one_and_no_session_is_lo
         for replica in replicas:
             await asyncio.to_thread(way, replica, image)
 
-    with balanced([replica.server.url for replica in replicas], tmp_path / "nginx") as url:
-        traffic = Traffic(url, model="stepper", output="y", rows=ROWS, texts=TEXTS)
+    with balanced([replica.server.url for replica in replicas], tmp_path / "nginx") as nginx:
+        traffic = Traffic(nginx.url, model="stepper", output="y", rows=ROWS, texts=TEXTS)
         async with asyncio.TaskGroup() as group:
             group.create_task(traffic.keep_up(until))
             await traffic.wait_for(20, "1")

@@ -22,8 +22,8 @@ ROWS = np.random.default_rng(7).normal(size=(SESSIONS, STEPS, 2)).astype(np.floa
 
 @pytest.fixture
 def balancer(replicas: tuple[Server, Server], tmp_path: Path) -> Iterator[str]:
-    with balanced([server.url for server in replicas], tmp_path / "nginx") as url:
-        yield url
+    with balanced([server.url for server in replicas], tmp_path / "nginx") as nginx:
+        yield nginx.url
 
 
 def uninterrupted(server: Server) -> np.ndarray:
