@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from service.settings import load_settings
 from service.workers.cores import usable_cores
 
 AUTO = "auto"
+CONNECT_S = 5.0
 READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
 
 
@@ -132,6 +134,8 @@ def _connected(address: str) -> Iterator[tuple[Any, int]]:
     except ModuleNotFoundError as missing:
         raise CommandError("--ray needs the extra ray: pip install 'baton-serving[ray]'") from missing
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address != AUTO:
+        _check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except ConnectionError as failure:
@@ -142,6 +146,16 @@ def _connected(address: str) -> Iterator[tuple[Any, int]]:
         yield ray, int(ray.cluster_resources()["CPU"])
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises: CommandError where nothing listens at an address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, ValueError) as failure:
+        wanted = "give it as host:port, from a machine that is part of it"
+        raise CommandError(f"no Ray cluster answers at {address} ({failure}); {wanted}") from failure
 
 
 def _explain(failure: BaseException) -> CommandError:

@@ -1,0 +1,134 @@
+"""`baton score --ray`: the rows and parts of a job without Ray, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import LOG_LIMIT_S, ROOT, TOKEN_KEYS, Server
+from ray_cluster import ENVIRONMENT, Cluster, ray_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with ray_cluster(2) as running:
+        yield running
+
+
+def start(model: str, *options: object, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "service", "score", model, *map(str, options)]
+    own = os.environ | ENVIRONMENT | environment
+    return subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
+
+
+def end(running: subprocess.Popen[str]) -> tuple[int, str]:
+    _, told = running.communicate()
+    return running.returncode, told
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(folder.glob("part-*")) for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.fixture
+def models(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have commands score with the tiny models."""
+    monkeypatch.setenv("BATON_MODELS_DIR", str(tiny_models))
+    monkeypatch.setenv("BATON_STATE_DIR", str(tmp_path / "state"))
+    return tiny_models
+
+
+@pytest.mark.usefixtures("models")
+def test_rows_and_parts_are_those_of_a_job_without_ray(cluster: Cluster, tmp_path: Path) -> None:
+    texts = ["good film", None, "a bad one", "", "not good", "it was good"]
+    for name in ("one", "two"):
+        pq.write_table(pa.table({"id": range(60), "text": texts * 10}), tmp_path / f"{name}.parquet")
+    options = ["-i", tmp_path / "one.parquet", "-i", tmp_path / "two.parquet", "--column", "text", "--part-rows", 25]
+    here, there = (
+        end(start("sentiment", *options, "-o", tmp_path / name, *more))
+        for name, more in (("here", []), ("there", ["--ray", cluster.address]))
+    )
+    assert here[0] == there[0] == 1
+    assert "40 failed; the column error has the reasons" in there[1]
+    assert [file.name for file in sorted((tmp_path / "here").iterdir())] == [
+        file.name for file in sorted((tmp_path / "there").iterdir())
+    ]
+    for one, other in zip(rows_of(tmp_path / "here"), rows_of(tmp_path / "there"), strict=True):
+        assert one == other | {name: pytest.approx(other[name]) for name in ("score", "polarity")}
+
+
+@pytest.mark.usefixtures("models")
+def test_a_killed_actor_costs_no_row_and_a_killed_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    file, output = tmp_path / "rows.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"id": range(40_000), "text": ["it was good, not bad, a film"] * 40_000}), file)
+    options = ["-i", file, "-o", output, "--column", "text", "--part-rows", 500, "--ray", cluster.address, "--resume"]
+    running = start("sentiment", *options)
+    _wait_for_parts(output, 3, running)
+    cluster.processes("MapWorker")[0].kill()
+    _wait_for_parts(output, len(list(output.glob("part-*"))) + 3, running)
+    running.kill()
+    end(running)
+    done = {file.name for file in output.glob("part-*")}
+    assert 6 <= len(done) < 80
+    running = start("sentiment", *options)
+    _wait_for_parts(output, len(done) + 3, running)
+    for actor in cluster.processes("MapWorker"):
+        actor.kill()
+    status, told = end(running)
+    assert status == 0, told
+    assert "were there" in told
+    assert [row["id"] for row in rows_of(output)] == list(range(40_000))
+
+
+def _wait_for_parts(output: Path, count: int, running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LOG_LIMIT_S
+    while len(list(output.glob("part-*"))) < count:
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("models")
+def test_sessions_that_were_warmed_up_go_on_at_a_service(
+    cluster: Cluster, tmp_path: Path, models: Path, start_server: Any
+) -> None:
+    file, output = tmp_path / "rows.parquet", tmp_path / "out"
+    table = pa.table({"name": ["a"] * 3 + ["b"] * 5, "x": [0.1, 0.2, 0.3, 0.5, 0.4, 0.3, 0.2, 0.1]})
+    pq.write_table(table, file)
+    options = ["-i", file, "-o", output, "--id", "name", "--value", "x", "--states", "--ray", cluster.address]
+    status, told = end(start("numbers", *options))
+    assert (status, "--states on Ray needs BATON_TOKEN_KEYS" in told) == (1, True)
+    status, told = end(start("numbers", *options, BATON_TOKEN_KEYS=TOKEN_KEYS))
+    assert status == 0, told
+    server: Server = start_server(models, tmp_path / "server", BATON_TOKEN_KEYS=TOKEN_KEYS)
+    for row, values in zip(rows_of(output), (table["x"][:3], table["x"][3:]), strict=True):
+        on = server.post("/v1/step", {"model": "numbers", "items": [{"values": [0.7], "state": row["state"]}]}).json()
+        whole = server.post("/v1/step", {"model": "numbers", "items": [{"values": [*values.to_pylist(), 0.7]}]}).json()
+        (one,), (other,) = on["results"], whole["results"]
+        assert one["outputs"]["total"] == pytest.approx(other["outputs"]["total"])
+        assert one["step"] == other["step"] == len(values) + 1
+
+
+@pytest.mark.usefixtures("models")
+def test_what_cannot_be_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    for number, names in enumerate((["a", "b"], ["c", "a"])):
+        pq.write_table(pa.table({"name": names, "x0": [1.0, 2.0]}), tmp_path / f"{number}.parquet")
+    series = ["--id", "name", "--value", "x0", "--horizon", "2"]
+    options = ["-i", tmp_path / "*.parquet", "-o", tmp_path / "out", *series, "--ray"]
+    status, told = end(start("forecast", *options, cluster.address))
+    assert (status, "rows of name 'a' stand apart; sort the input by name first" in told) == (1, True)
+    status, told = end(
+        start("forecast", *options[:2], "-o", tmp_path / "strict", *options[4:], cluster.address, "--strict")
+    )
+    assert (status, "name a: history_too_short" in told) == (1, True)
+    options[3] = tmp_path / "none"
+    status, told = end(start("forecast", *options, "127.0.0.1:1"))
+    assert (status, "no Ray cluster answers at 127.0.0.1:1" in told) == (1, True)
