@@ -6,7 +6,7 @@ It knows recipes by name or file, runs, publishing and reports, not tasks.
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,11 @@ from service.contract.files import read_manifest
 from service.errors import StartupError
 from training.catalogue import find_recipe, names
 from training.export.quantize import Quantized
+from training.fit import torchrun
 from training.fit.curve import learning_curve
-from training.fit.runs import LOG, RUNS_DIR, best_of, fit_seeds
+from training.fit.job import LOG, Crew, here
+from training.fit.ray_workers import ray_workers
+from training.fit.runs import RUNS_DIR, best_of, fit_seeds
 from training.old_cpu import interpreter
 from training.publish.model_directory import publish
 from training.publish.quantized import publish_quantized
@@ -42,6 +45,18 @@ def _seeds(text: str) -> tuple[int, ...]:
         rule = f"whole numbers from 0 to {LARGEST_SEED}, each once, as in 0,1,2"
         raise typer.BadParameter(f"{text!r} is not a list of seeds: {rule}", param_hint="--seeds")
     return tuple(seeds)
+
+
+def _starting(processes: int | None, ray: str | None) -> AbstractContextManager[Crew]:
+    started = torchrun.started()
+    if started is not None and ray is not None:
+        raise typer.BadParameter("torchrun has started the processes; use one of the two", param_hint="--ray")
+    if started is not None and processes not in (None, started):
+        message = f"torchrun has started {started}, on all hosts together, not {processes}; leave the option out"
+        raise typer.BadParameter(message, param_hint="--processes")
+    if ray is not None:
+        return ray_workers(ray, processes or 1)
+    return nullcontext(here(processes or 1)) if started is None else torchrun.leading()
 
 
 @app.command()
@@ -67,8 +82,17 @@ def train(
         bool, typer.Option("--resume", help="Go on after the last finished epoch; give the same other options.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that divide each batch, on as many GPUs if there are.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that divide each batch, on as many GPUs if there are.",
+            show_default="as many as torchrun started, else 1",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Have Ray place the processes: in this machine's cluster (auto), or that at HOST:PORT."),
+    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Publish it as <name>-int8 too, for CPUs; its layers must be LSTM.")
     ] = False,
@@ -87,9 +111,14 @@ def train(
     numbers, chosen = _seeds(seeds), find_recipe(recipe)
     if epochs is not None:
         chosen = replace(chosen, run=chosen.run.model_copy(update={"epochs": epochs}))
-    trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, processes=processes)
+    starting = _starting(processes, ray)
+    if torchrun.follows():
+        torchrun.follow(chosen)
+        return
+    with starting as crew:
+        trained = fit_seeds(chosen, numbers, resume=resume, runs_dir=runs_dir, crew=crew)
     command = f"python -m training train {Path(recipe).name} --seeds {seeds} --epochs {chosen.run.epochs}"
-    command += f" --processes {processes}" if processes > 1 else ""
+    command += f" --processes {crew.processes}" if crew.processes > 1 else ""
     wanted: dict[Quantized, bool] = {"int8": int8, "float16": float16}
     quantized = [arithmetic for arithmetic, asked in wanted.items() if asked]
     command += "".join(f" --{arithmetic}" for arithmetic in quantized)

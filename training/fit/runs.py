@@ -1,15 +1,13 @@
-"""Training runs: Lightning fits a recipe's module, keeps its best checkpoint, and goes on after an interruption.
+"""Training runs: a crew trains a recipe's module, the best checkpoint is kept, and a run goes on after an interruption.
 
-It knows recipes and `runs/<name>/seed-<n>/`, not tasks or publishing. Invariant: random numbers depend on seed, epoch,
-step and process alone, so a run that was interrupted and resumed ends where an uninterrupted one would have.
+It knows recipes and `runs/<name>/seed-<n>/`, not tasks, publishing, or where processes run. Invariant: a run that was
+interrupted and resumed ends where an uninterrupted one would have, also where other machines resume it.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +15,13 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from service.errors import StartupError
-from training.fit.ddp import IgnoreHarmlessWarnings, SeedEveryStep, SharedData, accelerator
-from training.fit.precision import settle
+from training.fit.job import BEST, LAST, Crew, Job, here, prepare
 from training.recipe import Recipe, Run
 
 RUNS_DIR = Path("runs")  # unless another is asked for
-BEST, LAST, RECIPE, LOG, TENSORBOARD = "best.ckpt", "last.ckpt", "recipe.json", "log", "tensorboard"
+RECIPE = "recipe.json"
 
 
 class ResumeError(StartupError):
@@ -44,7 +39,7 @@ class Trained:
 
 
 def fit_seeds(
-    recipe: Recipe, seeds: Sequence[int], *, resume: bool, runs_dir: Path, processes: int = 1
+    recipe: Recipe, seeds: Sequence[int], *, resume: bool, runs_dir: Path, crew: Crew | None = None
 ) -> list[Trained]:
     """Train with each seed, one after the other. With `resume`, seeds without a checkpoint begin anew.
 
@@ -54,10 +49,7 @@ def fit_seeds(
     if resume and not begun:
         folders = ", ".join(str(run_folder(runs_dir, recipe.name, seed)) for seed in seeds)
         raise ResumeError(f"no {LAST} to resume in {folders}; train without --resume")
-    return [
-        fit(recipe, seed=seed, resume=resume and seed in begun, runs_dir=runs_dir, processes=processes)
-        for seed in seeds
-    ]
+    return [fit(recipe, seed=seed, resume=resume and seed in begun, runs_dir=runs_dir, crew=crew) for seed in seeds]
 
 
 def best_of(recipe: Recipe, trained: Sequence[Trained]) -> Trained:
@@ -71,61 +63,33 @@ def run_folder(runs_dir: Path, name: str, seed: int) -> Path:
     return runs_dir / name / f"seed-{seed}"
 
 
-def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, processes: int = 1) -> Trained:
-    """Train in `processes` processes, and return the module with the weights of its best checkpoint.
+def fit(recipe: Recipe, *, seed: int, resume: bool, runs_dir: Path, crew: Crew | None = None) -> Trained:
+    """Train by `crew`, or else by this process, and return the module with the weights of its best checkpoint.
 
     Checkpoints, CSV and TensorBoard logs go to `runs_dir/<name>/seed-<seed>/`; without `resume` an earlier run there is
     replaced. A run that is finished is not trained again.
 
-    The run trains in the recipe's precision where this machine can, else in float32, and the log says so.
+    The run trains in the recipe's precision where the crew can, else in float32, and the log says so.
 
     Raises: ResumeError when `resume` finds no checkpoint, or one of another recipe or precision.
     """
-    precision = settle(recipe.run.precision, accelerator(processes))
-    recipe = replace(recipe, run=recipe.run.model_copy(update={"precision": precision}))
+    crew = crew or here()
+    recipe = replace(recipe, run=recipe.run.model_copy(update={"precision": crew.settle(recipe.run.precision)}))
     folder = run_folder(runs_dir, recipe.name, seed)
     if resume:
-        _check_begun(recipe, processes, folder)
+        _check_begun(recipe, crew.processes, folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / RECIPE).write_text(json.dumps(_facts(recipe, processes), indent=2) + "\n")
-    lightning.seed_everything(seed, verbose=False)
-    module = recipe.prepare(seed)
+        (folder / RECIPE).write_text(json.dumps(_facts(recipe, crew.processes), indent=2) + "\n")
+    job = Job(recipe, seed, folder, resume)
+    module = prepare(job)
     if not (resume and _finished(folder, recipe.run)):
-        trainer = _trainer(recipe.run, seed, processes, folder)
-        with warnings.catch_warnings():
-            trainer.fit(module, datamodule=SharedData(module, seed), ckpt_path=folder / LAST if resume else None)
+        crew.train(job, module)
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     (figure,) = (part["best_model_score"] for part in best["callbacks"].values() if part.get("monitor"))
     return Trained(seed, module.cpu().eval(), float(figure), folder)
-
-
-def _trainer(run: Run, seed: int, processes: int, folder: Path) -> lightning.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return lightning.Trainer(
-        max_epochs=run.epochs,
-        accelerator=accelerator(processes),
-        devices=processes,
-        strategy="ddp_spawn" if processes > 1 else "auto",
-        use_distributed_sampler=False,  # `SharedData` divides each batch instead
-        precision=run.precision,
-        gradient_clip_val=run.gradient_norm,
-        reload_dataloaders_every_n_epochs=1,  # a module draws or shuffles its data by epoch
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        logger=[CSVLogger(folder, name=LOG), TensorBoardLogger(folder, name=TENSORBOARD)],
-        callbacks=[
-            IgnoreHarmlessWarnings(),
-            SeedEveryStep(seed),
-            EarlyStopping(run.monitor, mode=run.mode, patience=run.patience),
-            ModelCheckpoint(folder, Path(BEST).stem, run.monitor, mode=run.mode, enable_version_counter=False),
-            ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False),  # after every epoch
-            RichProgressBar(),
-        ],
-        enable_model_summary=False,
-    )
 
 
 def _facts(recipe: Recipe, processes: int) -> dict[str, Any]:

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import echo
 import pytest
 import torch
-from torch import Tensor
-from typer.testing import CliRunner
+import witness
+from witness import BATCHES, EPOCHS
 
 from service.contract.files import read_manifest
-from training import catalogue, cli
-from training.fit import runs
 from training.fit.ddp import share
-from training.publish import model_directory
-
-EPOCHS, BATCHES = 2, 5
 
 
-class Witness(echo.Echo):
-    """An echo that writes down what each process saw, drew and had learned at the end; its last batch is one row."""
-
-    rows = 33
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(seed=0, dropout=0.0)
-        self.folder = folder
-        self.seen: list[Tensor] = []
-        self.drawn: list[float] = []
-
-    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        self.seen.append(batch[0])
-        self.drawn.append(torch.rand(1).item())
-        return super().training_step(batch, index)
-
-    def on_fit_end(self) -> None:
-        left = {"seen": self.seen, "drawn": self.drawn, "weights": self.state_dict()}
-        torch.save(left, self.folder / f"rank-{self.global_rank}.pt")
-
-
-def train(folder: Path, processes: int) -> tuple[runs.Trained, list[dict[str, Any]]]:
-    """Train and publish a witness by the command; return the run and what each process left."""
-    folders = ["--models-dir", str(folder / "models"), "--runs-dir", str(folder / "runs")]
-    with pytest.MonkeyPatch.context() as patch:
-        file = echo.recipe_file(folder, patch)
-        patch.setattr(model_directory, "serving", echo.no_server)
-        kind = dataclasses.replace(
-            echo.KIND,
-            prepare=lambda settings, seed: Witness(folder),
-            release=lambda name, settings, module: echo.release(module, name, measure=lambda url: ()),
-        )
-        patch.setitem(catalogue.KINDS, "echo", kind)
-        result = CliRunner().invoke(cli.app, ["train", file, "--processes", str(processes), *folders])
-        assert result.exit_code == 0, result.output
-        finished = catalogue.find_recipe(file)
-        run = runs.fit(finished, seed=0, resume=True, runs_dir=folder / "runs", processes=processes)
-    return run, [torch.load(folder / f"rank-{rank}.pt") for rank in range(processes)]
+def train(folder: Path, processes: int) -> Any:
+    """Train and publish; return the run and what each process left."""
+    result = witness.train(folder, "--processes", str(processes))
+    assert result.exit_code == 0, result.output
+    return witness.finished(folder, processes)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +53,8 @@ def test_processes_end_with_the_same_weights(two: Any) -> None:
 
 
 def test_two_processes_learn_what_one_does(one: Any, two: Any) -> None:
-    """Gradients are averaged and each validates on all rows: weights and figure agree but for rounding."""
     (single, _), (double, _) = one, two
-    for name, weight in single.module.state_dict().items():
-        torch.testing.assert_close(double.module.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
-    assert double.figure == pytest.approx(single.figure, rel=1e-4)
+    witness.assert_same_model(single, double)
 
 
 def test_processes_draw_their_own_numbers(one: Any, two: Any) -> None:

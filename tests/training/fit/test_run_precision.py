@@ -12,7 +12,7 @@ from pathlib import Path
 import echo
 import pytest
 
-from training.fit import runs
+from training.fit import job, runs
 from training.fit.runs import ResumeError, fit
 from training.recipe import Recipe
 
@@ -31,9 +31,9 @@ def test_bfloat16_is_not_trained_in_where_onednn_has_no_such_lstm() -> None:
 
 def test_a_run_keeps_the_precision_that_it_was_begun_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is trained in stands in the run's recipe, and a machine with another precision does not go on with it."""
-    monkeypatch.setattr(runs, "settle", lambda asked, device: "32-true")
+    monkeypatch.setattr(job, "settle", lambda asked, device: "32-true")
     begun = fit(MIXED, seed=0, resume=False, runs_dir=tmp_path)
     assert json.loads((begun.folder / runs.RECIPE).read_text())["run.precision"] == "32-true"
-    monkeypatch.setattr(runs, "settle", lambda asked, device: "bf16-mixed")
+    monkeypatch.setattr(job, "settle", lambda asked, device: "bf16-mixed")
     with pytest.raises(ResumeError, match=r"run\.precision was '32-true' and is now 'bf16-mixed'"):
         fit(MIXED, seed=0, resume=True, runs_dir=tmp_path)

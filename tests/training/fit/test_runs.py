@@ -18,6 +18,7 @@ from service.contract.files import read_manifest
 from training import cli
 from training.fit import runs
 from training.fit.curve import learning_curve
+from training.fit.job import LOG, TENSORBOARD
 from training.fit.runs import ResumeError, best_of, fit, fit_seeds, run_folder
 from training.recipe import Recipe
 
@@ -67,7 +68,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, whole:
     resumed = fit(THREE, seed=3, resume=True, runs_dir=tmp_path / "parts")
     assert equal(resumed, whole)
     assert resumed.figure == whole.figure
-    assert learning_curve(resumed.folder / runs.LOG) == learning_curve(whole.folder / runs.LOG)
+    assert learning_curve(resumed.folder / LOG) == learning_curve(whole.folder / LOG)
 
 
 class Averaged(Fragile):
@@ -110,7 +111,7 @@ def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:
     run = THREE.run.model_copy(update={"epochs": 9, "mode": "max", "patience": 1})  # the loss only falls
     recipe = dataclasses.replace(THREE, run=run)
     ended = fit(recipe, seed=3, resume=False, runs_dir=tmp_path)
-    assert len(learning_curve(ended.folder / runs.LOG).splitlines()) == 1 + 2
+    assert len(learning_curve(ended.folder / LOG).splitlines()) == 1 + 2
     assert equal(fit(ending_at(2 * STEPS_AN_EPOCH, recipe), seed=3, resume=True, runs_dir=tmp_path), ended)
 
 
@@ -144,7 +145,7 @@ def test_seeds_have_runs_of_their_own_and_the_best_is_known(tmp_path: Path) -> N
 
 def test_run_leaves_tensorboard_logs(whole: runs.Trained) -> None:
     """The figures stand in TensorBoard's event files as well."""
-    (events,) = (whole.folder / runs.TENSORBOARD).glob("version_0/events.*")
+    (events,) = (whole.folder / TENSORBOARD).glob("version_0/events.*")
     content = events.read_bytes()
     assert content.count(b"val_loss") == 3
     assert content.count(b"train_loss") == 3 * STEPS_AN_EPOCH
@@ -181,7 +182,7 @@ def test_train_with_seeds_publishes_the_best_with_the_spread(tmp_path: Path, mon
     assert metric.value == dict(zip((2, 4), metric.seeds, strict=True))[best.seed]
     low, high = min(metric.seeds), max(metric.seeds)
     assert f"{metric.value:.4g} ({low:.4g} to {high:.4g} over seeds 2, 4)" in (directory / "card.md").read_text()
-    assert (directory / "training.csv").read_text() == learning_curve(best.folder / runs.LOG)
+    assert (directory / "training.csv").read_text() == learning_curve(best.folder / LOG)
 
 
 @pytest.mark.parametrize("seeds", ["", "0,0", "-1", "1.5", "4294967296", "0,,1"])

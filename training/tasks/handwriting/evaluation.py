@@ -23,7 +23,8 @@ import torch
 from service.contract.provenance import Metric
 from service.errors import StartupError
 from training.evaluate import ask
-from training.fit.runs import LAST, RUNS_DIR, fit, run_folder
+from training.fit.job import LAST
+from training.fit.runs import RUNS_DIR, fit, run_folder
 from training.recipe import Kind, Recipe, Run
 from training.tasks.handwriting.data import MAX_POINTS, Points, Word, read_parts
 from training.tasks.handwriting.mixture import nats
