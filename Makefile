@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale sizing profile promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -123,6 +123,10 @@ bench-translate: $(VENV)/.development  ## measure translation beside a loop of s
 
 bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
 	$(BIN)/python -m loadtests.command_line
+
+bench-scale: $(VENV)/.development  ## measure one to three replicas, simulate more, and write docs/scale.md (wrk, nginx, redis; 15 minutes)
+	$(BIN)/python -m loadtests.scale measure
+	$(BIN)/python -m loadtests.scale predict
 
 promises: $(VENV)/.development  ## hold sessions against an oracle while replicas are killed, paused, rolled, filled up (30 minutes)
 	$(BIN)/python -m loadtests.promises --output loadtests/results/promises.json
