@@ -15,6 +15,7 @@ from loadtests.simulate import Cost, Costs, Outcome, Setup, simulate
 
 SESSIONS, PERIODS_S = (10**4, 10**6, 10**8), (1, 10, 60)
 UTILISATION = 0.7  # at which processes and links are planned
+CORES = 16  # of a machine of replicas, or of balancers
 LINK_BITS_PER_S = 10e9  # of a balancer, in each direction
 CONNECTIONS = 100_000  # that a balancer keeps open, one a session
 REDIS_BYTES = 64e9  # memory of a Redis
@@ -70,7 +71,10 @@ def bears(costs: Costs) -> tuple[Outcome, Outcome]:
 
 @dataclass(frozen=True)
 class Need:
-    """What sessions need, in units of each part and fractions of one; `first` is the part of which most is needed."""
+    """What sessions need, in units of each part and fractions of one.
+
+    `first` is what saturates first where there is one of each: a machine of replicas, a machine that balances, a Redis.
+    """
 
     steps_per_s: float
     replicas: float
@@ -93,12 +97,19 @@ def need(way: Way, sessions: int, period_s: float, replica_steps_per_s: float) -
         "balancers": sessions / CONNECTIONS,
         "redis": rate * way.redis_s / UTILISATION,
     }
+    least_bytes = sessions * way.state_bytes
+    of_one = {
+        **parts,
+        "replicas": parts["replicas"] / CORES,
+        "proxies": parts["proxies"] / CORES,
+        "memory": least_bytes / REDIS_BYTES,
+    }
     return Need(
         steps_per_s=rate,
         **parts,
-        redis_least_bytes=sessions * way.state_bytes,
+        redis_least_bytes=least_bytes,
         redis_day_bytes=rate * DAY_S * way.state_bytes,
-        first=max(parts, key=lambda part: parts[part]),
+        first=max(of_one, key=lambda part: of_one[part]),
     )
 
 

@@ -16,11 +16,12 @@ from loadtests.simulate import Cost, Costs
 
 Raw = dict[str, Any]
 PARTS = {
-    "replicas": "replicas' cores",
-    "proxies": "nginx processes",
-    "links": "links of the balancers",
-    "balancers": "connections of the balancers",
-    "redis": "Redis processes",
+    "replicas": "cores of the replicas",
+    "proxies": "cores of the balancer",
+    "links": "link of the balancer",
+    "balancers": "connections of the balancer",
+    "redis": "the Redis process",
+    "memory": "memory of the Redis",
 }
 
 
@@ -45,7 +46,8 @@ def ways_of(result: Raw) -> list[Way]:
 def points(result: Raw) -> str:
     """Return what was measured beside what is simulated."""
     machine, measured = result["machine"], result["measured"]
-    of_all = [load["other_cores"] for point in measured["points"] for load in point["rounds"]]
+    loads = [*measured["points"], *measured["held"].values()]
+    of_all = [load["other_cores"] for each in loads for load in each["rounds"]]
     rounds = len(measured["points"][0]["rounds"])
     about = (
         f"Measured on {result['date']} at the commit of {result['commit_date']}: {machine['cores']} cores, "
@@ -115,7 +117,7 @@ def needs(result: Raw) -> str:
                 )
     head = (
         "| states | sessions | a step each | steps/s | replicas | nginx processes | links | balancers by connections "
-        "| Redis processes | Redis memory at least, of a day | of most units |"
+        "| Redis processes | Redis memory at least, of a day | saturates first |"
     )
     ways_head = "| states | replica, a step | nginx | Redis | request | answer | between replica and Redis |"
     return "\n\n".join([table(ways_head, ways), about, table(head, rows)])
