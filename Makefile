@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale bench-score sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -130,6 +130,10 @@ gpu-check: $(VENV)/.development  ## check and measure the models on an NVIDIA GP
 	  $(BIN)/python -m pip uninstall -q -y onnxruntime && \
 	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt onnxruntime-gpu; fi
 	$(BIN)/python -m loadtests.gpu_check $(GPU_CHECK_ARGS)
+
+bench-scale: $(VENV)/.development  ## measure one to three replicas, simulate more, and write docs/scale.md (wrk, nginx, redis; 15 minutes)
+	$(BIN)/python -m loadtests.scale measure
+	$(BIN)/python -m loadtests.scale predict
 
 promises: $(VENV)/.development  ## hold sessions against an oracle while replicas are killed, paused, rolled, filled up (30 minutes)
 	$(BIN)/python -m loadtests.promises --output loadtests/results/promises.json
