@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale bench-score sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale bench-score bench-ray sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -120,6 +120,12 @@ bench-generate: $(VENV)/.development  ## measure generation beside a loop of ses
 
 bench-translate: $(VENV)/.development  ## measure translation beside a loop of session.run, for docs/benchmarks.md (2 minutes)
 	$(BIN)/python -m loadtests.translation
+
+bench-score: $(VENV)/.development  ## measure baton score beside the in-process limits, and by Ray, for docs/benchmarks.md (15 minutes)
+	$(BIN)/python -m loadtests.scoring
+
+bench-ray: $(VENV)/.development  ## measure two replicas on Ray Serve beside two workers, for docs/benchmarks.md (wrk; 3 minutes)
+	$(BIN)/python -m loadtests.ray_serve
 
 bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
 	$(BIN)/python -m loadtests.command_line
