@@ -17,7 +17,7 @@ ORDER = (  # a folder or file of the service imports what stands in the rows abo
     {"web"},
     {"endpoints", "inspect", "page"},
     {"app", "launch"},
-    {"workers"},
+    {"workers", "ray"},
     {"cli"},
     {"__main__"},
 )

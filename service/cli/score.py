@@ -67,7 +67,6 @@ def score(
       baton score forecast --input sales.csv --output next --id store --value y --horizon 12
       baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
       baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
-      baton score sentiment --input reviews.parquet --output labels --column text --ray auto
     """
     from service.cli.scoring.inputs import Reading, find_files, read_chunks
     from service.cli.scoring.on_ray import score_on_ray

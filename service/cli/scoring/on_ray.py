@@ -28,6 +28,7 @@ from service.workers.cores import usable_cores
 
 AUTO = "auto"
 CONNECT_S = 5.0
+REFUSED = "refused"  # the column with the reason why a job ends
 READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
 
 
@@ -72,28 +73,31 @@ def score_on_ray(
         )
         try:
             for row in scored.iter_rows():
+                if (refused := row.pop(REFUSED)) is not None:
+                    raise CommandError(refused)
                 chunk = Scored(**row)
                 groups.see(chunk.place, chunk.groups)
                 tally.count(chunk)
                 told(tally)
         except ray.exceptions.RayError as failure:
-            raise _explain(failure) from failure
+            raise CommandError(f"Ray gave up: {failure}; what is written stays, and --resume goes on") from failure
     return tally
 
 
 def _read(files: Sequence[File], reading: Reading, done: set[str], number: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of a file, each as a row."""
-    arrow = import_arrow()
-    for chunk in read_file(files, number["item"], reading):
-        sink = arrow.BufferOutputStream()
-        with import_arrow("ipc").new_stream(sink, chunk.table.schema) as writer:
-            writer.write_table(chunk.table.slice(0, 0) if chunk.name in done else chunk.table)
-        members = {**vars(chunk), "groups": [*chunk.groups], "table": sink.getvalue().to_pybytes()}
-        yield {**members, "rows": chunk.table.num_rows, "there": chunk.name in done}
+    """Yield the chunks of a file, each as a row; behind them the reason, where the file cannot be read any further."""
+    try:
+        for chunk in read_file(files, number["item"], reading):
+            table = chunk.table.slice(0, 0) if chunk.name in done else chunk.table
+            told = {"rows": chunk.table.num_rows, "there": chunk.name in done, REFUSED: None}
+            yield {**vars(chunk), "groups": [*chunk.groups], "table": _packed(table), **told}
+    except CommandError as failure:
+        nothing = Chunk("", files[number["item"]].place, 0, b"", 0.0)
+        yield {**vars(nothing), "groups": [], "rows": 0, "there": False, REFUSED: str(failure)}
 
 
 class _Actor:
-    """An engine on some machine of the cluster, for chunks that are rows."""
+    """An engine on some machine of the cluster, for chunks that are rows. What it refuses is told in the column."""
 
     def __init__(self, job: Job, parts: Parts, settings: dict[str, str]) -> None:
         os.environ.update(settings)
@@ -104,16 +108,34 @@ class _Actor:
         self._scorer, self._parts = Scorer(job), parts
 
     def __call__(self, rows: Any) -> Any:
-        scored = [vars(self._put(row)) for row in rows.slice(0, 1).to_pylist()]
-        arrow = import_arrow()
-        return arrow.Table.from_pylist(scored)
+        (row,) = rows.to_pylist()
+        rows, there, refused = row.pop("rows"), row.pop("there"), row.pop(REFUSED)
+        scored = Scored(row["place"], rows, row["share"], row["groups"], there=there)
+        if not there and refused is None:
+            try:
+                scored = self._scorer.put(Chunk(**{**row, "table": _unpacked(row["table"])}), self._parts)
+            except CommandError as failure:
+                refused = str(failure)
+        return import_arrow().Table.from_pylist([{**vars(scored), REFUSED: refused}], _schema())
 
-    def _put(self, row: dict[str, Any]) -> Scored:
-        groups, there, rows = row["groups"], row.pop("there"), row.pop("rows")
-        if there:
-            return Scored(row["place"], rows, row["share"], groups, there=True)
-        table = import_arrow("ipc").open_stream(row.pop("table")).read_all()
-        return self._scorer.put(Chunk(**row, table=table), self._parts)
+
+def _schema() -> Any:
+    arrow = import_arrow()
+    text, count = arrow.string(), arrow.int64()
+    members = {"place": text, "rows": count, "share": arrow.float64(), "groups": arrow.list_(text)}
+    return arrow.schema({**members, "failed": count, "example": text, "there": arrow.bool_(), REFUSED: text})
+
+
+def _packed(table: Any) -> bytes:
+    sink = import_arrow().BufferOutputStream()
+    with import_arrow("ipc").new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _unpacked(table: bytes) -> Any:
+    return import_arrow("ipc").open_stream(table).read_all()
 
 
 def _settings() -> dict[str, str]:
@@ -134,35 +156,37 @@ def _connected(address: str) -> Iterator[tuple[Any, int]]:
     except ModuleNotFoundError as missing:
         raise CommandError("--ray needs the extra ray: pip install 'baton-serving[ray]'") from missing
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address != AUTO:
-        _check_answers(address)
-    try:
-        ray.init(address=address, **quiet)
-    except ConnectionError as failure:
-        if address != AUTO:
-            raise CommandError(f"no Ray cluster answers at {address}: {failure}") from failure
-        ray.init(num_cpus=usable_cores(), include_dashboard=False, **quiet)
+    found = _find_cluster() if address == AUTO else _check_answers(address)
+    if found is None:
+        ray.init(address="local", num_cpus=usable_cores(), include_dashboard=False, **quiet)
+    else:
+        ray.init(address=found, **quiet)
     try:
         yield ray, int(ray.cluster_resources()["CPU"])
     finally:
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Raises: CommandError where nothing listens at an address: Ray itself would try for minutes."""
+def _find_cluster() -> str | None:
+    """Return the address of the cluster that this machine is part of, or that RAY_ADDRESS names, if it answers.
+
+    Ray itself would try for minutes to reach a cluster that has ended.
+    """
+    services = importlib.import_module("ray._private.services")
+    try:
+        return _check_answers(services.canonicalize_bootstrap_address(AUTO))
+    except (ConnectionError, CommandError):
+        if "RAY_ADDRESS" in os.environ:
+            raise
+        return None
+
+
+def _check_answers(address: str) -> str:
+    """Return an address. Raises: CommandError where nothing listens there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, ValueError) as failure:
         wanted = "give it as host:port, from a machine that is part of it"
         raise CommandError(f"no Ray cluster answers at {address} ({failure}); {wanted}") from failure
-
-
-def _explain(failure: BaseException) -> CommandError:
-    """Return the reason of a chunk, or why Ray gave up."""
-    cause: BaseException | None = failure
-    while cause is not None:
-        if type(cause) is CommandError:
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return CommandError(f"Ray gave up: {failure}; what is written stays, and --resume goes on")
+    return address
