@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -45,7 +46,15 @@ class Cluster:
 
 @contextmanager
 def ray_cluster(cpus: int) -> Iterator[Cluster]:
-    """Start a cluster with so many processors, as far as it counts."""
+    """Start a cluster with so many processors, as far as it counts; the tests of a machine have one at a time."""
+    with (Path(tempfile.gettempdir()) / "baton-ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _started(cpus) as cluster:
+            yield cluster
+
+
+@contextmanager
+def _started(cpus: int) -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="ray-")  # paths of sockets are short
     port, *others = (free_port() for _ in range(3))
     options = ["--head", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false", f"--temp-dir={folder}"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import witness
 from conftest import START_LIMIT_S
+from ray_cluster import ENVIRONMENT, ray_cluster
 
 from service.contract.files import read_manifest
 from training.fit.ray_workers import RayError
@@ -19,14 +20,13 @@ SETS_DEPRECATED = pytest.mark.filterwarnings("ignore:.use_\\w+. is deprecated") 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray of the test's own, and where it listens."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    """Where a cluster of the test's own listens."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_LIMIT_S))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the workers', which find the echo by it
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield cluster.address
-    cluster.shutdown()
+    with ray_cluster(2) as running:
+        yield running.address
 
 
 @SETS_DEPRECATED
