@@ -17,12 +17,11 @@ from service.cli.batches import FAILED
 from service.cli.options import complete_models
 
 if TYPE_CHECKING:
-    from service.cli.scoring.inputs import File
+    from service.cli.scoring.files import File
+    from service.cli.scoring.scorer import Job
     from service.cli.scoring.tally import Tally
-    from service.cli.scoring.work import Wanted
-    from service.contract.manifest import Manifest
 
-PART_ROWS = 16_384
+PART_ROWS, GROUPED_ROWS = 16_384, 262_144  # so that a part holds some hundred series, too
 SCORED = ("sentiment", "classify", "tag", "translate", "forecast", "step")
 
 
@@ -49,7 +48,10 @@ def score(
     form: Annotated[
         Literal["parquet", "csv", "jsonl"], typer.Option("--output-format", help="What the parts are.")
     ] = "parquet",
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows of the input for each part file.")] = PART_ROWS,
+    part_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Rows of the input for each part [{PART_ROWS}; of ids {GROUPED_ROWS}]."),
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Engines at work [one for each core].")] = None,
     ray: Annotated[
         str | None, typer.Option(help="Score on a Ray cluster: its address, or auto for that at hand, or one here.")
@@ -57,7 +59,7 @@ def score(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a job that was interrupted.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first row that fails.")] = False,
 ) -> None:
-    """Score files of any size, in processes of this machine: texts, series, or sessions of a model that steps.
+    """Score files of any size, by an engine for each core: texts, series, or sessions of a model that steps.
 
     The rows of a series or session stand together, in their order. Each part file is written whole or not at all, so a
     job that was interrupted goes on with --resume. What fails has its reason in the column error, and the status is 1.
@@ -68,7 +70,8 @@ def score(
       baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
       baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
     """
-    from service.cli.scoring.inputs import Reading, find_files, read_chunks
+    from service.cli.scoring.files import find_files
+    from service.cli.scoring.inputs import Reading, read_chunks
     from service.cli.scoring.on_ray import score_on_ray
     from service.cli.scoring.parts import Parts
     from service.cli.scoring.pool import score_chunks
@@ -77,15 +80,15 @@ def score(
     from service.cli.scoring.work import Wanted
     from service.workers.cores import usable_cores
 
-    wanted = Wanted(
-        column, group, tuple(values or ()), None if keep is None else tuple(keep.split(",")), horizon, scores, states
-    )
+    kept = None if keep is None else tuple(dict.fromkeys(keep.split(",")))
+    wanted = Wanted(column, group, tuple(values or ()), kept, horizon, scores, states)
     manifest = find_model(model)
     work = find_work(manifest, wanted)
     files = find_files(input_, kind)
-    parts = Parts(output, form)
-    done = parts.begin(_describe(manifest, files, wanted, form, part_rows), resume=resume)
+    part_rows = part_rows or (PART_ROWS if work.group is None else GROUPED_ROWS)
     reading, job = Reading(part_rows, work.columns, work.numbers, work.group), Job(manifest, wanted, strict)
+    parts = Parts(output, form)
+    done = parts.begin(_describe(job, files, form, part_rows), resume=resume)
     began = time.monotonic()
     with _progress() as show:
         if ray is None:
@@ -93,20 +96,21 @@ def score(
         else:
             tally = score_on_ray(ray, files, reading, done, job, parts, processes, show)
     took_s = time.monotonic() - began
+    tally.failed += parts.failed_before(done)
     parts.end({"rows": tally.rows + tally.there})
     _tell(tally, took_s, output)
     if tally.failed:
         raise typer.Exit(FAILED)
 
 
-def _describe(manifest: Manifest, files: Sequence[File], wanted: Wanted, form: str, part_rows: int) -> dict[str, Any]:
+def _describe(job: Job, files: Sequence[File], form: str, part_rows: int) -> dict[str, Any]:
     """Return, in JSON's types, what makes a job another."""
     return {
-        "model": manifest.name,
-        "version": manifest.version,
-        "sha256": manifest.sha256,
-        "input": [[file.place, file.size] for file in files],
-        "options": json.loads(json.dumps(vars(wanted))),
+        "model": job.manifest.name,
+        "version": job.manifest.version,
+        "sha256": job.manifest.sha256,
+        "input": [[file.place, file.kind, file.size, file.changed_ns] for file in files],
+        "options": json.loads(json.dumps({**vars(job.wanted), "strict": job.strict})),
         "output_format": form,
         "part_rows": part_rows,
     }

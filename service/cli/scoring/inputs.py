@@ -1,38 +1,24 @@
 """The rows to score: Parquet, CSV and JSON lines, read piece by piece.
 
-It knows files, wherever pyarrow or fsspec finds them, and not what is scored. Invariant: the same files are cut into
+It knows what files hold, not where they are or what is scored of them. Invariant: the same files are cut into
 the same chunks, whenever they are read, and a chunk is all that is in memory.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import glob
-import importlib
+import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from service.cli.scoring.files import File
+from service.cli.scoring.groups import Groups, find_starts, plain
 from service.cli.sources import import_arrow, read_header
 from service.errors import CommandError
 
-Kind = Literal["parquet", "csv", "jsonl"]
-ENDINGS: dict[str, Kind] = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-MAGIC = "*?["
 READ_ROWS = 4096  # of a Parquet file at a time
-READ_BYTES = 2**20  # of a text file at a time
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of rows; `place` is what the user calls it."""
-
-    system: Any
-    path: str
-    place: str
-    kind: Kind
-    size: int
+READ_BYTES = 2**22  # of a CSV file at a time; no cell is longer
 
 
 @dataclass(frozen=True)
@@ -64,109 +50,12 @@ class Reading:
     group: str | None
 
 
-class Groups:
-    """The groups that have been seen, each of which must stand together."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._column = reading.group
-        self._seen: set[int] = set()
-
-    def see(self, place: str, names: Sequence[str]) -> None:
-        """Raises: CommandError where a group has been seen before."""
-        for name in names:
-            key = hash(name)  # the names themselves may be long
-            if key in self._seen:
-                apart = f"rows of {self._column} {name} stand apart; sort the input by {self._column} first"
-                raise CommandError(f"{place}: {apart}")
-            self._seen.add(key)
-
-
-def find_files(places: Sequence[str], kind: Kind | None) -> list[File]:
-    """Return the files that paths, globs, directories and URLs name, in the order of their names.
-
-    Raises: CommandError where there are none, or what is in one is not said by its ending.
-    """
-    found = [file for place in places for file in _find(place)]
-    files = []
-    for system, path, place, size in found:
-        ending = Path(path).suffix.lower()
-        is_kind = kind or ENDINGS.get(ending)
-        if is_kind is None:
-            raise CommandError(f"{place}: what is in it? Say it with --format: {', '.join(get_args(Kind))}")
-        files.append(File(system, path, place, is_kind, size))
-    return files
-
-
-def _find(place: str) -> Iterator[tuple[Any, str, str, int]]:
-    arrow_fs = import_arrow("fs")
-    if "://" in place:
-        system, path = open_system(place)
-        scheme = place[: place.index("://") + 3]
-    else:
-        system, path, scheme = arrow_fs.LocalFileSystem(), place, ""
-    if any(letter in path for letter in MAGIC):
-        yield from _matching(system, path, place, scheme)
-        return
-    (info,) = system.get_file_info([path])
-    if info.type is arrow_fs.FileType.NotFound:
-        raise CommandError(f"{place} is not there")
-    if info.type is arrow_fs.FileType.File:
-        yield system, path, place, info.size
-        return
-    inside = system.get_file_info(arrow_fs.FileSelector(path, recursive=True))
-    yield from _named(system, [each for each in inside if not _is_hidden(each.path, path)], place, scheme)
-
-
-def _matching(system: Any, pattern: str, place: str, scheme: str) -> Iterator[tuple[Any, str, str, int]]:
-    """Yield the files whose paths match; of a file system that is not local those of one folder."""
-    if not scheme:
-        yield from _named(system, system.get_file_info(sorted(glob.glob(pattern, recursive=True))), place, scheme)
-        return
-    arrow_fs = import_arrow("fs")
-    folder = pattern.rpartition("/")[0]
-    if any(letter in folder for letter in MAGIC):
-        raise CommandError(f"{place}: of a URL only the name of the file may be a pattern")
-    inside = system.get_file_info(arrow_fs.FileSelector(folder))
-    yield from _named(system, [each for each in inside if fnmatch.fnmatch(each.path, pattern)], place, scheme)
-
-
-def _named(system: Any, infos: Sequence[Any], place: str, scheme: str) -> Iterator[tuple[Any, str, str, int]]:
-    files = sorted((info for info in infos if info.is_file), key=lambda info: str(info.path))
-    if not files:
-        raise CommandError(f"{place}: there are no files")
-    for info in files:
-        yield system, info.path, scheme + info.path, info.size
-
-
-def _is_hidden(path: str, folder: str) -> bool:
-    """Whether a file, or a folder on the way to it, is one that tools leave beside data: _SUCCESS, .part-0.parquet."""
-    return any(part.startswith((".", "_")) for part in path[len(folder) :].split("/") if part)
-
-
-def open_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL and the path in it: pyarrow's own, or what fsspec knows by its scheme.
-
-    Raises: CommandError for a URL of neither.
-    """
-    arrow_fs = import_arrow("fs")
-    try:
-        system, path = arrow_fs.FileSystem.from_uri(url)
-    except (OSError, ValueError) as first:
-        try:
-            fsspec: Any = importlib.import_module("fsspec")
-            system, path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as second:
-            raise CommandError(f"{url} cannot be opened: {first}; {second}") from None
-        system = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(system))
-    return system, path
-
-
 def read_chunks(files: Sequence[File], reading: Reading) -> Iterator[Chunk]:
     """Yield the rows of `files` in chunks, the last of a file shorter.
 
     Raises: CommandError for a file that cannot be read, that lacks a column, or where rows of a group are apart.
     """
-    groups = Groups(reading)
+    groups = Groups(reading.group)
     for number in range(len(files)):
         for chunk in read_file(files, number, reading):
             groups.see(chunk.place, chunk.groups)
@@ -186,15 +75,10 @@ def read_file(files: Sequence[File], number: int, reading: Reading) -> Iterator[
 
 def _names(file: File, table: Any, group: str) -> Sequence[str]:
     """Return the name of each group of rows that follow each other. Raises: CommandError where a row is of none."""
-    names = table.column(group).combine_chunks()
+    names = table.column(group)
     if names.null_count:
         raise CommandError(f"{file.place}: a row has no {group}; every row must say what it is of")
-    return [repr(name) for name in (names[0].as_py(), *names[1:].filter(_changes(names)).to_pylist())]
-
-
-def _changes(names: Any) -> Any:
-    """Return for each name but the first whether it is another than the one before."""
-    return import_arrow("compute").fill_null(import_arrow("compute").not_equal(names[1:], names[:-1]), True)
+    return [plain(name) for name in names.take(find_starts(names)).to_pylist()]
 
 
 def _cut(batches: Iterator[tuple[Any, float]], rows: int, group: str | None) -> Iterator[tuple[Any, float]]:
@@ -202,41 +86,61 @@ def _cut(batches: Iterator[tuple[Any, float]], rows: int, group: str | None) -> 
     arrow = import_arrow()
     kept: list[Any] = []
     count, share = 0, 0.0
+
+    def joined() -> Any:
+        return arrow.concat_tables(kept, promote_options="permissive").combine_chunks()
+
     for batch, share in batches:
         kept.append(batch)
         count += batch.num_rows
         while count >= rows and kept:
-            table = arrow.Table.from_batches(kept)
-            end = rows if group is None else _last_start(table, group)
+            table = joined()
+            end = rows if group is None else find_starts(table.column(group))[-1]  # the last may go on in the next
             if end == 0:
                 break
             yield table.slice(0, end).combine_chunks(), share
             rest = table.slice(end).combine_chunks()
-            kept, count = rest.to_batches(), rest.num_rows
+            kept, count = [rest], rest.num_rows
             if group is not None:
                 break
     if count:
-        yield arrow.Table.from_batches(kept).combine_chunks(), share
-
-
-def _last_start(table: Any, group: str) -> int:
-    """Return where the last group of a table begins: it may go on in the next."""
-    (changes,) = _changes(table.column(group).combine_chunks()).to_numpy(zero_copy_only=False).nonzero()
-    return int(changes[-1]) + 1 if changes.size else 0
+        yield joined(), share
 
 
 def _batches(file: File, reading: Reading) -> Iterator[tuple[Any, float]]:
+    """Yield the tables of a file, each with the share of the file that has been read with it."""
     arrow = import_arrow()
     read = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[file.kind]
+    if not file.size:
+        return
     try:
         for batch, share in read(file, reading.numbers):
-            if missing := [name for name in reading.columns if name not in batch.schema.names]:
-                there = ", ".join(batch.schema.names)
-                raise CommandError(f"{file.place} has no column {missing[0]!r}; it has {there}")
+            _check_columns(file, batch.schema, reading)
             if batch.num_rows:
-                yield batch, share
+                yield _as_table(batch), share
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as failure:
         raise CommandError(f"{file.place} cannot be read: {failure}") from failure
+
+
+def _as_table(batch: Any) -> Any:
+    arrow = import_arrow()
+    return arrow.Table.from_batches([batch]) if isinstance(batch, arrow.RecordBatch) else batch
+
+
+def _check_columns(file: File, schema: Any, reading: Reading) -> None:
+    """Raises: CommandError for a column that is not there, or twice, or that holds no numbers or names of groups."""
+    types = import_arrow().types
+    there = ", ".join(schema.names)
+    for name in reading.columns:
+        if schema.names.count(name) != 1:
+            wrong = "two columns" if name in schema.names else "no column"
+            raise CommandError(f"{file.place} has {wrong} {name!r}; it has {there}")
+        kind = schema.field(name).type
+        numeric = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
+        if name in reading.numbers and not numeric:
+            raise CommandError(f"{file.place}: the column {name!r} holds {kind}, not numbers")
+        if name == reading.group and types.is_nested(kind):
+            raise CommandError(f"{file.place}: the column {name!r} holds {kind}, by which rows cannot be told apart")
 
 
 def _parquet(file: File, numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
@@ -251,12 +155,12 @@ def _parquet(file: File, numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
 def _csv(file: File, numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
     """Every column is text, but for those of numbers: what it holds is not guessed from its beginning."""
     arrow, csv = import_arrow(), import_arrow("csv")
-    with file.system.open_input_file(file.path) as source:
+    with file.system.open_input_stream(file.path) as source:
         header, delimiter = read_header(_first_line(source).decode("utf-8-sig"))
     types = {name: arrow.float64() if name in numbers else arrow.string() for name in header}
     with file.system.open_input_file(file.path) as source:
         options = (
-            csv.ReadOptions(block_size=READ_BYTES),
+            csv.ReadOptions(block_size=READ_BYTES, column_names=header, skip_rows=1),
             csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         )
@@ -266,13 +170,41 @@ def _csv(file: File, numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
 
 def _first_line(source: Any) -> bytes:
     line = b""
-    while not line.endswith(b"\n") and (letter := source.read(1)):
-        line += letter
-    return line
+    while b"\n" not in line and (more := source.read(READ_BYTES)):
+        line += more
+    return line.partition(b"\n")[0]
 
 
 def _jsonl(file: File, numbers: Sequence[str]) -> Iterator[tuple[Any, float]]:
-    json = import_arrow("json")
-    with file.system.open_input_file(file.path) as source:
-        for batch in json.open_json(source, json.ReadOptions(block_size=READ_BYTES)):
-            yield batch, source.tell() / file.size
+    """What is text stays so, whatever it looks like; an object may have members that those before had not."""
+    with file.system.open_input_file(file.path) as source, io.BufferedReader(source) as lines:
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                rows.append(_read_object(file, number, line))
+            if len(rows) == READ_ROWS:
+                yield _tabulate(file, rows, numbers), min(1.0, source.tell() / file.size)
+                rows = []
+        if rows:
+            yield _tabulate(file, rows, numbers), 1.0
+
+
+def _read_object(file: File, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as failure:
+        raise CommandError(f"{file.place}, line {number}: no JSON: {failure}") from None
+    if not isinstance(found, dict):
+        raise CommandError(f'{file.place}, line {number}: no object; each line holds a row, as {{"text": ...}}')
+    return found
+
+
+def _tabulate(file: File, rows: Sequence[dict[str, Any]], numbers: Sequence[str]) -> Any:
+    arrow = import_arrow()
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = arrow.array([row.get(name) for row in rows], arrow.float64() if name in numbers else None)
+        except arrow.ArrowException as failure:
+            raise CommandError(f"{file.place}: {name!r} holds what does not go together: {failure}") from None
+    return arrow.table(columns)

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.cli.scoring.inputs import Chunk, File, Groups, Reading, read_file
+from service.cli.scoring.files import File
+from service.cli.scoring.groups import Groups
+from service.cli.scoring.inputs import Chunk, Reading, read_file
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer, find_model
 from service.cli.scoring.tally import Scored, Tally
@@ -28,6 +30,7 @@ from service.workers.cores import usable_cores
 
 AUTO = "auto"
 CONNECT_S = 5.0
+MOST_DEATHS = 3  # of actors at one chunk, which may be what kills them
 REFUSED = "refused"  # the column with the reason why a job ends
 READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
 
@@ -48,7 +51,7 @@ def score_on_ray(
     """
     if job.wanted.states and not load_settings().token_keys:
         raise CommandError("--states on Ray needs BATON_TOKEN_KEYS: each machine would seal with a key of its own")
-    tally, groups = Tally(), Groups(reading)
+    tally, groups = Tally(), Groups(reading.group)
     with _connected(address) as (ray, cpus):
         data = importlib.import_module("ray.data")
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -69,11 +72,14 @@ def score_on_ray(
                 num_cpus=1 - READER_CPUS,
                 compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors or cpus),
                 fn_constructor_args=(job, parts, _settings()),
+                max_task_retries=MOST_DEATHS,
+                max_restarts=-1,
             )
         )
         try:
             for row in scored.iter_rows():
-                if (refused := row.pop(REFUSED)) is not None:
+                refused = row.pop(REFUSED)
+                if refused is not None:
                     raise CommandError(refused)
                 chunk = Scored(**row)
                 groups.see(chunk.place, chunk.groups)
@@ -162,7 +168,7 @@ def _connected(address: str) -> Iterator[tuple[Any, int]]:
     else:
         ray.init(address=found, **quiet)
     try:
-        yield ray, int(ray.cluster_resources()["CPU"])
+        yield ray, max(1, int(ray.cluster_resources().get("CPU", 0)))
     finally:
         ray.shutdown()
 

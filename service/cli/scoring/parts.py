@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from service.cli.scoring.inputs import open_system
+from service.cli.scoring.files import open_system
 from service.cli.sources import import_arrow
 from service.errors import CommandError
 
 Form = Literal["parquet", "csv", "jsonl"]
-JOB, DONE = "_job.json", "_done.json"  # names that readers of folders of data pass over
+JOB, DONE, FAILED = "_job.json", "_done.json", "_failed-"  # names that readers of folders of data pass over
 
 
 class Parts:
@@ -45,7 +45,7 @@ class Parts:
         done = {name[len(head) : -len(tail)] for name in names if name.startswith(head) and name.endswith(tail)}
         if done and JOB in names:
             self._check(job, resume=resume)
-        elif any(not name.startswith(".") for name in names - {JOB}):
+        elif any(not name.startswith((".", FAILED)) for name in names - {JOB}):
             raise CommandError(f"--output {self.place} holds other files; name a folder that is empty, or not there")
         else:
             self._system.create_dir(self._path, recursive=True)
@@ -63,8 +63,21 @@ class Parts:
         if not resume:
             raise CommandError(f"--output {self.place} holds parts of this job; --resume goes on with it")
 
-    def write(self, name: str, table: Any) -> None:
-        """Write the part of a chunk, whole or not at all."""
+    def failed_before(self, done: set[str]) -> int:
+        """Return how many items failed in the parts of chunks that are `done`."""
+        return sum(self._failed(name) for name in done)
+
+    def _failed(self, name: str) -> int:
+        try:
+            with self._system.open_input_stream(f"{self._path}/{FAILED}{name}.json") as file:
+                return int(json.loads(file.read())["failed"])
+        except FileNotFoundError:
+            return 0
+
+    def write(self, name: str, table: Any, failed: int) -> None:
+        """Write the part of a chunk of which so many items failed, whole or not at all."""
+        if failed:
+            self._write(f"{FAILED}{name}.json", json.dumps({"failed": failed}).encode())
         arrow = import_arrow()
         sink = arrow.BufferOutputStream()
         if self._form == "parquet":

@@ -26,7 +26,7 @@ from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer
 from service.cli.scoring.tally import Scored, Tally
 from service.cli.sources import import_arrow
-from service.errors import CommandError
+from service.errors import BatonError, CommandError
 
 WAITING = 2  # chunks for each process: one is scored, one is at hand
 PRELOADED = ("service.cli.command", "service.cli.scoring.pool", "service.app", "pyarrow.parquet")
@@ -77,18 +77,22 @@ def score_chunks(
     return tally
 
 
-_scorer: Scorer
+_scorer: Scorer | BatonError
 _parts: Parts
 
 
 def _open(job: Job, parts: Parts, environment: dict[str, str]) -> None:
     """Make this process ready to score, by the command's settings; it ends when that does, whatever that ends of."""
-    global _scorer, _parts
+    global _scorer, _parts  # noqa: PLW0603 - the processes of a pool have nothing else to keep things in
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)  # the processes are forked from one that may be older
     threading.Thread(target=_end_with_the_command, daemon=True).start()
-    _scorer, _parts = Scorer(job), parts
+    _parts = parts
+    try:
+        _scorer = Scorer(job)
+    except BatonError as failure:
+        _scorer = failure  # for who gives the first chunk: the pool would only say that a process ended
 
 
 def _end_with_the_command() -> None:
@@ -110,4 +114,6 @@ def _score(chunk: Chunk) -> Scored:
     with import_arrow().OSFile(str(chunk.table)) as file:
         table = import_arrow("ipc").open_file(file).read_all()
     chunk.table.unlink()
+    if isinstance(_scorer, BatonError):
+        raise CommandError(str(_scorer))
     return _scorer.put(replace(chunk, table=table), _parts)

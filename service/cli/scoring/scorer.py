@@ -43,11 +43,8 @@ class Scorer:
     def __init__(self, job: Job) -> None:
         """Raises: StartupError when the models directory or a setting will not do."""
         self._work, self._strict = find_work(job.manifest, job.wanted), job.strict
-        self._stack = ExitStack()
-        self._api = self._stack.enter_context(open_api(None, None))
-
-    def close(self) -> None:
-        self._stack.close()
+        self._opened = ExitStack()  # until this process ends
+        self._api = self._opened.enter_context(open_api(None, None))
 
     def put(self, chunk: Chunk, parts: Parts) -> Scored:
         """Score a chunk, and write its part.
@@ -58,7 +55,7 @@ class Scorer:
             results, failed = self._score(chunk.table, chunk.first)
         except CommandError as failure:
             raise CommandError(f"{chunk.place}, {failure}") from None
-        parts.write(chunk.name, results)
+        parts.write(chunk.name, results, len(failed))
         example = f"{chunk.place}, {failed[0]}" if failed else None
         return Scored(chunk.place, chunk.table.num_rows, chunk.share, chunk.groups, len(failed), example)
 

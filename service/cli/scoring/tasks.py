@@ -130,8 +130,9 @@ class _Forecasts(Planned):
         series, number = self.columns[0], arrow.float64()
         members = [(series, table.schema.field(series).type), ("step", arrow.int32()), ("mean", number)]
         members += [*((name, number) for name in bounds), (ERROR, arrow.string())]
+        self._check_group([name for name, _ in members[1:]])
         found: dict[str, list[Any]] = {name: [] for name, _ in members}
-        for (name, _), result in zip(self._groups(table), results, strict=True):
+        for name, result in zip(self._names(table).to_pylist(), results, strict=True):
             means = result.get("mean", [None])
             found[series] += [name] * len(means)
             found["step"] += range(1, len(means) + 1) if "mean" in result else [None]

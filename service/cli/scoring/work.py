@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.cli.api import Api
 from service.cli.batches import Batch, Item
+from service.cli.scoring.groups import find_starts
 from service.cli.sources import import_arrow
 from service.contract.manifest import Manifest
 from service.errors import CommandError
@@ -70,7 +71,7 @@ class Work(ABC):
         """Return what the user calls each item of a table, whose first row has the number `first`."""
         if self.group is None:
             return [f"row {first + place}" for place in range(table.num_rows)]
-        return [f"{self.group} {name}" for name, _ in self._groups(table)]
+        return [f"{self.group} {name}" for name in self._names(table).to_pylist()]
 
     @abstractmethod
     def ask(self, api: Api, contents: Sequence[Content]) -> list[Outcome]:
@@ -105,33 +106,39 @@ class Work(ABC):
         self.group, self.numbers = self.wanted.group, self.wanted.values
         self.columns = [self.wanted.group, *self.wanted.values]
 
+    def _check_group(self, results: Sequence[str]) -> None:
+        """Raises: CommandError where the results would have a column of the name that tells groups apart."""
+        if self.group in results:
+            raise CommandError(f"--id {self.group}: the results have a column of that name; rename that of the input")
+
     def _texts(self, table: Any) -> list[Content | Unfit]:
-        return [_text(cell) for cell in table.column(self.wanted.text).to_pylist()]
+        try:
+            return [_text(cell) for cell in table.column(self.wanted.text).to_pylist()]
+        except UnicodeDecodeError as failure:
+            raise CommandError(f"the column {self.wanted.text!r} holds text that is not UTF-8: {failure}") from None
 
     def _sequences(self, table: Any) -> list[Content | Unfit]:
         """Return an item for each group: its numbers, or rows of them."""
-        return [self._sequence(rows) for _, rows in self._groups(table)]
+        columns = [_numbers(table.column(number)) for number in self.numbers]
+        starts = find_starts(table.column(self.group))
+        spans = zip(starts, [*starts[1:], table.num_rows], strict=True)
+        return [self._sequence([column[start:end] for column in columns]) for start, end in spans]
 
-    def _sequence(self, rows: Any) -> Content | Unfit:
-        columns = {number: _numbers(rows.column(number)) for number in self.numbers}
-        if not self.gaps and (empty := [number for number, column in columns.items() if column.null_count]):
+    def _sequence(self, lists: list[list[float | None]]) -> Content | Unfit:
+        empty = [number for number, of_it in zip(self.numbers, lists, strict=True) if None in of_it]
+        if empty and not self.gaps:
             return Unfit(f"invalid_request: a row has no number in {empty[0]}")
-        lists = [column.to_pylist() for column in columns.values()]
         return {"values": lists[0]} if len(lists) == 1 else {"inputs": [*zip(*lists, strict=True)]}
 
-    def _groups(self, table: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield each group of rows that follow each other, with its name."""
-        names = table.column(self.group).to_pylist()
-        start = 0
-        for end in range(1, len(names) + 1):
-            if end == len(names) or names[end] != names[start]:
-                yield names[start], table.slice(start, end - start)
-                start = end
+    def _names(self, table: Any) -> Any:
+        """Return the name of each group of rows."""
+        names = table.column(self.group)
+        return names.take(find_starts(names)).combine_chunks()
 
     def _with_names(self, table: Any, results: Any) -> Any:
         """Return the results of groups behind their names."""
-        names = import_arrow().array([name for name, _ in self._groups(table)], table.schema.field(self.group).type)
-        return results.add_column(0, self.group, [names])
+        self._check_group(results.schema.names)
+        return results.add_column(0, self.group, [self._names(table)])
 
 
 class Planned(Work):
@@ -185,7 +192,9 @@ def _text(cell: Any) -> Content | Unfit:
     return Unfit("empty_input: there is no text" if cell is None else f"invalid_request: no text: {cell!r}")
 
 
-def _numbers(column: Any) -> Any:
+def _numbers(column: Any) -> list[float | None]:
     """Return a column without what JSON does not have, either: numbers that are not finite are missing."""
     arrow, compute = import_arrow(), import_arrow("compute")
-    return compute.if_else(compute.is_finite(column), column, arrow.scalar(None, column.type))
+    column = compute.cast(column, arrow.float64())
+    numbers: list[float | None] = compute.if_else(compute.is_finite(column), column, arrow.scalar(None)).to_pylist()
+    return numbers

@@ -378,3 +378,94 @@ def test_a_process_that_ends_is_told_and_the_job_goes_on_later(tmp_path: Path) -
     assert running.returncode == 1
     assert "a process that scores ended" in told
     assert "--resume goes on" in told
+
+
+def test_a_job_that_goes_on_tells_what_failed_before(tmp_path: Path) -> None:
+    file, output = write(ROWS.slice(0, 6), tmp_path / "rows.parquet"), tmp_path / "out"
+    options = ["score", "sentiment", "-i", file, "-o", output, "--column", "text", "--part-rows", 3]
+    assert run(*options).status == 1
+    (output / "part-00000-000001.parquet").unlink()
+    ended = run(*options, "--resume")
+    assert (ended.status, "2 failed; the column error has the reasons" in ended.stderr) == (1, True)
+    assert [row["error"] is None for row in parts(output)] == [True, True, False, True, False, True]
+    again = run(*options, "--resume", "--strict")
+    assert (again.status, "is of another job: its options" in again.stderr) == (1, True)
+
+
+def test_text_of_json_lines_stays_text_and_members_may_come_and_go(tmp_path: Path) -> None:
+    file, output = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows = [{"text": "2024-05-01", "day": "2024-01-02"}, {"text": None, "note": 1}, {"text": "good film", "note": 1.5}]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    run("score", "sentiment", "-i", file, "-o", output, "--column", "text")
+    found = parts(output)
+    assert [row["text"] for row in found] == ["2024-05-01", None, "good film"]
+    assert [row["day"] for row in found] == ["2024-01-02", None, None]
+    assert [row["note"] for row in found] == [None, 1.0, 1.5]
+    assert [row["error"] is None for row in found] == [True, False, True]
+
+
+def test_columns_of_csv_are_text_whatever_stands_about_their_names(tmp_path: Path) -> None:
+    file, output = tmp_path / "rows.csv", tmp_path / "out"
+    file.write_text("text, zip\ngood film,00123\n")
+    assert run("score", "sentiment", "-i", file, "-o", output, "--column", "text").status == 0
+    assert parts(output)[0]["zip"] == "00123"
+
+
+def test_files_without_a_byte_have_no_rows(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "c.jsonl").write_text('{"text": "good film"}\n')
+    assert run("score", "sentiment", "-i", tmp_path / "*.*", "-o", tmp_path / "out", "--column", "text").status == 0
+    assert [row["text"] for row in parts(tmp_path / "out")] == ["good film"]
+
+
+WRONG = {
+    "name a stands for a series in two files, of other types": (
+        [pa.table({"name": [1] * 9, "x0": [0.5] * 9}), pa.table({"name": [1.0] * 9, "x0": [0.5] * 9})],
+        ["--id", "name", "--value", "x0"],
+        "rows of name '1' stand apart",
+    ),
+    "the id is named like a result": (
+        [pa.table({"step": ["a"] * 9, "x0": [0.5] * 9})],
+        ["--id", "step", "--value", "x0"],
+        "--id step: the results have a column of that name",
+    ),
+    "values are text": (
+        [pa.table({"name": ["a"] * 9, "x0": ["0.5"] * 9})],
+        ["--id", "name", "--value", "x0"],
+        "the column 'x0' holds string, not numbers",
+    ),
+    "names are lists": (
+        [pa.table({"name": [["a"]] * 9, "x0": [0.5] * 9})],
+        ["--id", "name", "--value", "x0"],
+        "by which rows cannot be told apart",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_groups_that_cannot_be_told_are_refused(case: str, tmp_path: Path) -> None:
+    tables, options, told = WRONG[case]
+    files = [write(table, tmp_path / f"{number}.parquet") for number, table in enumerate(tables)]
+    given = [part for file in files for part in ("-i", file)]
+    ended = run("score", "forecast", *given, "-o", tmp_path / "out", *options, "--horizon", 2)
+    assert (ended.status, told in ended.stderr) == (1, True), ended.stderr
+
+
+def test_a_file_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    file = write(ROWS, tmp_path / "rows.parquet")
+    ended = run("score", "sentiment", "-i", file, "-i", tmp_path, "-o", tmp_path / "out", "--column", "text")
+    assert (ended.status, f"{file} is given twice" in ended.stderr) == (1, True)
+
+
+def test_a_models_directory_that_cannot_be_served_is_named(tmp_path: Path, tiny_models: Path) -> None:
+    models = tmp_path / "models"
+    (models / "broken" / "1").mkdir(parents=True)
+    (models / "broken" / "1" / "manifest.json").write_text("{}")
+    (models / "sentiment").symlink_to(tiny_models / "sentiment")
+    file = write(ROWS.slice(0, 2), tmp_path / "rows.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATON_MODELS_DIR", str(models))
+        ended = run("score", "sentiment", "-i", file, "-o", tmp_path / "out", "--column", "text")
+    assert (ended.status, "broken/1/manifest.json" in ended.stderr) == (1, True)
+    assert "want of memory" not in ended.stderr
