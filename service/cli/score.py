@@ -74,7 +74,7 @@ def score(
     from service.cli.scoring.inputs import Reading, read_chunks
     from service.cli.scoring.on_ray import score_on_ray
     from service.cli.scoring.parts import Parts
-    from service.cli.scoring.pool import score_chunks
+    from service.cli.scoring.pool import prepare_processes, score_chunks
     from service.cli.scoring.scorer import Job, find_model
     from service.cli.scoring.tasks import find_work
     from service.cli.scoring.work import Wanted
@@ -84,6 +84,8 @@ def score(
     wanted = Wanted(column, group, tuple(values or ()), kept, horizon, scores, states)
     manifest = find_model(model)
     work = find_work(manifest, wanted)
+    if ray is None:
+        prepare_processes()
     files = find_files(input_, kind)
     part_rows = part_rows or (PART_ROWS if work.group is None else GROUPED_ROWS)
     reading, job = Reading(part_rows, work.columns, work.numbers, work.group), Job(manifest, wanted, strict)

@@ -21,6 +21,7 @@ from service.cli.scoring.files import File
 from service.cli.scoring.groups import Groups
 from service.cli.scoring.inputs import Chunk, Reading, read_file
 from service.cli.scoring.parts import Parts
+from service.cli.scoring.pool import FOR_ENGINES
 from service.cli.scoring.scorer import Job, Scorer, find_model
 from service.cli.scoring.tally import Scored, Tally
 from service.cli.sources import import_arrow
@@ -72,6 +73,7 @@ def score_on_ray(
                 num_cpus=1 - READER_CPUS,
                 compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors or cpus),
                 fn_constructor_args=(job, parts, _settings()),
+                runtime_env={"env_vars": FOR_ENGINES},
                 max_task_retries=MOST_DEATHS,
                 max_restarts=-1,
             )

@@ -125,9 +125,9 @@ class Work(ABC):
         return [self._sequence([column[start:end] for column in columns]) for start, end in spans]
 
     def _sequence(self, lists: list[list[float | None]]) -> Content | Unfit:
-        empty = [number for number, of_it in zip(self.numbers, lists, strict=True) if None in of_it]
-        if empty and not self.gaps:
-            return Unfit(f"invalid_request: a row has no number in {empty[0]}")
+        for number, of_it in zip(self.numbers, lists, strict=True):
+            if not self.gaps and None in of_it:
+                return Unfit(f"invalid_request: a row has no number in {number}")
         return {"values": lists[0]} if len(lists) == 1 else {"inputs": [*zip(*lists, strict=True)]}
 
     def _names(self, table: Any) -> Any:
