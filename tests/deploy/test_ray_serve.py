@@ -15,9 +15,9 @@ import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, START_LIMIT_S, TOKEN_KEYS, Server, free_port
-from ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
 from baton_client import NEW, AsyncClient
+from loadtests.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
 SESSIONS, STEPS, CLOSE = 100, 25, 1e-4
 SERVE = "from ray.serve.scripts import cli; cli()"
@@ -38,10 +38,12 @@ def served(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     own = {"BATON_MODELS_DIR": str(tiny_models), "BATON_STATE_DIR": str(folder), "BATON_TOKEN_KEYS": TOKEN_KEYS}
     with ray_cluster(4) as cluster, (folder / "log").open("w") as log:
         environment = os.environ | ENVIRONMENT | own | {"RAY_ADDRESS": cluster.address}
-        start = [sys.executable, "-c", SERVE, "start", "--http-port", str(port)]
-        subprocess.run(start, env=environment, cwd=ROOT, stdout=log, stderr=log, check=True)
-        run = [sys.executable, "-c", SERVE, "run", "service.ray:app", "min_replicas=2", "--non-blocking"]
-        subprocess.run(run, env=environment, cwd=ROOT, stdout=log, stderr=log, check=True)
+        scale = ("min_replicas=2", "max_replicas=2")
+        for options in (["start", "--http-port", str(port)], ["run", "service.ray:app", *scale, "--non-blocking"]):
+            command = [sys.executable, "-c", SERVE, *options]
+            subprocess.run(
+                command, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=START_LIMIT_S, check=True
+            )
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_LIMIT_S
         while not _ready(url):
@@ -101,14 +103,24 @@ async def _take_steps(served: Served, rows: np.ndarray) -> np.ndarray:
 
 
 def test_a_deployment_without_shared_keys_is_refused(tiny_models: Path) -> None:
-    script = "from service.ray import Scale, app; app(Scale())"
-    own = os.environ | ENVIRONMENT | {"BATON_MODELS_DIR": str(tiny_models)}
+    told = _refused("Scale()", BATON_MODELS_DIR=str(tiny_models))
+    assert "replicas on Ray need BATON_TOKEN_KEYS" in told
+
+
+def test_bounds_that_contradict_each_other_are_refused() -> None:
+    assert "max_replicas=2 is below min_replicas=3" in _refused("Scale(min_replicas=3, max_replicas=2)")
+
+
+def _refused(scale: str, **settings: str) -> str:
+    """Return what a process says that makes the application, without a cluster, and fails."""
     ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | ENVIRONMENT | own,
+        [sys.executable, "-c", f"from service.ray import Scale, app; app({scale})"],
+        env=os.environ | ENVIRONMENT | settings,
         cwd=ROOT,
         capture_output=True,
         text=True,
+        timeout=START_LIMIT_S,
         check=False,
     )
-    assert "replicas on Ray need BATON_TOKEN_KEYS" in ended.stderr
+    assert ended.returncode
+    return ended.stderr
