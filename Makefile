@@ -130,11 +130,14 @@ bench-ray: $(VENV)/.development  ## measure two replicas on Ray Serve beside two
 bench-command-line: $(VENV)/.development  ## measure baton forecast beside HTTP calls, and write docs/command-line.md (2 minutes)
 	$(BIN)/python -m loadtests.command_line
 
+ONE_PACKAGE = $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt
+
 gpu-check: $(VENV)/.development  ## check and measure the models on an NVIDIA GPU (8 minutes; GPU_CHECK_ARGS='--provider cpu': dry)
 	@if nvidia-smi -L; then \
-	  echo "putting onnxruntime-gpu in the place of onnxruntime"; \
-	  $(BIN)/python -m pip uninstall -q -y onnxruntime && \
-	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt onnxruntime-gpu; fi
+	  echo "putting onnxruntime-gpu in the place of onnxruntime, until the check has ended"; \
+	  trap '$(BIN)/python -m pip uninstall -q -y onnxruntime-gpu; $(ONE_PACKAGE) --force-reinstall onnxruntime' EXIT; \
+	  trap 'exit 1' INT TERM; \
+	  $(BIN)/python -m pip uninstall -q -y onnxruntime && $(ONE_PACKAGE) onnxruntime-gpu || exit 1; fi; \
 	$(BIN)/python -m loadtests.gpu_check $(GPU_CHECK_ARGS)
 
 bench-scale: $(VENV)/.development  ## measure one to three replicas, simulate more, and write docs/scale.md (wrk, nginx, redis; 15 minutes)

@@ -27,6 +27,8 @@ from loadtests import payloads, report, requirements
 from loadtests.closedloop import Load, run_wrk
 from loadtests.floors import TOKEN_KEY
 from loadtests.models import gather_models
+from loadtests.peers.processes import free_ports
+from loadtests.ray_cluster import ENVIRONMENT, ray_cluster
 from loadtests.requirements import BenchError
 from loadtests.serving import Running, baton
 from service.launch import ROOT
@@ -34,8 +36,8 @@ from service.launch import ROOT
 RESULTS = ROOT / "loadtests" / "results" / "ray_serve.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 REPLICAS, CONNECTIONS, SECONDS, ROUNDS = 2, 32, 8.0, 3
-PORT, START_S = 8123, 180.0
-RAY, SERVE = "from ray.scripts.scripts import main; main()", "from ray.serve.scripts import cli; cli()"
+START_S = 180.0
+SERVE = "from ray.serve.scripts import cli; cli()"
 KEYS = json.dumps([TOKEN_KEY])
 
 
@@ -46,25 +48,26 @@ def ray_serve(models: Path, folder: Path) -> Iterator[Running]:
         "BATON_MODELS_DIR": str(models),
         "BATON_STATE_DIR": str(folder / "ray-state"),
         "BATON_TOKEN_KEYS": KEYS,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
     }
-
-    def run(script: str, *arguments: str) -> None:
-        command = [sys.executable, "-c", script, *arguments]
-        ended = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise BenchError(f"{' '.join(arguments)}: {ended.stderr[-2000:]}")
-
-    run(RAY, "start", "--head", f"--num-cpus={REPLICAS + 2}", "--include-dashboard=false")
-    try:
-        run(SERVE, "start", "--http-port", str(PORT))
-        run(SERVE, "run", "service.ray:app", f"min_replicas={REPLICAS}", f"max_replicas={REPLICAS}", "--non-blocking")
-        running = Running(f"http://127.0.0.1:{PORT}", os.getpid(), 0.0, REPLICAS)
+    (port,) = free_ports(1)
+    with ray_cluster(REPLICAS + 2) as cluster:
+        environment = os.environ | ENVIRONMENT | own | {"RAY_ADDRESS": cluster.address}
+        scale = (f"min_replicas={REPLICAS}", f"max_replicas={REPLICAS}")
+        for options in (["start", "--http-port", str(port)], ["run", "service.ray:app", *scale, "--non-blocking"]):
+            _run(options, environment)
+        running = Running(f"http://127.0.0.1:{port}", os.getpid(), 0.0, REPLICAS)
         _wait_for(running)
         yield running
-    finally:
-        run(RAY, "stop", "--force")
+
+
+def _run(options: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", SERVE, *options]
+    try:
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_S, check=True)
+    except subprocess.CalledProcessError as failure:
+        raise BenchError(f"{' '.join(options)}: {failure.stderr[-2000:]}") from None
+    except subprocess.TimeoutExpired as failure:
+        raise BenchError(str(failure)) from None
 
 
 def _wait_for(running: Running) -> None:

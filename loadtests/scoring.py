@@ -7,6 +7,7 @@ start to its end, over the limit of the same run. Invariant: every row was writt
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
+from psutil import process_iter
 
 from loadtests import report, requirements
 from loadtests.floors import forecast_limit, sentiment_limit
@@ -74,6 +76,12 @@ def score(model: str, file: Path, rows: int, folder: Path, *options: str) -> Sco
     return Scored(rows, rows / took_s, peak)
 
 
+def _check_none_at_hand() -> None:
+    """Raises: BenchError where `--ray auto` would take a cluster that is there instead of starting its own."""
+    if "RAY_ADDRESS" in os.environ or any(each.info["name"] == "gcs_server" for each in process_iter(["name"])):
+        raise BenchError("--ray auto is measured without a Ray cluster on this machine or in RAY_ADDRESS; end it first")
+
+
 def _memory_mb(pid: int) -> float:
     try:
         return pss_mb(pid)
@@ -107,6 +115,7 @@ def _walk(series: Sequence[Sequence[float]], rng: np.random.Generator) -> np.nda
 
 
 def run(data: Path, folder: Path) -> dict[str, Any]:
+    _check_none_at_hand()
     texts = read_texts(data)
     with on_every_core(partial(sentiment_limit, newest("sentiment"), texts)) as team:
         texts_limit = team.rate(LIMIT_S)

@@ -7,10 +7,10 @@ of the process that deploys them. Annotations are not put off here: Ray reads th
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 from ray.serve import Application
 
@@ -18,10 +18,7 @@ from service.app import create_app
 from service.errors import SettingsError
 from service.settings import load_settings
 
-MOST_ONGOING = (
-    10_000  # of a replica: what is too much the service refuses by itself, and a stream takes one all the time
-)
-
+MOST_ONGOING = 10_000  # of a replica; the service refuses by itself what is too much
 GRACE_S = 30.0  # in which a replica that is to go answers what it has begun
 
 
@@ -34,6 +31,12 @@ class Scale(BaseModel):
     max_replicas: int = Field(8, ge=1)
     target_ongoing_requests: float = Field(16, gt=0)
     cpus: float = Field(1, gt=0)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} is below min_replicas={self.min_replicas}")
+        return self
 
 
 def app(scale: Scale) -> Application:
@@ -53,7 +56,7 @@ def app(scale: Scale) -> Application:
         graceful_shutdown_timeout_s=GRACE_S,
         autoscaling_config={
             "min_replicas": scale.min_replicas,
-            "max_replicas": max(scale.min_replicas, scale.max_replicas),
+            "max_replicas": scale.max_replicas,
             "target_ongoing_requests": scale.target_ongoing_requests,
         },
     )

@@ -10,16 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, START_LIMIT_S, TOKEN_KEYS, Server, free_port
-from ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
-from baton_client import NEW, AsyncClient
+from baton_client import NEW, ApiError, AsyncClient, StepResult
+from loadtests.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
-SESSIONS, STEPS, CLOSE = 100, 25, 1e-4
+SESSIONS, STEPS, TRIES, CLOSE = 100, 25, 5, 1e-4
 SERVE = "from ray.serve.scripts import cli; cli()"
 
 
@@ -38,10 +39,12 @@ def served(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     own = {"BATON_MODELS_DIR": str(tiny_models), "BATON_STATE_DIR": str(folder), "BATON_TOKEN_KEYS": TOKEN_KEYS}
     with ray_cluster(4) as cluster, (folder / "log").open("w") as log:
         environment = os.environ | ENVIRONMENT | own | {"RAY_ADDRESS": cluster.address}
-        start = [sys.executable, "-c", SERVE, "start", "--http-port", str(port)]
-        subprocess.run(start, env=environment, cwd=ROOT, stdout=log, stderr=log, check=True)
-        run = [sys.executable, "-c", SERVE, "run", "service.ray:app", "min_replicas=2", "--non-blocking"]
-        subprocess.run(run, env=environment, cwd=ROOT, stdout=log, stderr=log, check=True)
+        scale = ("min_replicas=2", "max_replicas=2")
+        for options in (["start", "--http-port", str(port)], ["run", "service.ray:app", *scale, "--non-blocking"]):
+            command = [sys.executable, "-c", SERVE, *options]
+            subprocess.run(
+                command, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=START_LIMIT_S, check=True
+            )
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_LIMIT_S
         while not _ready(url):
@@ -85,7 +88,7 @@ async def _take_steps(served: Served, rows: np.ndarray) -> np.ndarray:
         nonlocal taken
         state, outputs = NEW, []
         for step in steps:
-            made = await client.step("stepper", [step.tolist()], state=state)
+            made = await _step(client, step, state)
             outputs.append(made.outputs["y"])
             state, taken = made.state, taken + 1
         return outputs
@@ -100,15 +103,36 @@ async def _take_steps(served: Served, rows: np.ndarray) -> np.ndarray:
         return np.array(await going)
 
 
+async def _step(client: AsyncClient, step: np.ndarray, state: Any) -> StepResult:
+    """Take a step, again where the proxy of Ray answers for a replica that died with the call."""
+    for _ in range(TRIES):
+        try:
+            return await client.step("stepper", [step.tolist()], state=state)
+        except ApiError as failure:
+            if failure.code != "http_500":
+                raise
+    raise AssertionError("every replica dies")
+
+
 def test_a_deployment_without_shared_keys_is_refused(tiny_models: Path) -> None:
-    script = "from service.ray import Scale, app; app(Scale())"
-    own = os.environ | ENVIRONMENT | {"BATON_MODELS_DIR": str(tiny_models)}
+    told = _refused("Scale()", BATON_MODELS_DIR=str(tiny_models))
+    assert "replicas on Ray need BATON_TOKEN_KEYS" in told
+
+
+def test_bounds_that_contradict_each_other_are_refused() -> None:
+    assert "max_replicas=2 is below min_replicas=3" in _refused("Scale(min_replicas=3, max_replicas=2)")
+
+
+def _refused(scale: str, **settings: str) -> str:
+    """Return what a process says that makes the application, without a cluster, and fails."""
     ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | ENVIRONMENT | own,
+        [sys.executable, "-c", f"from service.ray import Scale, app; app({scale})"],
+        env=os.environ | ENVIRONMENT | settings,
         cwd=ROOT,
         capture_output=True,
         text=True,
+        timeout=START_LIMIT_S,
         check=False,
     )
-    assert "replicas on Ray need BATON_TOKEN_KEYS" in ended.stderr
+    assert ended.returncode
+    return ended.stderr

@@ -9,6 +9,8 @@ Invariant: whatever the first worker had written by the end of an epoch is in th
 
 from __future__ import annotations
 
+import importlib
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +28,7 @@ from training.fit.precision import Device, settle
 from training.recipe import Precision
 
 Files = Mapping[str, bytes]
+CONNECT_S = 5.0
 
 
 class RayError(StartupError):
@@ -73,8 +76,8 @@ def ray_workers(address: str, processes: int) -> Iterator[Crew]:
     if address.startswith("ray://"):
         raise RayError(f"--ray {address}: files come home to a machine of the cluster alone; join it by `ray start`")
     try:
-        ray.init(address)
-    except (ConnectionError, ValueError) as failure:
+        ray.init(_answering(address))
+    except (OSError, ValueError) as failure:
         raise RayError(f"--ray {address}: no cluster there that this machine is part of: {failure}") from failure
     try:
         gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
@@ -82,6 +85,15 @@ def ray_workers(address: str, processes: int) -> Iterator[Crew]:
         yield Crew(processes, partial(_settle, device), partial(_train, processes, device))
     finally:
         ray.shutdown()
+
+
+def _answering(address: str) -> str:
+    """Return where the cluster listens. Raises: OSError at once if nothing does, where Ray itself tries for minutes."""
+    services: Any = importlib.import_module("ray._private.services")
+    found: str = services.canonicalize_bootstrap_address_or_die(address)
+    host, _, port = found.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    return found
 
 
 def _settle(device: Device, asked: Precision) -> Precision:

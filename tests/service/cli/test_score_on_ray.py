@@ -14,7 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LOG_LIMIT_S, ROOT, TOKEN_KEYS, Server
-from ray_cluster import ENVIRONMENT, Cluster, ray_cluster
+
+from loadtests.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
+
+END_LIMIT_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,11 @@ def start(model: str, *options: object, **environment: str) -> subprocess.Popen[
 
 
 def end(running: subprocess.Popen[str]) -> tuple[int, str]:
-    _, told = running.communicate()
+    try:
+        _, told = running.communicate(timeout=END_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        raise
     return running.returncode, told
 
 
@@ -69,18 +76,19 @@ def test_rows_and_parts_are_those_of_a_job_without_ray(cluster: Cluster, tmp_pat
 def test_a_killed_actor_costs_no_row_and_a_killed_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     file, output = tmp_path / "rows.parquet", tmp_path / "out"
     pq.write_table(pa.table({"id": range(40_000), "text": ["it was good, not bad, a film"] * 40_000}), file)
-    options = ["-i", file, "-o", output, "--column", "text", "--part-rows", 500, "--ray", cluster.address, "--resume"]
+    options = ["-i", file, "-o", output, "--column", "text", "--part-rows", 200, "--ray", cluster.address, "--resume"]
     running = start("sentiment", *options)
     _wait_for_parts(output, 3, running)
-    cluster.processes("MapWorker")[0].kill()
+    cluster.wait_for("MapWorker")[0].kill()
     _wait_for_parts(output, len(list(output.glob("part-*"))) + 3, running)
     running.kill()
     end(running)
+    cluster.wait_until_gone("MapWorker")
     done = {file.name for file in output.glob("part-*")}
-    assert 6 <= len(done) < 80
+    assert 6 <= len(done) < 200
     running = start("sentiment", *options)
     _wait_for_parts(output, len(done) + 3, running)
-    for actor in cluster.processes("MapWorker"):
+    for actor in cluster.wait_for("MapWorker"):
         actor.kill()
     status, told = end(running)
     assert status == 0, told

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import witness
-from conftest import START_LIMIT_S
-from ray_cluster import ENVIRONMENT, ray_cluster
+from conftest import START_LIMIT_S, free_port
 
+from loadtests.ray_cluster import ENVIRONMENT, ray_cluster
 from service.contract.files import read_manifest
 from training.fit.ray_workers import RayError
 
@@ -47,6 +47,13 @@ def test_ray_workers_learn_what_one_process_does(tmp_path: Path, cluster: str) -
     provenance = read_manifest(two / "models" / "echo" / "1").provenance
     assert provenance is not None
     assert provenance.command.endswith("--epochs 3 --processes 2")
+
+
+@SETS_DEPRECATED
+def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    failed = witness.train(tmp_path, "--ray", f"127.0.0.1:{free_port()}")
+    assert isinstance(failed.exception, RayError)
+    assert "no cluster there" in str(failed.exception)
 
 
 @SETS_DEPRECATED
