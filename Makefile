@@ -12,7 +12,7 @@ unexport BATON_DATA_DIR
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale bench-score bench-ray sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
+.PHONY: help install serve test test-cluster test-old-cpu image image-test lock sbom audit rollout coverage check fix bench bench-peers bench-page bench-command-line bench-generate bench-translate bench-scale bench-score bench-ray sizing profile gpu-check promises stress soak schemathesis fuzz report report-gradients loadtest loadtest-overload clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z%-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*  ## /\1\t/' | expand -t 20
@@ -34,7 +34,10 @@ test: $(VENV)/.development $(VENV)/kserve/.installed  ## run the tests
 	  echo "installing haproxy, with the configuration of deploy/"; $(APT_INSTALL) haproxy; }
 	@command -v chromium >/dev/null || { echo "installing chromium, in which the page is tested"; $(APT_INSTALL) chromium; }
 	@# One process more than cores: many tests wait for a server to start or for a deadline.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal -m "not cluster"
+
+test-cluster: $(VENV)/.development  ## run the tests that start clusters of Ray, or pods by the Kubernetes manifests (8 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 # PyTorch can be told what to use, and its kernels are more than the emulator bears.
 OF_PYTORCH = tests/training/networks tests/training/fit/test_run_precision.py
@@ -76,7 +79,7 @@ rollout:  ## replace the running replicas of docker-compose.yml one by one, by t
 	deploy/rollout.sh
 
 coverage: $(VENV)/.development  ## measure which branches of service and client the tests take (an hour)
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest tests --ignore tests/training -n $$(($$(nproc) + 1)) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest tests --ignore tests/training -n $$(($$(nproc) + 1)) --dist worksteal -m "not cluster"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort cover
 

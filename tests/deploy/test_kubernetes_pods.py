@@ -40,6 +40,7 @@ def rendered(overlay: Path) -> list[Manifest]:
     return build(overlay) if KUBECTL else gather(overlay)
 
 
+@pytest.mark.cluster
 @pytest.mark.anyio
 async def test_three_pods_are_rolled_and_killed_and_hang_and_no_session_is_lost(tmp_path: Path) -> None:
     models, overlay = tmp_path / "models", plain_overlay(tmp_path)
@@ -85,6 +86,7 @@ async def test_three_pods_are_rolled_and_killed_and_hang_and_no_session_is_lost(
     assert min(tally.steps, tally.frames, tally.batches) > 0
 
 
+@pytest.mark.cluster
 @pytest.mark.anyio
 async def test_a_pod_that_takes_more_than_its_memory_is_started_again(tmp_path: Path) -> None:
     models, manifests = tmp_path / "models", rendered(plain_overlay(tmp_path))

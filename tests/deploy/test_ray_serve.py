@@ -60,6 +60,7 @@ def _ready(url: str) -> bool:
         return False
 
 
+@pytest.mark.cluster
 def test_calls_are_answered_as_by_a_service(served: Served, server: Server) -> None:
     body = {"inputs": ["good film", "a bad one", ""], "scores": "all"}
     one, other = (httpx.post(f"{url}/v1/sentiment", json=body, timeout=60).json() for url in (served.url, server.url))
@@ -70,6 +71,7 @@ def test_calls_are_answered_as_by_a_service(served: Served, server: Server) -> N
     assert httpx.get(f"{served.url}/v1/nothing", timeout=60).status_code == 404
 
 
+@pytest.mark.cluster
 def test_no_session_is_lost_when_a_replica_is_killed(served: Served, server: Server) -> None:
     rows = np.random.default_rng(3).normal(size=(SESSIONS, STEPS, 2)).astype(np.float32)
     found = asyncio.run(_take_steps(served, rows))

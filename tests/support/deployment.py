@@ -62,6 +62,12 @@ class Pod:
         self.restarts: list[str] = []
         self._prober = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))  # as the kubelet connects
         self._life = asyncio.create_task(self._live())
+        self._life.add_done_callback(lambda _: on_change())
+
+    def check(self) -> None:
+        """Raises: what the pod's life ended of, which nobody awaits."""
+        if self._life.done() and not self._life.cancelled():
+            self._life.result()
 
     def send(self, what: signal.Signals) -> None:
         """Send a signal to every process of the container."""
@@ -184,8 +190,8 @@ class Pod:
 
     async def _answers(self, url: str, limit_s: float) -> bool:
         try:
-            async with asyncio.timeout(limit_s):
-                return 200 <= (await self._prober.get(url, timeout=limit_s)).status_code < 400
+            async with asyncio.timeout(limit_s):  # alone: a second limit at the same moment may swallow a cancellation
+                return 200 <= (await self._prober.get(url, timeout=None)).status_code < 400
         except (TimeoutError, httpx.HTTPError):
             return False
 
@@ -245,6 +251,8 @@ class Deployment:
         async with asyncio.timeout(PROGRESS_S):
             await self._changed.wait()
         self._changed.clear()
+        for pod in self.pods:
+            pod.check()
 
     async def end(self) -> None:
         await asyncio.gather(*map(self._end, self.pods))

@@ -19,6 +19,8 @@ from loadtests.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
 END_LIMIT_S = 300
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:

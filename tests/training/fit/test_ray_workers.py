@@ -29,6 +29,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield running.address
 
 
+@pytest.mark.cluster
 @SETS_DEPRECATED
 def test_ray_workers_learn_what_one_process_does(tmp_path: Path, cluster: str) -> None:
     """They go on with a run that was begun here, in folders of their own; after each epoch its files are here."""
