@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.cli.scoring.scorer import Job
     from service.cli.scoring.tally import Tally
 
-PART_ROWS, GROUPED_ROWS = 16_384, 262_144  # so that a part holds some hundred series, too
+PART_ROWS, GROUPED_ROWS = 16_384, 131_072  # so that a part holds some hundred series, too
 SCORED = ("sentiment", "classify", "tag", "translate", "forecast", "step")
 
 
@@ -70,11 +70,16 @@ def score(
       baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
       baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
     """
+    from service.cli.scoring.fork_server import prepare_processes
+
+    if ray is None:
+        prepare_processes()  # before all else: they take longest
+
     from service.cli.scoring.files import find_files
     from service.cli.scoring.inputs import Reading, read_chunks
     from service.cli.scoring.on_ray import score_on_ray
     from service.cli.scoring.parts import Parts
-    from service.cli.scoring.pool import prepare_processes, score_chunks
+    from service.cli.scoring.pool import score_chunks
     from service.cli.scoring.scorer import Job, find_model
     from service.cli.scoring.tasks import find_work
     from service.cli.scoring.work import Wanted
@@ -84,8 +89,6 @@ def score(
     wanted = Wanted(column, group, tuple(values or ()), kept, horizon, scores, states)
     manifest = find_model(model)
     work = find_work(manifest, wanted)
-    if ray is None:
-        prepare_processes()
     files = find_files(input_, kind)
     part_rows = part_rows or (PART_ROWS if work.group is None else GROUPED_ROWS)
     reading, job = Reading(part_rows, work.columns, work.numbers, work.group), Job(manifest, wanted, strict)

@@ -30,13 +30,20 @@ class Groups:
 
 
 def find_starts(names: Any) -> list[int]:
-    """Return where the groups of a column of names begin; a table without rows has none."""
+    """Return where the groups of a column of names begin; a table without rows has none.
+
+    A row without a name counts as of the group before it.
+    """
     if not len(names):
         return []
-    compute = import_arrow("compute")
     names = names.combine_chunks()
-    changes = compute.fill_null(compute.not_equal(names[1:], names[:-1]), True)
+    changes = import_arrow("compute").not_equal(names[1:], names[:-1])
     return [0, *(changes.to_numpy(zero_copy_only=False).nonzero()[0] + 1).tolist()]
+
+
+def find_names(names: Any) -> Any:
+    """Return the name of each group, as a column."""
+    return names.take(find_starts(names)).combine_chunks()
 
 
 def plain(name: Any) -> str:

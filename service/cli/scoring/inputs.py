@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.cli.scoring.files import File
-from service.cli.scoring.groups import Groups, find_starts, plain
+from service.cli.scoring.groups import Groups, find_names, find_starts, plain
 from service.cli.sources import import_arrow, read_header
 from service.errors import CommandError
 
@@ -78,7 +78,7 @@ def _names(file: File, table: Any, group: str) -> Sequence[str]:
     names = table.column(group)
     if names.null_count:
         raise CommandError(f"{file.place}: a row has no {group}; every row must say what it is of")
-    return [plain(name) for name in names.take(find_starts(names)).to_pylist()]
+    return [plain(name) for name in find_names(names).to_pylist()]
 
 
 def _cut(batches: Iterator[tuple[Any, float]], rows: int, group: str | None) -> Iterator[tuple[Any, float]]:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from service.cli.scoring.files import File
+from service.cli.scoring.fork_server import FOR_ENGINES
 from service.cli.scoring.groups import Groups
 from service.cli.scoring.inputs import Chunk, Reading, read_file
 from service.cli.scoring.parts import Parts
-from service.cli.scoring.pool import FOR_ENGINES
 from service.cli.scoring.scorer import Job, Scorer, find_model
 from service.cli.scoring.tally import Scored, Tally
 from service.cli.sources import import_arrow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -17,12 +18,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from service.cli.scoring.fork_server import NoPandas, prepare_processes
 from service.cli.scoring.inputs import Chunk
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer
@@ -31,19 +31,6 @@ from service.cli.sources import import_arrow
 from service.errors import BatonError, CommandError
 
 WAITING = 2  # chunks for each process: one is scored, one is at hand
-# Memory that a run gives back stays with the process: of large runs it would take half as long again to have it anew.
-FOR_ENGINES = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-PRELOADED = ("service.cli.command", "service.cli.scoring.pool", "service.app", "pyarrow.parquet")
-
-
-def prepare_processes() -> ForkServerContext:
-    """Begin to import, in a process of its own, what those that score are forked with."""
-    for name, value in FOR_ENGINES.items():
-        os.environ.setdefault(name, value)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
-    forkserver.ensure_running()
-    return context
 
 
 def score_chunks(
@@ -97,6 +84,7 @@ def _open(job: Job, parts: Parts, environment: dict[str, str]) -> None:
     """Make this process ready to score, by the command's settings; it ends when that does, whatever that ends of."""
     global _scorer, _parts  # noqa: PLW0603 - the processes of a pool have nothing else to keep things in
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.meta_path.insert(0, NoPandas)
     os.environ.clear()
     os.environ.update(environment)  # the processes are forked from one that may be older
     threading.Thread(target=_end_with_the_command, daemon=True).start()

@@ -8,13 +8,18 @@ as it forecasts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from service.cli.forecasts import name_bounds
-from service.cli.scoring.work import ERROR, Called, Content, Outcome, Planned, Wanted, Work
+from service.cli.scoring.work import ERROR, Called, Content, Outcome, Planned, Unfit, Wanted, Work
 from service.cli.sources import import_arrow
 from service.contract.manifest import Manifest
+from service.engine.rows import Answer
 from service.errors import CommandError
+from service.model.onnx_session import Array
 
 if TYPE_CHECKING:
     from service.web.batch import Plan
@@ -106,8 +111,6 @@ class _Translations(Called):
 class _Forecasts(Planned):
     """Rows of an id are a series, in their order; each value that is forecast is a row."""
 
-    gaps = True  # of which the forecast says where they are
-
     def __init__(self, manifest: Manifest, wanted: Wanted) -> None:
         super().__init__(manifest, wanted)
         self._refuse("--column", "--keep", "--scores", "--states")
@@ -117,30 +120,44 @@ class _Forecasts(Planned):
         if wanted.horizon is None:
             raise CommandError("how many values are to be forecast? Say it with --horizon")
 
+    def _sequence(self, columns: Sequence[Array]) -> Content | Unfit:
+        """Return the numbers as they are: the forecast says which are missing."""
+        (values,) = columns
+        return values
+
     def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
         from service.endpoints.forecast.endpoint import ForecastRequest, Series, plan
 
-        series = [Series.model_construct(**content) for content in contents]
+        series = [Series.model_construct(values=values) for values in contents]
         name, horizon = self.manifest.name, self.wanted.horizon
-        return plan(service, ForecastRequest.model_construct(model=name, series=series, horizon=horizon))
+        asked = plan(service, ForecastRequest.model_construct(model=name, series=series, horizon=horizon))
+        return replace(asked, show=self._show)
+
+    def _show(self, job: Any, answer: Answer) -> dict[str, Any]:
+        """Return arrays, of which `table` makes columns."""
+        return {name: answer.outputs[name][: self.wanted.horizon] for name in ("mean", "quantiles")}
 
     def table(self, table: Any, results: Sequence[Outcome]) -> Any:
         assert self.manifest.forecast is not None
-        arrow, bounds = import_arrow(), name_bounds([f"{level:g}" for level in self.manifest.forecast.quantiles])
-        series, number = self.columns[0], arrow.float64()
-        members = [(series, table.schema.field(series).type), ("step", arrow.int32()), ("mean", number)]
-        members += [*((name, number) for name in bounds), (ERROR, arrow.string())]
-        self._check_group([name for name, _ in members[1:]])
-        found: dict[str, list[Any]] = {name: [] for name, _ in members}
-        for name, result in zip(self._names(table).to_pylist(), results, strict=True):
-            means = result.get("mean", [None])
-            found[series] += [name] * len(means)
-            found["step"] += range(1, len(means) + 1) if "mean" in result else [None]
-            found["mean"] += means
-            for bound, quantile in bounds.items():
-                found[bound] += result["quantiles"][quantile] if "mean" in result else [None]
-            found[ERROR] += [result.get(ERROR)] * len(means)
-        return arrow.table(found, schema=arrow.schema(members))
+        arrow, levels = import_arrow(), [f"{level:g}" for level in self.manifest.forecast.quantiles]
+        nothing = {"mean": np.full(1, np.nan), "quantiles": np.full((1, len(levels)), np.nan)}
+        forecasts = [nothing if ERROR in result else result for result in results]
+        counts = [len(forecast["mean"]) for forecast in forecasts]
+        failed = np.repeat([ERROR in result for result in results], counts)
+        places = arrow.array(np.repeat(np.arange(len(results)), counts))
+        means, quantiles = (np.concatenate([each[name] for each in forecasts]) for name in ("mean", "quantiles"))
+
+        def column(values: Array, kind: Any) -> Any:
+            return arrow.array(values, kind, mask=failed)
+
+        steps = np.concatenate([np.arange(1, count + 1) for count in counts])
+        columns = {"step": column(steps, arrow.int32()), "mean": column(means, arrow.float64())}
+        for name, level in name_bounds(levels).items():
+            columns[name] = column(quantiles[:, levels.index(level)], arrow.float64())
+        columns[ERROR] = arrow.array([result.get(ERROR) for result in results], arrow.string()).take(places)
+        self._check_group([*columns])
+        names = self._names(table).take(places)
+        return arrow.Table.from_arrays([names, *columns.values()], names=[self.columns[0], *columns])
 
 
 class _Labels(Planned):

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from service.cli.api import Api
 from service.cli.batches import Batch, Item
-from service.cli.scoring.groups import find_starts
+from service.cli.scoring.groups import find_names, find_starts
 from service.cli.sources import import_arrow
 from service.contract.manifest import Manifest
 from service.errors import CommandError
+from service.model.onnx_session import Array
 
 if TYPE_CHECKING:
     from service.web.batch import Plan
@@ -54,8 +57,6 @@ class Work(ABC):
 
     `columns` must be there, and `numbers` among them hold numbers. Rows of a `group` are an item, or each row is.
     """
-
-    gaps = False  # whether numbers may be missing
 
     def __init__(self, manifest: Manifest, wanted: Wanted) -> None:
         """Raises: CommandError for what the task does not take, or needs."""
@@ -118,22 +119,23 @@ class Work(ABC):
             raise CommandError(f"the column {self.wanted.text!r} holds text that is not UTF-8: {failure}") from None
 
     def _sequences(self, table: Any) -> list[Content | Unfit]:
-        """Return an item for each group: its numbers, or rows of them."""
+        """Return an item for each group of rows."""
         columns = [_numbers(table.column(number)) for number in self.numbers]
         starts = find_starts(table.column(self.group))
         spans = zip(starts, [*starts[1:], table.num_rows], strict=True)
         return [self._sequence([column[start:end] for column in columns]) for start, end in spans]
 
-    def _sequence(self, lists: list[list[float | None]]) -> Content | Unfit:
-        for number, of_it in zip(self.numbers, lists, strict=True):
-            if not self.gaps and None in of_it:
+    def _sequence(self, columns: Sequence[Array]) -> Content | Unfit:
+        """Return an item of columns of numbers, NaN where there is none: its numbers, or rows of them."""
+        for number, values in zip(self.numbers, columns, strict=True):
+            if np.isnan(values).any():
                 return Unfit(f"invalid_request: a row has no number in {number}")
+        lists = [values.tolist() for values in columns]
         return {"values": lists[0]} if len(lists) == 1 else {"inputs": [*zip(*lists, strict=True)]}
 
     def _names(self, table: Any) -> Any:
         """Return the name of each group of rows."""
-        names = table.column(self.group)
-        return names.take(find_starts(names)).combine_chunks()
+        return find_names(table.column(self.group))
 
     def _with_names(self, table: Any, results: Any) -> Any:
         """Return the results of groups behind their names."""
@@ -192,9 +194,7 @@ def _text(cell: Any) -> Content | Unfit:
     return Unfit("empty_input: there is no text" if cell is None else f"invalid_request: no text: {cell!r}")
 
 
-def _numbers(column: Any) -> list[float | None]:
-    """Return a column without what JSON does not have, either: numbers that are not finite are missing."""
-    arrow, compute = import_arrow(), import_arrow("compute")
-    column = compute.cast(column, arrow.float64())
-    numbers: list[float | None] = compute.if_else(compute.is_finite(column), column, arrow.scalar(None)).to_pylist()
-    return numbers
+def _numbers(column: Any) -> Array:
+    """Return the numbers of a column, NaN where there is none, or none that JSON has."""
+    numbers = import_arrow("compute").cast(column, import_arrow().float64()).to_numpy()
+    return np.where(np.isfinite(numbers), numbers, np.nan)

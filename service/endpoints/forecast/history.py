@@ -30,6 +30,8 @@ Values = Annotated[Annotated[_Numbers, Tag(NUMBERS)] | Annotated[_Rows, Tag(ROWS
 def read_history(values: Values, manifest: Manifest, missing: Missing) -> tuple[Array, list[str]]:
     """Return what a forecaster reads of `values`, null being a gap, and warnings of what was filled, cut or lost.
 
+    Whoever has numbers without channels in an array need not make a list of them: a gap is NaN there.
+
     Shapes: values [time] or [time][channels], as the model has them; so is what is returned.
 
     Raises: InvalidRequest, RaggedInputs, HistoryTooShort or MissingValues, with the place as their field.
@@ -79,8 +81,8 @@ def _as_array(values: Values, manifest: Manifest) -> Array:
     """Return float64 values; None becomes NaN, and nothing else can: NaN was refused."""
     width = manifest.features or 1
     names = f" ({', '.join(manifest.sequence.labels)})" if manifest.sequence.labels else ""
-    in_rows = bool(values) and isinstance(values[0], tuple)
-    if values and not in_rows and width > 1:
+    in_rows = len(values) > 0 and isinstance(values[0], tuple)
+    if len(values) and not in_rows and width > 1:
         message = f"a list of numbers given; model {manifest.name!r} takes rows of {width} numbers{names}"
         raise InvalidRequest(message, field="values")
     for index, row in enumerate(values if in_rows else ()):
