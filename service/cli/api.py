@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from fastapi import FastAPI
 
-    from service.web.context import Service
+    from service.engine.versions import Tried
+    from service.settings import Settings
 
 AT_ONCE = 4  # requests under way: while one is read or shown, others run
 ANSWER_S = 120.0  # a service gives up before
@@ -67,9 +68,9 @@ def open_api(url: str | None, api_key: str | None) -> Iterator[Api]:
     # A thread of its own for the event loop: signals stay with the command.
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_client(url, api_key)) as (client, service),
+        portal.wrap_async_context_manager(_client(url, api_key)) as client,
     ):
-        yield Api(portal, client, url, service)
+        yield Api(portal, client, url)
 
 
 def _check(url: str | None, api_key: str | None) -> None:
@@ -94,12 +95,10 @@ class _Answer(dict[str, Any]):
 
 
 class Api:
-    """The calls, through a client that lives on the event loop of `portal`; `service` is that of this process."""
+    """The calls, through a client that lives on the event loop of `portal`."""
 
-    def __init__(
-        self, portal: BlockingPortal, client: httpx.AsyncClient, url: str | None, service: Service | None
-    ) -> None:
-        self._portal, self._client, self._url, self.service = portal, client, url, service
+    def __init__(self, portal: BlockingPortal, client: httpx.AsyncClient, url: str | None) -> None:
+        self._portal, self._client, self._url = portal, client, url
         self.patience_s = 0.0  # how long a service that was there may be away
 
     @cached_property
@@ -245,13 +244,13 @@ class _Causes(logging.Formatter):
 
 
 @asynccontextmanager
-async def _client(url: str | None, api_key: str | None) -> AsyncIterator[tuple[httpx.AsyncClient, Service | None]]:
+async def _client(url: str | None, api_key: str | None) -> AsyncIterator[httpx.AsyncClient]:
     import httpx
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     if url is not None:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_S) as client:
-            yield client, None
+            yield client
         return
     from service.cli.in_process import InProcess
 
@@ -260,7 +259,7 @@ async def _client(url: str | None, api_key: str | None) -> AsyncIterator[tuple[h
     async with httpx.AsyncClient(transport=transport, base_url=IN_PROCESS, headers=headers, timeout=ANSWER_S) as client:
         await lifespan.__aenter__()
         try:
-            yield client, app.state.service
+            yield client
         finally:  # the service drains as ever, whatever the command failed of
             await lifespan.__aexit__(None, None, None)
             for engine in app.state.service.engines.all:
@@ -268,11 +267,18 @@ async def _client(url: str | None, api_key: str | None) -> AsyncIterator[tuple[h
 
 
 def _application() -> FastAPI:
-    """Return the service over the models directory; a model is loaded and probed when it is first asked for.
-
-    Raises: StartupError.
-    """
+    """Return the service over the models directory. Raises: StartupError."""
     from service.app import create_app
+
+    settings, versions = read_models()
+    return create_app(settings, tried=versions, log_request=None)
+
+
+def read_models() -> tuple[Settings, list[Tried]]:
+    """Return settings for models in this process, and their versions, each of which is loaded when first asked for.
+
+    What is logged goes to stderr, for the user of the command. Raises: StartupError.
+    """
     from service.engine.versions import spare_trial
     from service.model.repository import find_versions
 
@@ -281,5 +287,4 @@ def _application() -> FastAPI:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("baton.app").setLevel(logging.ERROR)  # that a key was made is news to who runs replicas
     settings = load_settings(load="lazy", workers=1, timeout_ms=PATIENT_MS, max_wait_ms=PATIENT_MS)
-    tried = [spare_trial(directory) for directory in find_versions(settings.models_dir)]
-    return create_app(settings, tried=tried, log_request=None)
+    return settings, [spare_trial(directory) for directory in find_versions(settings.models_dir)]

@@ -11,11 +11,13 @@ from pydantic import Field, Tag
 
 from service.contract.manifest import Task
 from service.engine.engine import Engine
+from service.engine.registry import Registry
 from service.engine.rows import Answer, Row
 from service.errors import ItemTooLarge, WrongTask, attempt
+from service.settings import Settings
 from service.web.answers import Reply
 from service.web.batch import Job, Plan, carry_out
-from service.web.context import Call, Service
+from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.labels import DIGITS, Wanted, show_label
 from service.web.routes import BodyRoute
@@ -76,14 +78,13 @@ class Sentiment(Result):
 @router.post("/v1/sentiment", response_model=BatchAnswer[Sentiment], summary="Score texts")
 async def sentiment(call: Call, body: Annotated[SentimentRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Label each text. Items fail alone; texts of one request and of concurrent requests share runs."""
-    return await carry_out(call, body, plan(call.service, body))
+    return await carry_out(call, body, plan(call.service.engines, call.service.settings, body))
 
 
-def plan(service: Service, body: SentimentRequest) -> Plan[Job]:
+def plan(engines: Registry, settings: Settings, body: SentimentRequest) -> Plan[Job]:
     """Raises: UnknownModel, InvalidRequest or WrongTask."""
-    engines, max_chars = service.engines, service.settings.max_text_chars
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
-    jobs = [attempt(_read, item, engine, max_chars, cut=body.truncate == "end") for item in body.inputs]
+    jobs = [attempt(_read, item, engine, settings.max_text_chars, cut=body.truncate == "end") for item in body.inputs]
     return Plan(engine, jobs, partial(_shown, scores=body.scores))
 
 

@@ -15,13 +15,14 @@ from tokenizers import Encoding
 
 from service.contract.manifest import Task
 from service.engine.engine import Engine
+from service.engine.registry import Registry
 from service.engine.rows import Answer, Row
 from service.errors import BatchTooLarge, EmptyInput, InvalidRequest, ItemTooLarge, RequestError, WrongTask, attempt
 from service.model.vocabulary import Words
 from service.settings import Settings
 from service.web.answers import Reply
 from service.web.batch import Job, Plan, reply, run_jobs, show_each
-from service.web.context import Call, Service
+from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.labels import Wanted, add_labels
 from service.web.routes import BodyRoute
@@ -92,18 +93,17 @@ class Tags(Result):
 @router.post("/v1/tag", response_model=BatchAnswer[Tags], summary="Label the words of texts")
 async def tag(call: Call, body: Annotated[TagRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Label each word of each text. Items fail alone; texts of one request and of concurrent requests share runs."""
-    asked = plan(call.service, body)
+    asked = plan(call.service.engines, call.service.settings, body)
     outcomes, timing = await run_jobs(call, body, asked.jobs)
     if body.scores == "all":
         _check_size(asked.engine, asked.jobs)
     return reply(call, body, asked.engine, await show_each(asked.jobs, outcomes, asked.show), timing)
 
 
-def plan(service: Service, body: TagRequest) -> Plan[Job]:
+def plan(engines: Registry, settings: Settings, body: TagRequest) -> Plan[Job]:
     """Raises: UnknownModel, InvalidRequest or WrongTask."""
-    engines = service.engines
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
-    jobs = [attempt(_read, item, engine, service.settings) for item in body.inputs]
+    jobs = [attempt(_read, item, engine, settings) for item in body.inputs]
     return Plan(engine, jobs, partial(_shown, scores=body.scores))
 
 

@@ -7,10 +7,13 @@ gc.disable()  # nothing is garbage yet, and to look for it takes a sixth of the 
 import pyarrow.compute  # type: ignore[import-untyped]  # noqa: E402
 import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: E402, F401
 
-import service.app  # noqa: E402
 import service.cli.command  # noqa: E402
-import service.cli.in_process  # noqa: E402
-import service.cli.scoring.pool  # noqa: E402, F401
+import service.cli.scoring.pool  # noqa: E402
+import service.endpoints.classify.endpoint  # noqa: E402
+import service.endpoints.forecast.endpoint  # noqa: E402
+import service.endpoints.sentiment  # noqa: E402
+import service.endpoints.tag  # noqa: E402
+import service.engine.loader  # noqa: E402, F401
 
 gc.freeze()  # so that the processes go on sharing its memory
 gc.enable()

@@ -6,11 +6,9 @@ the service would answer, whatever else is scored.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from service.cli.api import open_api
 from service.cli.scoring.inputs import Chunk
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.tally import Scored
@@ -43,13 +41,12 @@ class Scorer:
     def __init__(self, job: Job) -> None:
         """Raises: StartupError when the models directory or a setting will not do."""
         self._work, self._strict = find_work(job.manifest, job.wanted), job.strict
-        self._opened = ExitStack()  # until this process ends
-        self._api = self._opened.enter_context(open_api(None, None))
+        self._work.open()
 
     def put(self, chunk: Chunk, parts: Parts) -> Scored:
         """Score a chunk, and write its part.
 
-        Raises: CommandError where the job is strict and something failed; what `open_api` refuses.
+        Raises: CommandError where the job is strict and something failed; what `Work.open` refuses.
         """
         try:
             results, failed = self._score(chunk.table, chunk.first)
@@ -62,7 +59,7 @@ class Scorer:
     def _score(self, table: Any, first: int) -> tuple[Any, list[str]]:
         """Return the results of a table whose first row has the number `first`, and what failed of it."""
         items = self._work.items(table)
-        answers = iter(self._work.ask(self._api, [item for item in items if not isinstance(item, Unfit)]))
+        answers = iter(self._work.ask([item for item in items if not isinstance(item, Unfit)]))
         results = [{ERROR: item.reason} if isinstance(item, Unfit) else next(answers) for item in items]
         failed = [
             f"{place}: {result[ERROR]}"

@@ -23,7 +23,6 @@ from service.model.onnx_session import Array
 
 if TYPE_CHECKING:
     from service.web.batch import Plan
-    from service.web.context import Service
 
 
 def find_work(manifest: Manifest, wanted: Wanted) -> Work:
@@ -64,24 +63,26 @@ class _Texts(Planned):
 
 
 class _Sentiments(_Texts):
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]:
         from service.endpoints.sentiment import SentimentRequest, plan
 
         name, scores = self.manifest.name, _shown_scores(self.wanted)
-        return plan(service, SentimentRequest.model_construct(model=name, inputs=[*contents], scores=scores))
+        request = SentimentRequest.model_construct(model=name, inputs=[*contents], scores=scores)
+        return plan(self.engines, self.settings, request)
 
 
 class _TextLabels(_Texts):
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
-        return _plan_labels(self, service, [{"text": content} for content in contents])
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]:
+        return _plan_labels(self, [{"text": content} for content in contents])
 
 
 class _Tags(_Texts):
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]:
         from service.endpoints.tag import TagRequest, plan
 
         name, scores = self.manifest.name, _shown_scores(self.wanted)
-        return plan(service, TagRequest.model_construct(model=name, inputs=[*contents], scores=scores))
+        request = TagRequest.model_construct(model=name, inputs=[*contents], scores=scores)
+        return plan(self.engines, self.settings, request)
 
     def _members(self) -> list[Any]:
         arrow = import_arrow()
@@ -125,13 +126,13 @@ class _Forecasts(Planned):
         (values,) = columns
         return values
 
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]:
         from service.endpoints.forecast.endpoint import ForecastRequest, Series, plan
 
         series = [Series.model_construct(values=values) for values in contents]
         name, horizon = self.manifest.name, self.wanted.horizon
-        asked = plan(service, ForecastRequest.model_construct(model=name, series=series, horizon=horizon))
-        return replace(asked, show=self._show)
+        request = ForecastRequest.model_construct(model=name, series=series, horizon=horizon)
+        return replace(plan(self.engines, self.settings, request), show=self._show)
 
     def _show(self, job: Any, answer: Answer) -> dict[str, Any]:
         """Return arrays, of which `table` makes columns."""
@@ -168,8 +169,8 @@ class _Labels(Planned):
         self._refuse("--column", "--keep", "--horizon", "--states")
         self._read_groups()
 
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]:
-        return _plan_labels(self, service, contents)
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]:
+        return _plan_labels(self, contents)
 
     def table(self, table: Any, results: Sequence[Outcome]) -> Any:
         return self._with_names(table, _from_rows(results, _label(self.manifest, self.wanted)))
@@ -205,12 +206,13 @@ class _Sessions(Called):
         return _beside(table, self.wanted.keep, rows) if self.group is None else self._with_names(table, rows)
 
 
-def _plan_labels(work: Work, service: Service, members: Sequence[dict[str, Any]]) -> Plan[Any]:
+def _plan_labels(work: Planned, members: Sequence[dict[str, Any]]) -> Plan[Any]:
     from service.endpoints.classify.endpoint import ClassifyItem, ClassifyRequest, plan
 
     items = [ClassifyItem.model_construct(**given) for given in members]
     name, scores = work.manifest.name, _shown_scores(work.wanted)
-    return plan(service, ClassifyRequest.model_construct(model=name, items=items, scores=scores))
+    request = ClassifyRequest.model_construct(model=name, items=items, scores=scores)
+    return plan(work.engines, work.settings, request)
 
 
 def _shown_scores(wanted: Wanted) -> str:

@@ -6,15 +6,17 @@ has one result, in its order.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.cli.api import Api
+from service.cli.api import Api, open_api, read_models
 from service.cli.batches import Batch, Item
 from service.cli.scoring.groups import find_names, find_starts
 from service.cli.sources import import_arrow
@@ -23,8 +25,9 @@ from service.errors import CommandError
 from service.model.onnx_session import Array
 
 if TYPE_CHECKING:
+    from service.engine.registry import Registry
+    from service.settings import Settings
     from service.web.batch import Plan
-    from service.web.context import Service
 
 ERROR = "error"
 AT_ONCE = 1024  # items that are prepared together, and sorted by length
@@ -75,7 +78,11 @@ class Work(ABC):
         return [f"{self.group} {name}" for name in self._names(table).to_pylist()]
 
     @abstractmethod
-    def ask(self, api: Api, contents: Sequence[Content]) -> list[Outcome]:
+    def open(self) -> None:
+        """Make ready to ask, until this process ends. Raises: StartupError when models or a setting will not do."""
+
+    @abstractmethod
+    def ask(self, contents: Sequence[Content]) -> list[Outcome]:
         """Return the result of each item, or an object with why there is none."""
 
     @abstractmethod
@@ -144,17 +151,26 @@ class Work(ABC):
 
 
 class Planned(Work):
-    """A task whose items are a run each: they go to the engine itself, without JSON and without a queue."""
+    """A task whose items are a run each: they go to the engine itself, without JSON, a queue or the application."""
+
+    engines: Registry
+    settings: Settings
 
     @abstractmethod
-    def plan(self, service: Service, contents: Sequence[Content]) -> Plan[Any]: ...
+    def plan(self, contents: Sequence[Content]) -> Plan[Any]: ...
 
-    def ask(self, api: Api, contents: Sequence[Content]) -> list[Outcome]:
+    def open(self) -> None:
+        from service.engine.loader import Loader
+        from service.metrics import Metrics
+
+        self.settings, versions = read_models()
+        self.engines = Loader(self.settings, Metrics(), time.time, versions).engines
+
+    def ask(self, contents: Sequence[Content]) -> list[Outcome]:
         from service.web.batch import carry_out_alone
 
-        assert api.service is not None
         parts = [contents[start : start + AT_ONCE] for start in range(0, len(contents), AT_ONCE)]
-        results = [result for part in parts for result in carry_out_alone(self.plan(api.service, part))]
+        results = [result for part in parts for result in carry_out_alone(self.plan(part))]
         return [result if isinstance(result, dict) else _failed(result.body()) for result in results]
 
 
@@ -163,13 +179,17 @@ class Called(Work):
 
     path: str
     field = "inputs"
+    _api: Api
+
+    def open(self) -> None:
+        self._api = ExitStack().enter_context(open_api(None, None))
 
     def pieces(self, content: Content, most: int) -> list[dict[str, Any]]:
         """Return an item as parts of at most `most` steps, each to be asked with the state after the part before."""
         return [{"text": content}]
 
-    def ask(self, api: Api, contents: Sequence[Content]) -> list[Outcome]:
-        left = [deque(self.pieces(content, api.limits["max_steps"])) for content in contents]
+    def ask(self, contents: Sequence[Content]) -> list[Outcome]:
+        left = [deque(self.pieces(content, self._api.limits["max_steps"])) for content in contents]
         results: list[Outcome] = [{} for _ in contents]
         going = list(range(len(contents)))
         while going:
@@ -177,8 +197,8 @@ class Called(Work):
             items = [
                 Item(str(place), {**left[place].popleft(), **state}) for place, state in zip(going, states, strict=True)
             ]
-            options = {"model": self.manifest.name}
-            for place, result in zip(going, Batch(api, self.path, self.field, options, items).outcomes(), strict=True):
+            batch = Batch(self._api, self.path, self.field, {"model": self.manifest.name}, items)
+            for place, result in zip(going, batch.outcomes(), strict=True):
                 results[place] = _failed(result[ERROR]) if ERROR in result else result
             going = [place for place in going if left[place] and ERROR not in results[place]]
         return results

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from service.contract.manifest import Manifest, Task
 from service.endpoints.classify.audio import read_wav
 from service.engine.engine import Engine
+from service.engine.registry import Registry
 from service.engine.rows import Answer, Row
 from service.errors import (
     DeadlineExceeded,
@@ -31,7 +32,7 @@ from service.model.onnx_session import cast
 from service.settings import Settings
 from service.web.answers import Reply
 from service.web.batch import Job, Plan, reply, run_within, show_each, timeout_s
-from service.web.context import Call, Service
+from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.labels import Wanted, show_label
 from service.web.numbers import NumbersInput, find_given, frame, read_numbers, read_samples, takes_numbers
@@ -116,11 +117,10 @@ async def classify(call: Call, body: Annotated[ClassifyRequest, Body(openapi_exa
     return reply(call, body, engine, results, timing)
 
 
-def plan(service: Service, body: ClassifyRequest) -> Plan[_SequenceJob]:
+def plan(engines: Registry, settings: Settings, body: ClassifyRequest) -> Plan[_SequenceJob]:
     """Read all items at once, on the caller's thread. Raises: UnknownModel, InvalidRequest or WrongTask."""
-    engines = service.engines
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
-    read = partial(attempt, partial(_read, engine=engine, settings=service.settings, cut=body.truncate == "end"))
+    read = partial(attempt, partial(_read, engine=engine, settings=settings, cut=body.truncate == "end"))
     return Plan(engine, [read(item) for item in body.items], partial(_shown, scores=body.scores))
 
 

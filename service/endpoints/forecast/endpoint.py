@@ -14,6 +14,7 @@ from service.contract.parts import Forecast
 from service.endpoints.forecast.history import Missing, Values, read_history
 from service.endpoints.forecast.timestamps import list_times
 from service.engine.engine import Engine
+from service.engine.registry import Registry
 from service.engine.rows import Answer, Row
 from service.errors import (
     HistoryTooShort,
@@ -27,9 +28,10 @@ from service.errors import (
     WrongTask,
     attempt,
 )
+from service.settings import Settings
 from service.web.answers import Reply
 from service.web.batch import Job, Plan, carry_out
-from service.web.context import Call, Service
+from service.web.context import Call
 from service.web.error_examples import run_errors
 from service.web.routes import BodyRoute
 from service.web.schema import MAX_ID_CHARS, MAX_ITEMS, BatchAnswer, Result, RunRequest, Strict
@@ -127,12 +129,11 @@ class ForecastResult(Result):
 @router.post("/v1/forecast", response_model=BatchAnswer[ForecastResult], summary="Forecast series")
 async def forecast(call: Call, body: Annotated[ForecastRequest, Body(openapi_examples=EXAMPLES)]) -> Reply:
     """Forecast each series. Lengths may differ; series of one request and of concurrent requests share runs."""
-    return await carry_out(call, body, plan(call.service, body))
+    return await carry_out(call, body, plan(call.service.engines, call.service.settings, body))
 
 
-def plan(service: Service, body: ForecastRequest) -> Plan[_SeriesJob]:
+def plan(engines: Registry, settings: Settings, body: ForecastRequest) -> Plan[_SeriesJob]:
     """Raises: UnknownModel, InvalidRequest, WrongTask, HorizonTooLong or QuantileUnavailable."""
-    engines = service.engines
     engine = engines.for_task(engines.name(body.model, body.task), body.task)
     spec = engine.manifest.forecast
     assert spec is not None
@@ -140,7 +141,7 @@ def plan(service: Service, body: ForecastRequest) -> Plan[_SeriesJob]:
         message = f"{body.horizon} values asked for; this model forecasts {spec.horizon}"
         raise HorizonTooLong(message, field="horizon", limit=spec.horizon)
     columns = _columns(spec, body)
-    jobs = [attempt(_read, series, engine, body, service.settings.max_series_steps) for series in body.series]
+    jobs = [attempt(_read, series, engine, body, settings.max_series_steps) for series in body.series]
     return Plan(engine, jobs, partial(_shown, body.horizon, columns))
 
 
