@@ -70,10 +70,11 @@ def score(
       baton score forecast-live --input sensors/ --output warm --id sensor --value reading --states
       baton score spam --input 'messages/*.jsonl' --output spam --column text --output-format csv
     """
-    from service.cli.scoring.fork_server import prepare_processes
+    from service.cli.scoring.fork_server import leave_out_pandas, prepare_processes
 
-    if ray is None:
-        prepare_processes()  # before all else: they take longest
+    if ray is None:  # first of all: they take longest
+        prepare_processes()
+        leave_out_pandas()
 
     from service.cli.scoring.files import find_files
     from service.cli.scoring.inputs import Reading, read_chunks

@@ -40,7 +40,7 @@ log = logging.getLogger("baton.engine")
 
 MOST_DRAWN = 6  # steps of a row in one run: what hands a run from thread to thread costs as much as a step
 ENTRIES_A_CELL = 16  # of padded memory that count as a cell: they take room, not time; of `translate` 100 MB a run
-RUN_ROWS, RUN_CELLS = 32, 32_768  # of rows that wait for no others: with more, what is worked on leaves the cache
+RUN_ROWS, RUN_CELLS = 64, 32_768  # of rows that wait for no others: with more, what is worked on leaves the cache
 DRIVEN_OFF = "these inputs drive the model to values that are not finite; are they in a sensible range?"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import threading
 from collections import deque
@@ -22,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from service.cli.scoring.fork_server import NoPandas, prepare_processes
+from service.cli.scoring.fork_server import leave_out_pandas, prepare_processes
 from service.cli.scoring.inputs import Chunk
 from service.cli.scoring.parts import Parts
 from service.cli.scoring.scorer import Job, Scorer
@@ -84,7 +83,7 @@ def _open(job: Job, parts: Parts, environment: dict[str, str]) -> None:
     """Make this process ready to score, by the command's settings; it ends when that does, whatever that ends of."""
     global _scorer, _parts  # noqa: PLW0603 - the processes of a pool have nothing else to keep things in
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.meta_path.insert(0, NoPandas)
+    leave_out_pandas()
     os.environ.clear()
     os.environ.update(environment)  # the processes are forked from one that may be older
     threading.Thread(target=_end_with_the_command, daemon=True).start()

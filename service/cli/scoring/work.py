@@ -182,7 +182,8 @@ class Called(Work):
     _api: Api
 
     def open(self) -> None:
-        self._api = ExitStack().enter_context(open_api(None, None))
+        self._opened = ExitStack()  # which would end if nobody kept it
+        self._api = self._opened.enter_context(open_api(None, None))
 
     def pieces(self, content: Content, most: int) -> list[dict[str, Any]]:
         """Return an item as parts of at most `most` steps, each to be asked with the state after the part before."""

@@ -65,15 +65,17 @@ def _coarse(history: Array, dtype: str) -> list[str]:
 
     A channel that does not move is believed, unless whole numbers are not told apart at its level.
     """
-    columns = history.reshape(len(history), -1)
-    levels = np.abs(columns).max(axis=0)
+    tops, bottoms = history.max(axis=0), history.min(axis=0)
+    levels = np.maximum(tops, -bottoms)
     with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold the engine refuses
-        steps, spans = np.spacing(cast(levels, dtype)).astype(np.float64), np.ptp(columns, axis=0)
+        steps, spans = np.spacing(cast(levels, dtype)).astype(np.float64), tops - bottoms
         coarse = np.where(spans > 0, spans < LEAST_STEPS * steps, steps > 1)
+    if not coarse.any():
+        return []
+    level, span, step = (np.atleast_1d(each)[np.atleast_1d(coarse)][0] for each in (levels, spans, steps))
     return [
-        f"the values span {spans[worst]:.3g} at a level of {levels[worst]:.3g}, where {dtype} has numbers "
-        f"{steps[worst]:.3g} apart: what differs by less is lost, and intervals are no finer; subtract the level first"
-        for worst in np.flatnonzero(coarse)[:1]
+        f"the values span {span:.3g} at a level of {level:.3g}, where {dtype} has numbers {step:.3g} apart: "
+        "what differs by less is lost, and intervals are no finer; subtract the level first"
     ]
 
 
