@@ -1,6 +1,7 @@
-"""The process that those which score are forked from: it imports what they need, once, while the command reads.
+"""The process from which those that score are forked: it imports what they need, once, while the command reads.
 
-It imports nothing of the service itself, so that a command can begin with it.
+It knows the name of what is imported, not what that does. Invariant: this module imports nothing of the service, so
+that a command can begin with it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _NoPandas:
 
 
 def prepare_processes() -> ForkServerContext:
-    """Begin to import, in a process of its own, what those that score are forked."""
+    """Begin to import, in a process of its own, what the processes that score are forked with."""
     for name, value in FOR_ENGINES.items():
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context("forkserver")
