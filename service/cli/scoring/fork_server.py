@@ -20,7 +20,7 @@ PRELOADED = "service.cli.scoring.preloaded"
 def leave_out_pandas() -> None:
     """Have no pandas in this process.
 
-    Arrow imports it where it is installed, whether or not it is used: a third of a second, and 60 MB a process.
+    Arrow imports it where it is installed, whether or not it is used: 0.2 s, and 38 MB of each process.
     """
     if _NoPandas not in sys.meta_path:
         sys.meta_path.insert(0, _NoPandas)
