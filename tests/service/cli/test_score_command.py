@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -177,6 +178,23 @@ def test_series_have_the_forecasts_of_the_service(tmp_path: Path, command_server
         np.testing.assert_allclose([row[f"lower_{level}"] for row in own], answer["quantiles"][low], atol=CLOSE)
         np.testing.assert_allclose([row[f"upper_{level}"] for row in own], answer["quantiles"][high], atol=CLOSE)
     assert ended.status == 1
+
+
+def test_a_number_that_is_missing_or_not_finite_is_a_gap_whose_place_is_told(tmp_path: Path) -> None:
+    values: list[float | None] = [float(each) for each in range(12)]
+    gone, endless = [*values[:5], None, *values[6:]], [*values[:7], math.inf, *values[8:]]
+    rows = pa.table({"name": ["gone"] * 12 + ["endless"] * 12 + ["whole"] * 12, "x0": [*gone, *endless, *values]})
+    file, output = write(rows, tmp_path / "rows.parquet"), tmp_path / "out"
+    assert (
+        run("score", "forecast", "-i", file, "-o", output, "--id", "name", "--value", "x0", "--horizon", 2).status == 1
+    )
+    found = [(row["name"], row["step"], (row["error"] or "").partition(";")[0]) for row in parts(output)]
+    assert found == [
+        ("gone", None, "missing_values: 1 values are null, the first at 5"),
+        ("endless", None, "missing_values: 1 values are null, the first at 7"),
+        ("whole", 1, ""),
+        ("whole", 2, ""),
+    ]
 
 
 def test_sessions_that_were_warmed_up_go_on_at_the_service(tmp_path: Path, command_server: Server) -> None:
