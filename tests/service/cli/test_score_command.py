@@ -106,12 +106,15 @@ def test_a_job_that_was_killed_goes_on_and_has_every_row_once(tmp_path: Path) ->
             time.sleep(0.02)
         with open(f"/proc/{killed.pid}/task/{killed.pid}/children") as children:
             (server,) = [int(child) for child in children.read().split() if _is_forkserver(int(child))]
+        with open(f"/proc/{server}/task/{server}/children") as children:
+            (engine,) = [int(child) for child in children.read().split()]
     finally:
         killed.kill()
         killed.wait()
+    _wait_for_end(server)
+    _wait_for_end(engine)  # which may write a part until then
     done = {file.name: file.stat().st_mtime_ns for file in output.glob("part-*")}
     assert 3 <= len(done) < 80
-    _wait_for_end(server)
     assert run(*options).status == 1  # it is not resumed by accident
     ended = run(*options, "--resume")
     assert ended.status == 0
