@@ -31,7 +31,7 @@ from service.workers.cores import usable_cores
 
 AUTO = "auto"
 CONNECT_S = 5.0
-MOST_DEATHS = 3  # of actors at one chunk, which may be what kills them
+MOST_DEATHS = 10  # of an actor: of nodes that end there are fewer, and a chunk may be what kills it
 REFUSED = "refused"  # the column with the reason why a job ends
 READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
 
@@ -74,8 +74,8 @@ def score_on_ray(
                 compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors or cpus),
                 fn_constructor_args=(job, parts, _settings()),
                 runtime_env={"env_vars": FOR_ENGINES},
-                max_task_retries=MOST_DEATHS,
-                max_restarts=-1,
+                max_task_retries=-1,  # each call of an actor is one until Ray finds that its node has ended
+                max_restarts=MOST_DEATHS,
             )
         )
         try:

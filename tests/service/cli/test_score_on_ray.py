@@ -98,6 +98,44 @@ def test_a_killed_actor_costs_no_row_and_a_killed_job_goes_on(cluster: Cluster, 
     assert [row["id"] for row in rows_of(output)] == list(range(40_000))
 
 
+@pytest.mark.usefixtures("models")
+def test_a_killed_node_costs_no_row(cluster: Cluster, tmp_path: Path) -> None:
+    """Chunks that it read and had not handed on are read again."""
+    output = tmp_path / "out"
+    for name in range(4):
+        rows = pa.table({"id": range(10_000), "text": ["it was good, not bad, a film"] * 10_000})
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    options = ["-i", tmp_path / "*.parquet", "-o", output, "--column", "text", "--part-rows", 200]
+    with cluster.joined(2) as node:
+        running = start("sentiment", *options, "--ray", cluster.address)
+        node.wait_for("MapWorker")
+        _wait_for_parts(output, len(list(output.glob("part-*"))) + 10, running)
+        node.end()
+        status, told = end(running)
+    assert status == 0, told
+    assert [row["id"] for row in rows_of(output)] == [*range(10_000)] * 4
+
+
+@pytest.mark.usefixtures("models")
+def test_chunks_that_kill_every_actor_end_the_job_and_what_is_written_stays(cluster: Cluster, tmp_path: Path) -> None:
+    file, output = tmp_path / "rows.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"id": range(40_000), "text": ["it was good, not bad, a film"] * 40_000}), file)
+    options = ["-i", file, "-o", output, "--column", "text", "--part-rows", 200, "--ray", cluster.address]
+    running = start("sentiment", *options, "--processes", 1)
+    _wait_for_parts(output, 3, running)
+    deadline = time.monotonic() + END_LIMIT_S
+    while running.poll() is None:
+        assert time.monotonic() < deadline
+        for actor in cluster.processes("MapWorker"):
+            actor.kill()
+        time.sleep(0.05)
+    status, told = end(running)
+    assert (status, "what is written stays, and --resume goes on" in told) == (1, True), told
+    status, told = end(start("sentiment", *options, "--resume"))
+    assert (status, "were there" in told) == (0, True), told
+    assert [row["id"] for row in rows_of(output)] == list(range(40_000))
+
+
 def _wait_for_parts(output: Path, count: int, running: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + LOG_LIMIT_S
     while len(list(output.glob("part-*"))) < count:
