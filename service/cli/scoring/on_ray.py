@@ -54,30 +54,7 @@ def score_on_ray(
         raise CommandError("--states on Ray needs BATON_TOKEN_KEYS: each machine would seal with a key of its own")
     tally, groups = Tally(), Groups(reading.group)
     with _connected(address) as (ray, cpus):
-        data = importlib.import_module("ray.data")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.target_max_block_size = 1  # a block is a chunk, which goes to an actor as soon as it is read
-        scored = (
-            data.from_items([*range(len(files))], override_num_blocks=min(len(files), cpus))
-            .flat_map(
-                partial(_read, files, reading, done),
-                num_cpus=READER_CPUS,
-                compute=data.TaskPoolStrategy(size=cpus),
-            )
-            .map_batches(
-                _Actor,
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=1 - READER_CPUS,
-                compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors or cpus),
-                fn_constructor_args=(job, parts, _settings()),
-                runtime_env={"env_vars": FOR_ENGINES},
-                max_task_retries=-1,  # each call of an actor is one until Ray finds that its node has ended
-                max_restarts=MOST_DEATHS,
-            )
-        )
+        scored = _plan(files, reading, done, job, parts, cpus, most_actors or cpus)
         try:
             for row in scored.iter_rows():
                 refused = row.pop(REFUSED)
@@ -90,6 +67,31 @@ def score_on_ray(
         except ray.exceptions.RayError as failure:
             raise CommandError(f"Ray gave up: {failure}; what is written stays, and --resume goes on") from failure
     return tally
+
+
+def _plan(
+    files: Sequence[File], reading: Reading, done: set[str], job: Job, parts: Parts, cpus: int, most_actors: int
+) -> Any:
+    """Return the data set of what came of each chunk; nothing runs before its rows are asked for."""
+    data = importlib.import_module("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1  # a block is a chunk, which goes to an actor as soon as it is read
+    chunks = data.from_items([*range(len(files))], override_num_blocks=min(len(files), cpus)).flat_map(
+        partial(_read, files, reading, done), num_cpus=READER_CPUS, compute=data.TaskPoolStrategy(size=cpus)
+    )
+    return chunks.map_batches(
+        _Actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1 - READER_CPUS,
+        compute=data.ActorPoolStrategy(min_size=1, max_size=most_actors),
+        fn_constructor_args=(job, parts, _settings()),
+        runtime_env={"env_vars": FOR_ENGINES},
+        max_task_retries=-1,  # each call of an actor is one until Ray finds that its node has ended
+        max_restarts=MOST_DEATHS,
+    )
 
 
 def _read(files: Sequence[File], reading: Reading, done: set[str], number: dict[str, int]) -> Iterator[dict[str, Any]]:
@@ -115,8 +117,8 @@ class _Actor:
             raise CommandError(f"{here_is}, and the job is of version {job.manifest.version}")
         self._scorer, self._parts = Scorer(job), parts
 
-    def __call__(self, rows: Any) -> Any:
-        (row,) = rows.to_pylist()
+    def __call__(self, batch: Any) -> Any:
+        (row,) = batch.to_pylist()
         rows, there, refused = row.pop("rows"), row.pop("there"), row.pop(REFUSED)
         scored = Scored(row["place"], rows, row["share"], row["groups"], there=there)
         if not there and refused is None:
