@@ -17,7 +17,7 @@ from loadtests.promises.history import OPERATIONS, History
 from loadtests.promises.oracle import Oracle
 
 NEMESES = {"kill", "pause", "roll", "reload", "clock"}
-SECONDS = 60
+SECONDS = 45
 
 
 def test_three_replicas_under_a_nemesis_lose_no_session_and_tell_no_lie(tmp_path: Path) -> None:

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import Visit, VisitFactory, scored_words, write
+from browsing import LOOKS, Visit, VisitFactory, scored_words, write
 from conftest import Server, ServerFactory, free_port
 from keyring import Keyring
 from playwright.sync_api import Page, expect
 
 KEYS = Keyring("acme")
 KEY = KEYS["acme"]
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 800}
 # What is unfolded of a panel, one after another, the second of each; and what comes last.
 FOLDS = {"Models": ("details.box > summary", "details.box[open] summary"), "Requests": ("details.box > summary",)}
 LAST = {"Read": ".verdict", "Translate": ".translation", "Models": ".card h4", "Requests": ".records pre"}
-LOOKS = [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
 
 
 def panels(page: Page) -> Iterator[str]:
@@ -41,7 +38,7 @@ def luminance(page: Page, what: str) -> float:
     return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")) / (3 * 255)
 
 
-@pytest.mark.parametrize(("scheme", "size"), LOOKS, ids=["light", "dark", "light-phone", "dark-phone"])
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
 def test_every_panel_suits_every_reader(
     visits: VisitFactory, page_server: Server, scheme: str, size: dict[str, int]
 ) -> None:

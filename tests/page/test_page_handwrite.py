@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Visit, VisitFactory
+from browsing import LOOKS, Visit, VisitFactory
 from conftest import Server
 from in_process import Array
 from playwright.sync_api import Locator, Page, expect
 from test_page_requests import newest, run_in_node, run_in_python, run_in_shell
 
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 800}
-LOOKS = [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
 TEXT = "abc de"
 ASKED: dict[str, Any] = {"model": "penman", "seed": 1, "bias": 0.5, "max_steps": 2000, "svg": True}
 ENDED = re.compile("points in .* ended by")
@@ -98,7 +95,7 @@ def frame(picture: Locator) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("scheme", "size"), LOOKS, ids=["light", "dark", "light-phone", "dark-phone"])
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
 def test_handwriting_suits_every_reader(visits: VisitFactory, pens: Server, scheme: str, size: dict[str, int]) -> None:
     """No serious fault that axe-core finds, nothing to scroll sideways, and ink in the colour of the text."""
     visit = visits(pens.url, color_scheme=scheme, viewport=size)

@@ -18,15 +18,12 @@ import tiny
 import tiny_sequences
 import tiny_writers
 import wav
-from browsing import Visit, VisitFactory
+from browsing import LOOKS, Visit, VisitFactory
 from conftest import Server, ServerFactory
 from playwright.sync_api import Locator, Page, Route, expect
 from test_page_requests import newest, run_in_node, run_in_python, run_in_shell
 
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 800}
 PARTS = ["Write", "Tag", "Transform", "Listen"]
-LOOKS = [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def write(page: Page) -> None:
     expect(page.get_by_text(re.compile("Text 1: .* ended by"))).to_be_visible()
 
 
-@pytest.mark.parametrize(("scheme", "size"), LOOKS, ids=["light", "dark", "light-phone", "dark-phone"])
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
 def test_each_part_suits_every_reader(
     visits: VisitFactory, sequences: Server, scheme: str, size: dict[str, int]
 ) -> None:

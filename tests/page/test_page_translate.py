@@ -12,14 +12,11 @@ import pytest
 import tiny
 import tiny_conditions
 import tiny_writers
-from browsing import Visit, VisitFactory
+from browsing import LOOKS, PHONE, Visit, VisitFactory
 from conftest import Server
 from playwright.sync_api import Locator, Page, expect
 from test_page_requests import newest, run_in_node, run_in_python, run_in_shell, without_timing
 
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 800}
-LOOKS = [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
 TEXT = "abc de"
 ASKED = {"model": "translate", "inputs": [TEXT], "beams": 4, "length_penalty": 1, "alternatives": 4, "attention": True}
 
@@ -83,7 +80,7 @@ def check_matrix(page: Page, weights: list[list[float]]) -> None:
     np.testing.assert_allclose(drawn, weights, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("scheme", "size"), LOOKS, ids=["light", "dark", "light-phone", "dark-phone"])
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
 def test_translations_suit_every_reader(
     visits: VisitFactory, translators: Server, scheme: str, size: dict[str, int]
 ) -> None:

@@ -25,6 +25,9 @@ OPTIONS = (
 )
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 SEVERE = {"serious", "critical"}
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 800}
+# What a page may look like: its colours do not depend on its size, so each of both is seen once.
+LOOKS = [pytest.param("light", PHONE, id="light-phone"), pytest.param("dark", DESK, id="dark-desk")]
 STRANGE = "classifier"  # a model of a task that no part of the page runs, in whose directory foreign things lie
 STRANGE_CARD = """# A foreign card
 

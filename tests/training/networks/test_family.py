@@ -40,7 +40,7 @@ CELLS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 STREAMING = {f"{name}-{layers}": cell for layers in (1, 3) for name, (cell, _) in CELLS.items()}
 BOTH = {"bidirectional": True}
-WHOLE = {f"{name}-both-{layers}": cell | BOTH for layers in (1, 2) for name, (cell, _) in CELLS.items()}
+WHOLE = {f"{name}-both-2": cell | BOTH for name, (cell, _) in CELLS.items()}
 FEATURES, HIDDEN = 2, 6
 TEXTS = ["good", "a good good film", "bad", "a very bad film , not good", "not bad , good"]
 

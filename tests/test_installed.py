@@ -1,55 +1,77 @@
-"""The wheel installs and serves in an environment that has none of training's packages."""
+"""What `make serve` installs where nothing is, and the wheel in its place: neither has training's packages."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, ServerFactory
+from conftest import ROOT, Server, ServerFactory
 
 from service.page.files import documents_files, playground_files
 
+NEEDED = ("Makefile", "README.md", "constraints.txt", "pyproject.toml", "models", "service", "training")
 FOREIGN = (
-    "torch",
-    "sklearn",
-    "pandas",
-    "utilsforecast",
-    "onnx",
-    "onnxscript",
-    "lightning",
-    "torchmetrics",
-    "matplotlib",
-    "pytest",
+    *("torch", "sklearn", "pandas", "utilsforecast", "onnx", "onnxscript", "lightning", "torchmetrics", "matplotlib"),
+    *("pytest", "redis", "pyarrow"),
 )
 
 
+@dataclass(frozen=True)
+class Made:
+    """What `make serve` made of a copy of the project in a folder, and what it served."""
+
+    folder: Path
+    page: str
+    models: set[str]
+
+    @property
+    def python(self) -> Path:
+        return self.folder / ".venv" / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
-def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a new environment with the wheel and what it requires, at the pinned versions."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("service", "training"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source / name)
-    pip = ["-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.check_call([sys.executable, *pip, "wheel", "--no-deps", "-w", folder, source])
-    subprocess.check_call([sys.executable, "-m", "venv", folder / "venv"])
-    python = folder / "venv" / "bin" / "python"
-    (wheel,) = folder.glob("*.whl")
-    subprocess.check_call([python, *pip, "install", "-c", ROOT / "constraints.txt", wheel])
-    return python
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("project")
+    for name in NEEDED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    state = tmp_path_factory.mktemp("state")
+    server = Server(folder / "models", state, command=("make", "VENV=.venv"), cwd=folder)
+    page, answer = server.client.get("/").text, server.client.get("/v1/models").json()
+    server.stop()
+    return Made(folder, page, {model["name"] for model in answer["models"]})
 
 
-def test_the_wheel_s_environment_has_none_of_training_s_packages(wheel_python: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel_python(made: Made) -> Path:
+    """The interpreter of the same environment, with the wheel in place of the project's folder."""
+    pip = [made.python, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.check_call([*pip, "wheel", "--no-deps", "-w", made.folder / "dist", made.folder])
+    subprocess.check_call([*pip, "uninstall", "-y", "baton-serving"])
+    (wheel,) = (made.folder / "dist").glob("*.whl")
+    subprocess.check_call([*pip, "install", "-c", ROOT / "constraints.txt", wheel])
+    return made.python
+
+
+def found(python: Path) -> str:
     script = f"import importlib.util as u; print([n for n in {FOREIGN} if u.find_spec(n)])"
-    found = subprocess.run([wheel_python, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    return subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_make_serve_installs_and_serves_the_committed_models(made: Made) -> None:
+    assert "<title>Baton</title>" in made.page
+    assert made.models == {path.name for path in (ROOT / "models").iterdir()}
+    assert found(made.python) == "[]"
+
+
+def test_the_wheel_wants_none_of_training_s_packages(wheel_python: Path) -> None:
+    assert found(wheel_python) == "[]"
 
 
 def test_the_wheel_holds_the_recipes(wheel_python: Path, tmp_path: Path) -> None:
