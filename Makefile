@@ -36,7 +36,7 @@ test: $(VENV)/.development $(VENV)/kserve/.installed  ## run the tests
 	@# One process more than cores: many tests wait for a server to start or for a deadline.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal -m "not cluster"
 
-test-cluster: $(VENV)/.development  ## run the tests that start clusters of Ray, or pods by the Kubernetes manifests (8 minutes)
+test-cluster: $(VENV)/.development  ## run the tests that take minutes with clusters of Ray, or pods by the Kubernetes manifests (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 # PyTorch can be told what to use, and its kernels are more than the emulator bears.

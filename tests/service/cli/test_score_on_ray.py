@@ -20,8 +20,6 @@ from loadtests.ray_cluster import ENVIRONMENT, Cluster, ray_cluster
 
 END_LIMIT_S = 300
 
-pytestmark = pytest.mark.cluster
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
@@ -65,9 +63,13 @@ OF_TEXTS, OF_SERIES = ("--column", "text"), ("--id", "name", "--value", "x0", "-
     ("directory", "model", "rows", "options", "failed"),
     [
         ("tiny_models", "sentiment", TEXTS, OF_TEXTS, 40),
-        ("sequence_models", "tagger", TEXTS, (*OF_TEXTS, "--scores"), 40),
-        ("conditioned_models", "translate", TEXTS, OF_TEXTS, 40),
-        ("tiny_models", "forecast", SERIES, OF_SERIES, 0),
+        pytest.param(
+            *("sequence_models", "tagger", TEXTS, (*OF_TEXTS, "--scores"), 40), marks=pytest.mark.cluster, id="tagger"
+        ),
+        pytest.param(
+            *("conditioned_models", "translate", TEXTS, OF_TEXTS, 40), marks=pytest.mark.cluster, id="translate"
+        ),
+        pytest.param(*("tiny_models", "forecast", SERIES, OF_SERIES, 0), marks=pytest.mark.cluster, id="forecast"),
     ],
 )
 def test_rows_and_parts_are_those_of_a_job_without_ray(
@@ -136,6 +138,7 @@ def test_a_killed_actor_costs_no_row_and_a_killed_job_goes_on(cluster: Cluster, 
     assert [row["id"] for row in rows_of(output)] == list(range(40_000))
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("models")
 def test_a_killed_node_costs_no_row(cluster: Cluster, tmp_path: Path) -> None:
     """Chunks that it read and had not handed on are read again."""
@@ -154,6 +157,7 @@ def test_a_killed_node_costs_no_row(cluster: Cluster, tmp_path: Path) -> None:
     assert [row["id"] for row in rows_of(output)] == [*range(10_000)] * 4
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("models")
 def test_chunks_that_kill_every_actor_end_the_job_and_what_is_written_stays(cluster: Cluster, tmp_path: Path) -> None:
     file, output = tmp_path / "rows.parquet", tmp_path / "out"
@@ -182,6 +186,7 @@ def _wait_for_parts(output: Path, count: int, running: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("models")
 def test_sessions_that_were_warmed_up_go_on_at_a_service(
     cluster: Cluster, tmp_path: Path, models: Path, start_server: Any
@@ -203,6 +208,7 @@ def test_sessions_that_were_warmed_up_go_on_at_a_service(
         assert one["step"] == other["step"] == len(values) + 1
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("models")
 def test_what_cannot_be_is_told(cluster: Cluster, tmp_path: Path) -> None:
     for number, names in enumerate((["a", "b"], ["c", "a"])):
