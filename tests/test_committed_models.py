@@ -24,6 +24,7 @@ UNPUBLISHED = {
     "caption",  # its data's licence lets nobody publish it
     "translate-multi30k",  # its data's licence lets nobody publish it
 }
+MADE = ("generated", "synthetic")  # data that is drawn by seed has no file, and no hash
 PARITY = 1e-5  # max abs, the bound that a model is published under
 MAX_BYTES = 12_000_000
 TEXTS = [
@@ -76,7 +77,7 @@ def test_a_committed_model_is_small_and_says_where_it_comes_from(directory: Path
     assert provenance["parity_max_abs"] <= PARITY
     assert provenance["command"].startswith("make train-") or "python -m training" in provenance["command"]
     assert provenance["data"]
-    assert all(source["sha256"] for source in provenance["data"] if not source["name"].startswith("generated"))
+    assert all(source["sha256"] for source in provenance["data"] if not source["name"].startswith(MADE))
     assert any(metric["floor"] is not None for metric in provenance["metrics"])
     card = (directory / "card.md").read_text()
     assert all(f"| {metric['name']} | {metric['value']:.4g} " in card for metric in provenance["metrics"])
@@ -106,6 +107,7 @@ def test_series_forecast_in_a_batch_as_alone(served: Server) -> None:
         ("sentiment-live", "scores", [{"text": text} for text in ("A gorgeous , witty", "but", "not a good movie .")]),
         ("forecast-live", "quantiles", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
         ("forecast-live", "anomaly", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
+        ("forecast-live", "likelihood", [{"values": SERIES[2][a:b]} for a, b in CUTS]),
         ("digits-live", "scores", [{"inputs": SOUND[a:b]} for a, b in CUTS]),
         ("charlm", "probabilities", [{"text": text} for text in ("O Rome", "o, Romeo! ", "where", "fore\n\nart thou")]),
     ],
@@ -181,6 +183,7 @@ def test_a_stream_at_any_level_is_judged_as_at_zero(served: Server) -> None:
     plain, *moved = ask(served, "/v1/step", model="forecast-live", items=items, **{"return": "all"})
     settled = slice(300, None)
     assert np.sum(np.array(plain["outputs"]["anomaly"])[settled] > 1) == 0
+    assert np.max(plain["outputs"]["likelihood"]) < 0.45
     for level, result in zip(LEVELS, moved, strict=True):
         np.testing.assert_allclose(result["outputs"]["anomaly"], plain["outputs"]["anomaly"], rtol=0.01, atol=0.01)
         away = np.subtract(result["outputs"]["quantiles"], level)[1:]
@@ -203,6 +206,16 @@ def test_one_glitch_does_not_blind_the_live_forecaster(served: Server, noise: fl
     scores = np.reshape([result["outputs"]["anomaly"] for result in results], (-1, 1 + len(GLITCHES)))
     assert (scores[:, 0] > 1).all()
     assert (scores[:, 1:] >= 0.5 * scores[:, :1]).all(), scores / scores[:, :1]
+
+
+def test_one_glitch_does_not_silence_what_comes_behind_it(served: Server) -> None:
+    """A jump well out of the range is worth a report a hundred observations after a glitch that was."""
+    streams = [np.where(np.arange(401) == 300, glitch, DAY[:401]) for glitch in GLITCHES]
+    items = [{"values": [*stream[:-1].tolist(), 3 * JUMP]} for stream in streams]
+    results = ask(served, "/v1/step", model="forecast-live", items=items, **{"return": "all"})
+    likelihoods = np.array([result["outputs"]["likelihood"] for result in results])
+    assert (likelihoods[:, [300, 400]] > 0.45).all()
+    assert (likelihoods[:, 301:400] < 0.45).all()
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400"])

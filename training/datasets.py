@@ -111,6 +111,10 @@ FILES = {
     "flickr8k/test.txt": PublicFile("c0924146c131458ceba45da59670fe9520eadce1e5cafffa16a817672a9b1f17", FLICKR8K),
     "flickr8k/train.txt": PublicFile("e330ddd5156a4c2d2e2b67bc587e70e588f2d132bd8a10dc54dcb71e58115d8e", FLICKR8K),
     "flickr8k/vectors256.npz": PublicFile("2687c42477fda4b6b0307572f13cd2184dfc8574d99c53842a7e3ac24fbe48b6", FLICKR8K),
+    "nab/combined_windows.json": PublicFile(
+        "1e1fbc4601321aad8d0f8b3784c8134299379f68f6c1f7777565f8ffd57ab6b1",
+        "Numenta Anomaly Benchmark, its windows, beside data/*/*.csv.gz: github.com/numenta/NAB; MIT",
+    ),
     "glove/glove.6B.50d.top50k.npz": PublicFile(
         "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
         "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",

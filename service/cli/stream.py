@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -24,8 +24,9 @@ from service.errors import CommandError
 from service.settings import load_settings
 
 Bad = Literal["stop", "skip"]
-SCORE, PREDICTION = "anomaly", "quantiles"
-HIGHEST_SCORE = 10.0  # what the model tells of a value that lies further out still
+PREDICTION = "quantiles"
+# What a model tells of the values that lie furthest out, by the output that a bound may be set on.
+HIGHEST = {"anomaly": 10.0, "likelihood": 1.0}
 
 
 def stream(
@@ -34,6 +35,13 @@ def stream(
         float | None,
         typer.Option(
             help="Show only values whose score is above this; 1 is the 95 % interval's bound, 10 the highest."
+        ),
+    ] = None,
+    likelihood: Annotated[
+        float | None,
+        typer.Option(
+            help="Show only values whose likelihood of being marked by people is above this, from 0 to 1; 0.45 is a "
+            "good bound."
         ),
     ] = None,
     file: Annotated[
@@ -59,28 +67,45 @@ def stream(
 
     \b
       tail -f log | baton stream forecast-live --anomaly 3
-      baton stream forecast-live --anomaly 3 --file log --follow
+      baton stream forecast-live --likelihood 0.45 --file log --follow
       seq 1 50 | baton stream forecast-live --fresh --checkpoint stream.json
       cat sales.csv | baton stream forecast-live --format csv --column y --time date --fresh
     """
-    if anomaly is not None and not 0 <= anomaly < HIGHEST_SCORE:
-        raise CommandError(f"--anomaly {anomaly:g} would show all or nothing: scores are from 0 to {HIGHEST_SCORE:g}")
+    bound = _bound(anomaly=anomaly, likelihood=likelihood)
     if follow and file is None:
         raise CommandError("--follow needs a --file; stdin is followed to its end")
     with ended_by_signals() as stop, open_api(url, api_key) as api:
         session = Session(api, model)
-        if anomaly is not None and SCORE not in session.outputs:
+        if bound is not None and bound.output not in session.outputs:
             has = ", ".join(session.outputs)
-            raise CommandError(f"{model} gives no output {SCORE!r}, only {has}; leave out --anomaly")
+            raise CommandError(f"{model} gives no output {bound.output!r}, only {has}; leave out --{bound.output}")
         api.patience_s = LONGEST_WAIT_S
         with locked(checkpoint or load_settings().state_dir / "streams" / f"{model}.json") as target:
             kept = _begin(session, target, None if fresh else read_checkpoint(target), piped=file is None)
             reader = LineReader(session, kind, column or [], time, kept.header)
             write = _write_text if wants_table(None, as_json) else write_line
-            run = _Stream(session, reader, target, kept, anomaly, write)
+            run = _Stream(session, reader, target, kept, bound, write)
             for lines in read_lines(file, kept.line, follow=follow, stop=stop):
                 if not run.take(lines, bad):
                     return
+
+
+class _Bound(NamedTuple):
+    """Above which value of which output a step stands out."""
+
+    output: str
+    above: float
+
+
+def _bound(**options: float | None) -> _Bound | None:
+    """Return the bound that is set, if one is. Raises: CommandError where it shows all or nothing, or two are set."""
+    given = [_Bound(name, above) for name, above in options.items() if above is not None]
+    for name, above in given:
+        if not 0 <= above < HIGHEST[name]:
+            raise CommandError(f"--{name} {above:g} would show all or nothing: scores are from 0 to {HIGHEST[name]:g}")
+    if len(given) > 1:
+        raise CommandError(f"give one of {' and '.join(f'--{bound.output}' for bound in given)}")
+    return given[0] if given else None
 
 
 def _begin(session: Session, file: Path, found: Checkpoint | None, *, piped: bool) -> Checkpoint:
@@ -103,10 +128,10 @@ class _Stream:
     """A session whose outputs are shown, and then kept in `file` as `kept` is."""
 
     def __init__(
-        self, session: Session, reader: LineReader, file: Path, kept: Checkpoint, anomaly: float | None, write: Write
+        self, session: Session, reader: LineReader, file: Path, kept: Checkpoint, bound: _Bound | None, write: Write
     ) -> None:
         self._session, self._reader, self._file, self._kept = session, reader, file, kept
-        self._anomaly, self._write, self._expected = anomaly, write, kept.expected
+        self._bound, self._write, self._expected = bound, write, kept.expected
 
     def take(self, lines: list[Line], bad: Bad) -> bool:
         """Take the steps on `lines`, show what is to be shown and keep the state; return whether anyone still reads.
@@ -163,10 +188,10 @@ class _Stream:
         """Show a step if it is to be shown, beside the interval that was predicted for it."""
         expected, predicted = self._expected, row.get(PREDICTION)
         self._expected = outermost(predicted) if isinstance(predicted, dict) else None
-        if self._anomaly is None:
+        if self._bound is None:
             self._write({**told, **row})
-        elif row[SCORE] > self._anomaly:
-            self._write({**told, "expected": expected, "score": row[SCORE]})
+        elif (score := row[self._bound.output]) > self._bound.above:
+            self._write({**told, "expected": expected, "score": score})
 
 
 def _write_text(row: Mapping[str, Any]) -> None:

@@ -27,8 +27,9 @@ def test_a_stream_is_drawn_as_the_service_steps(visit: Visit, page_server: Serve
     assert len(values) == 36
     shown = drawn(page)
     assert shown["anomaly"][30] > 5
-    expect(page.get_by_text("Main: open, version 4, step 36")).to_be_visible()
-    expect(page.get_by_text(f"Observed {values[-1]:.5g}, anomaly {shown['anomaly'][-1]:.5g};")).to_be_visible()
+    expect(page.get_by_text("Main: open, version 5, step 36")).to_be_visible()
+    said = f"Observed {values[-1]:.5g}, anomaly {shown['anomaly'][-1]:.5g}, likelihood 0;"
+    expect(page.get_by_text(said)).to_be_visible()
 
 
 def test_a_service_with_keys_is_streamed_from_with_the_key(

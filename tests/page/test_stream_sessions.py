@@ -34,7 +34,7 @@ def test_a_stream_without_a_checkpoint_begins_again_with_its_version(visit: Visi
     observe(page, 5, until=5)
     press(page, "Kill the connection")
     observe(page, 2, until=7)
-    assert wire.sent[1][0] == {"model": "forecast-live", "version": "4"}
+    assert wire.sent[1][0] == {"model": "forecast-live", "version": "5"}
     assert_same_session(page, page_server)
 
 
@@ -294,7 +294,7 @@ def test_the_token_s_facts_are_shown(visit: Visit) -> None:
     facts = dict(zip(names, values, strict=True))
     token = wire.token(3)
     assert facts["Model"] == "forecast-live"
-    assert (facts["Version"], facts["Step"], facts["Bytes"]) == ("4", "3", f"{len(token):,}")
+    assert (facts["Version"], facts["Step"], facts["Bytes"]) == ("5", "3", f"{len(token):,}")
     assert facts["Token"] == f"{token[:24]}…"
     expires = next(frame["expires_at"] for frame in wire.received[0] if frame["type"] == "checkpoint")
     assert facts["Expires"] == page.evaluate(

@@ -211,10 +211,18 @@ def _traced(servable: Servable, network: _Flat) -> torch.onnx.ONNXProgram:
 
 def forget_sources(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes of each node's origin: lines of code, and paths of the machine it ran on."""
-    parts: Sequence[Any] = (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer)
-    for part in (model, model.graph, *model.graph.node, *model.functions, *parts):
+    for part in (model, *model.functions):
         del part.metadata_props[:]
         part.doc_string = ""
+    _forget(model.graph)
+
+
+def _forget(graph: onnx.GraphProto) -> None:
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for body in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        _forget(body)
 
 
 class _Flat(nn.Module):

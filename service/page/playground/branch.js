@@ -40,16 +40,18 @@ export class Points {
     this.step = [];
     this.value = [];
     this.anomaly = [];
+    this.likelihood = []; // undefined where the model gives none
     this.ahead = []; // step + 1: for which the quantiles of the same row are
     this.quantiles = [[], [], [], [], []];
-    this.columns = [this.step, this.value, this.anomaly, this.ahead, ...this.quantiles];
+    this.columns = [this.step, this.value, this.anomaly, this.likelihood, this.ahead, ...this.quantiles];
   }
 
-  add(step, value, { anomaly, quantiles }, indices) {
+  add(step, value, { anomaly, likelihood, quantiles }, indices) {
     if (this.step.length === WINDOW) for (const column of this.columns) column.shift();
     this.step.push(step);
     this.value.push(value);
     this.anomaly.push(anomaly);
+    this.likelihood.push(likelihood);
     this.ahead.push(step + 1);
     this.quantiles.forEach((column, index) => column.push(quantiles[indices[index]]));
   }

@@ -106,9 +106,10 @@ function titled(text, { muted }) {
 }
 
 /** Say of a branch's points what was observed last, and what is predicted. */
-export function sentence({ value, anomaly, quantiles }, level) {
+export function sentence({ value, anomaly, likelihood, quantiles }, level) {
   if (!value.length) return "Nothing was observed yet.";
   const [low, , , , high] = quantiles.map((column) => shortly(column.at(-1)));
-  const last = `Observed ${shortly(value.at(-1))}, anomaly ${shortly(anomaly.at(-1))}`;
+  const likely = likelihood.at(-1) === undefined ? "" : `, likelihood ${shortly(likelihood.at(-1))}`;
+  const last = `Observed ${shortly(value.at(-1))}, anomaly ${shortly(anomaly.at(-1))}${likely}`;
   return `${last}; the next one with ${level} % between ${low} and ${high}.`;
 }

@@ -202,9 +202,22 @@ def test_what_stands_out_is_shown_with_what_was_expected_across_a_restart(
     assert "begins anew" in first
 
 
+def test_what_people_would_mark_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value beyond the range so far, once; the next ones as far out are no news."""
+    monkeypatch.setenv("BATON_MODELS_DIR", str(ROOT / "models"))
+    monkeypatch.delenv("BATON_MAX_STEPS")
+    options = ["forecast-live", "--likelihood", "0.45", "--checkpoint", tmp_path / "checkpoint.json"]
+    lines = "".join(f"{100 if place in (180, 182) else 10 + (place * 7) % 5}\n" for place in range(200))
+    (found,) = map(json.loads, piped(*options, lines=lines).stdout.splitlines())
+    assert (found["step"], found["value"]) == (181, 100.0)
+    assert 0.45 < found["score"] < 1
+
+
 def test_scores_are_asked_of_a_model_that_gives_them(tmp_path: Path) -> None:
     ended = run("stream", "numbers", "--anomaly", "3", "--checkpoint", tmp_path / "checkpoint.json")
     assert (ended.status, "numbers gives no output 'anomaly', only total" in ended.stderr) == (1, True)
+    ended = run("stream", "numbers", "--likelihood", "0.5", "--checkpoint", tmp_path / "checkpoint.json")
+    assert (ended.status, "leave out --likelihood" in ended.stderr) == (1, True)
 
 
 def test_a_text_stream_reads_on_word_by_word(tmp_path: Path) -> None:

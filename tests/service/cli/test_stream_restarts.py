@@ -212,6 +212,8 @@ def test_nothing_is_made_for_a_model_that_is_not_there(log: Path, command_state:
         (["--format", "csv", "--column", "y"], b"y,y\n1,2", "the header has 2 columns 'y'; it has y, y"),
         (["--anomaly", "10"], b"", "--anomaly 10 would show all or nothing: scores are from 0 to 10"),
         (["--anomaly", "nan"], b"", "--anomaly nan would"),
+        (["--likelihood", "1"], b"", "--likelihood 1 would show all or nothing: scores are from 0 to 1"),
+        (["--likelihood", "0.5", "--anomaly", "3"], b"", "give one of --anomaly and --likelihood"),
         (["--follow", "--file", "-"], b"", "--file -: No such file"),
     ],
 )

@@ -47,6 +47,6 @@ def predictions(network: LiveNetwork, held_out: HeldOut) -> tuple[Tensor, Tensor
     """
     values = torch.from_numpy(held_out.values)
     lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32)
-    window, count, _, *recurrent = network.zero_states(len(values))
+    window, count, _, _, *recurrent = network.zero_states(len(values))
     steps, away, _ = network.predict(values, lengths, window, count, *recurrent)
     return steps[:, held_out.warm_up :], away[:, held_out.warm_up - 1 : -1]

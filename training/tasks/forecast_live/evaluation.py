@@ -7,7 +7,7 @@ Invariant: a figure and its floor come from the same values in the same run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from service.contract.provenance import Metric
 from training.evaluate import ask
 from training.series.data import ETT_TEST, ETT_TRAIN
 from training.series.metrics import constant_spread, coverage, pinball, spread_loss
+from training.series.nab import Labelled, standard_score
+from training.series.nab_detectors import windowed_gaussian
 
 Values = npt.NDArray[np.float64]
 Marks = npt.NDArray[np.bool_]
@@ -51,6 +53,29 @@ def ask_streams(url: str, model: str, streams: Values) -> tuple[Values, Values]:
         anomaly.append(np.array([result["outputs"]["anomaly"] for result in results]))
         tokens = [{"state": result["state"]} for result in results]
     return np.concatenate(quantiles, axis=1), np.concatenate(anomaly, axis=1)
+
+
+def ask_likelihoods(url: str, model: str, streams: Sequence[Values]) -> list[Values]:
+    """Go through streams of any lengths as `ask_streams`; return each observation's likelihood. Shapes: each [time]."""
+    parts: list[list[Values]] = [[] for _ in streams]
+    tokens: list[dict[str, str]] = [{} for _ in streams]
+    for start in range(0, max(map(len, streams)), STEPS_PER_CALL):
+        going = [number for number, stream in enumerate(streams) if len(stream) > start]
+        chunks = [streams[number][start : start + STEPS_PER_CALL].tolist() for number in going]
+        items = [{"values": chunk, **tokens[number]} for number, chunk in zip(going, chunks, strict=True)]
+        results = ask(url, "/v1/step", "items", items, model=model, **{"return": "all"})
+        for number, result in zip(going, results, strict=True):
+            parts[number].append(np.array(result["outputs"]["likelihood"]))
+            tokens[number] = {"state": result["state"]}
+    return [np.concatenate(own) for own in parts]
+
+
+def nab_figure(marked: Sequence[Labelled], likelihoods: Callable[[Sequence[Values]], list[Values]]) -> Metric:
+    """Measure the likelihood by the Numenta Anomaly Benchmark's standard profile."""
+    streams = [each.values for each in marked]
+    of_model = standard_score(marked, likelihoods(streams)).score
+    of_floor = standard_score(marked, [windowed_gaussian(values) for values in streams]).score
+    return _metric("nab_standard", of_model, of_floor, "windowed Gaussian of 6,400 values")
 
 
 def live_figures(ett: Values, stream: Streamer) -> tuple[Metric, ...]:

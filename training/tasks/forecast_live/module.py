@@ -136,7 +136,7 @@ class LiveModule(ForecasterModule):
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         values, after, real, unit, first = batch
         if first:
-            window, count, _, *recurrent = self.network.zero_states(len(values))
+            window, count, _, _, *recurrent = self.network.zero_states(len(values))
             self.carried = (window, count, *recurrent)
         lengths = torch.full((len(values),), values.shape[1], dtype=torch.int32, device=values.device)
         carried = (state.detach() for state in self.carried)

@@ -1,12 +1,14 @@
 """The live forecaster's network: one observation a step in, quantiles of the next one out, everything else is state.
 
-It also gives each observation an anomaly score: how far out it lies in what was predicted for it. The state is the
-window of latest observations, how many there were, the prediction for the next observation, running means of the
-absolute step over several spans, and the states of the stacked LSTM. Observations are float64; their differences are
-float32. It knows neither data nor training.
+It also gives each observation an anomaly score, how far out it lies in what was predicted for it, and the likelihood
+that people would mark it as anomalous. The state is the window of latest observations, how many there were, the
+prediction for the next observation, what the likelihood remembers, running means of the absolute step over several
+spans, and the states of the stacked LSTM. Observations are float64; their differences are float32. It knows neither
+data nor training.
 
 Invariants: k steps in one run equal k runs of one step; a*x in, a*y out for a > 0 (up to float32), and from the second
-observation on x + b in, y + b out (up to float64), and in both cases the same anomaly scores; one observation, however
+observation on x + b in, y + b out (up to float64), and in both cases the same anomaly scores and
+likelihoods; one observation, however
 far out, moves the scale by a bounded factor; quantiles never cross; what stands beyond a row's length changes nothing.
 """
 
@@ -20,6 +22,7 @@ from training.networks.recurrent import Recurrent
 from training.series.conformal import apply_offsets
 from training.series.quantiles import LEVELS, MEDIAN, rising
 from training.series.rounding import DOUBLE_STEP, SMALLEST_SCALE
+from training.tasks.forecast_live.likelihood import REMEMBERED, likelihood
 
 WINDOW = 32  # lags that the network sees directly: more than a day of hours
 SPANS = (16.0, 256.0)  # observations over which the running scales forget; the longest is the unit of the answer
@@ -106,6 +109,7 @@ class LiveNetwork(nn.Module):
             "window": ("float64", ("batch", WINDOW)),
             "count": ("float32", ("batch", 1)),
             "expected": ("float32", ("batch", len(EXPECTED))),
+            "remembered": ("float64", ("batch", REMEMBERED)),
             "limit": ("float32", limit.shape),
             "running": ("float32", means.shape),
         }
@@ -113,29 +117,34 @@ class LiveNetwork(nn.Module):
         return *declared, *self.recurrent.states
 
     def zero_states(self, batch: int) -> tuple[Tensor, ...]:
-        """Return the states of new sessions: window, count, expected, limit, running means, then each layer's h, c."""
+        """Return the states of new sessions: window, count, expected, remembered, limit, running means, then each
+        layer's h, c."""
         like = self.head.weight
-        window = like.new_zeros(batch, WINDOW, dtype=torch.float64)
-        own = window, like.new_zeros(batch, 1), like.new_zeros(batch, len(EXPECTED))
+        window, remembered = (like.new_zeros(batch, size, dtype=torch.float64) for size in (WINDOW, REMEMBERED))
+        own = window, like.new_zeros(batch, 1), like.new_zeros(batch, len(EXPECTED)), remembered
         stacks = self.running.limits, self.running.means, self.recurrent
         return *own, *(state for stack in stacks for state in stack.zero_states(batch))
 
     def forward(self, values: Tensor, lengths: Tensor, offsets: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Predict after every observation and judge each by what was predicted; return both, then the states.
+        """Predict after every observation and judge each by what was predicted; return all three, then the states.
 
         Shapes: values [batch, time] float64; lengths [batch] int32; offsets [13], as `conformal.apply_offsets` takes
-        them; states and returned states as `zero_states` gives them; returned quantiles [batch, time, 13] float64
-        and anomaly [batch, time] float32.
+        them; states and returned states as `zero_states` gives them; returned quantiles [batch, time, 13] float64,
+        anomaly and likelihood [batch, time] float32.
         Units: quantiles those of the values; anomaly in distances from the median to the bound of the central 95 %.
         """
-        window, count, expected, *recurrent = states
+        window, count, expected, remembered, *recurrent = states
         number = count + 1 + torch.arange(values.shape[1], device=values.device)
         steps, away, (window, count, *recurrent) = self.predict(values, lengths, window, count, *recurrent)
         away = apply_offsets(away, offsets, LEVELS)
         known = torch.cat([expected[:, None], away[..., EXPECTED]], 1)
         last = lengths.long()[:, None, None].expand(-1, -1, len(EXPECTED))
         judged = anomaly(steps, known[:, :-1], number)
-        return values[..., None] + away.double(), judged, window, count, known.gather(1, last).squeeze(1), *recurrent
+        lower, median, upper = known[:, :-1].unbind(-1)
+        error = torch.minimum((steps - median).abs(), ANOMALY_CAP * (upper - lower))
+        likely, remembered = likelihood(values, error, number, lengths, remembered)
+        own = window, count, known.gather(1, last).squeeze(1), remembered
+        return values[..., None] + away.double(), judged, likely, *own, *recurrent
 
     def predict(
         self,

@@ -81,6 +81,7 @@ def test_forecast_live_recipe_publishes_what_the_service_steps_with(tmp_path: Pa
     manifest = read_manifest(publish(release, tmp_path / "models", command="a test", seed=1))
     assert manifest.streamable
     names = [state.input for state in manifest.states]
-    assert names == ["window", "count", "expected", "limit", "running", "h0", "c0", "h1", "c1"]
+    assert names == ["window", "count", "expected", "remembered", "limit", "running", "h0", "c0", "h1", "c1"]
     assert manifest.outputs[0].labels == tuple(f"{level:g}" for level in LEVELS)
+    assert [output.name for output in manifest.outputs] == ["quantiles", "anomaly", "likelihood"]
     assert len(manifest.constants["conformal_offsets"]) == len(LEVELS)

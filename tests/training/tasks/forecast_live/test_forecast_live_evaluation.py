@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from training.series.metrics import constant_spread
+from training.series.nab import Labelled
 from training.series.quantiles import LEVELS
+from training.tasks.forecast_live import evaluation
 from training.tasks.forecast_live.evaluation import (
     AFTERMATH,
     LIVE_WARM_UP,
@@ -17,6 +19,7 @@ from training.tasks.forecast_live.evaluation import (
     ask_streams,
     inject,
     live_figures,
+    nab_figure,
     relative_steps,
 )
 
@@ -92,3 +95,33 @@ def test_ask_streams_carries_each_token(monkeypatch):
     np.testing.assert_array_equal(quantiles[..., 0], streams)
     np.testing.assert_array_equal(anomaly, streams)
     assert states == [[None, None], *([f"row {row} call {call}" for row in (0, 1)] for call in (1, 2))]
+
+
+def test_the_benchmark_is_scored_by_the_likelihood_beside_a_windowed_gaussian():
+    """A stream that reports both windows at once has a hundred; the floor finds the one whose values stand out."""
+    values = np.random.default_rng(0).normal(size=400)
+    values[200:220] += 50
+    marked = [Labelled("made", values, ((200, 219), (300, 319)))]
+    figure = nab_figure(marked, lambda streams: [np.isin(np.arange(len(own)), (200, 300)) * 0.9 for own in streams])
+    assert figure.value == pytest.approx(100)
+    assert 45 < figure.floor < 55
+
+
+def test_streams_of_any_lengths_are_asked_in_parts(monkeypatch):
+    """Each goes on from its own token, and ends where it ends."""
+    asked: list[int] = []
+
+    def answer(url: str, path: str, name: str, items: list[dict[str, Any]], **_: Any) -> list[dict[str, Any]]:
+        asked.append(len(items))
+        states = [len(item["values"]) + int(item.get("state", 0)) for item in items]
+        return [
+            {"outputs": {"likelihood": item["values"]}, "state": str(state)}
+            for item, state in zip(items, states, strict=True)
+        ]
+
+    monkeypatch.setattr(evaluation, "ask", answer)
+    streams = [np.arange(length, dtype=float) for length in (10, STEPS_PER_CALL, 2 * STEPS_PER_CALL + 1)]
+    got = evaluation.ask_likelihoods("http://here", "forecast-live", streams)
+    for own, stream in zip(got, streams, strict=True):
+        np.testing.assert_array_equal(own, stream)
+    assert asked == [3, 1, 1]

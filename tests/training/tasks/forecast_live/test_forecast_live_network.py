@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from training.series.quantiles import LEVELS
+from training.tasks.forecast_live.likelihood import REMEMBERED
 from training.tasks.forecast_live.network import (
     ANOMALY_CAP,
     MAX_MEANS,
@@ -34,14 +35,14 @@ def whole(values: torch.Tensor) -> torch.Tensor:
 
 
 def split(answer: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-    """Return quantiles, anomaly, and the states as one list."""
-    quantiles, anomaly, *states = answer
-    return quantiles, anomaly, states
+    """Return quantiles, anomaly, likelihood, and the states as one list."""
+    quantiles, anomaly, likelihood, *states = answer
+    return quantiles, anomaly, likelihood, states
 
 
 def forget_expected(states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Leave out what only judging needs."""
-    window, count, _, *recurrent = states
+    window, count, _expected, _remembered, *recurrent = states
     return window, count, *recurrent
 
 
@@ -57,9 +58,9 @@ def run(network: LiveNetwork, values: torch.Tensor, *states: torch.Tensor) -> tu
 def test_live_chunks_equal_the_whole(network, sizes):
     """However a stream is cut, each observation gets the same answer and the stream the same last state."""
     values = walk(3, 60)
-    quantiles, anomaly, *states = run(network, values)
+    *made, states = split(run(network, values))
     carried = list(network.zero_states(3))
-    for chunk, *answers in zip(*(whole.split(sizes, 1) for whole in (values, quantiles, anomaly)), strict=True):
+    for chunk, *answers in zip(*(whole.split(sizes, 1) for whole in (values, *made)), strict=True):
         *got, carried = split(run(network, chunk, *carried))
         for one, answer in zip(got, answers, strict=True):
             torch.testing.assert_close(one, answer, rtol=1e-5, atol=1e-5)
@@ -72,11 +73,11 @@ def test_live_row_ignores_neighbours_and_padding(network):
     """Ragged rows with NaN in the padding answer, and leave states, as each row alone."""
     values, lengths = walk(4, 50), torch.tensor([50, 1, 33, 7], dtype=torch.int32)
     values = values.masked_fill(torch.arange(50) >= lengths[:, None], torch.nan)
-    quantiles, anomaly, *states = network(values, lengths, NO_OFFSETS, *network.zero_states(4))
+    *made, states = split(network(values, lengths, NO_OFFSETS, *network.zero_states(4)))
     for row, length in enumerate(lengths):
-        alone, scored, *left = run(network, values[row : row + 1, :length])
-        torch.testing.assert_close(quantiles[row : row + 1, :length], alone, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(anomaly[row : row + 1, :length], scored, rtol=1e-5, atol=1e-5)
+        *alone, left = split(run(network, values[row : row + 1, :length]))
+        for whole, own in zip(made, alone, strict=True):
+            torch.testing.assert_close(whole[row : row + 1, :length], own, rtol=1e-5, atol=1e-5)
         for state, expected in zip(states, left, strict=True):
             kept = state[row : row + 1] if state.ndim == 2 else state[:, row : row + 1]
             torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5)
@@ -85,29 +86,30 @@ def test_live_row_ignores_neighbours_and_padding(network):
 @torch.no_grad()
 @pytest.mark.parametrize("factor", [1e-6, 3.0, 1e9])
 def test_live_follows_the_scale(network, factor):
-    values = walk(2, 80)
-    (plain, score, *_), (moved, same, *_) = run(network, values), run(network, factor * values)
+    values = walk(2, 300)
+    (plain, *scores, _), (moved, *same, _) = map(split, (run(network, values), run(network, factor * values)))
     torch.testing.assert_close(moved / factor, plain, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(same, score, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(same, scores, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("level", [50.0, 1e8, 1.7e9, -1e10])
 def test_live_follows_a_shift_from_the_second_observation(network, level):
     """Also to where float32 would lose the values."""
-    values = walk(2, 80)
-    (plain, score, *_), (moved, same, *_) = run(network, values), run(network, values + level)
+    values = walk(2, 300)
+    (plain, *scores, _), (moved, *same, _) = map(split, (run(network, values), run(network, values + level)))
     torch.testing.assert_close(moved[:, 1:] - level, plain[:, 1:], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(same, score, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(same, scores, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.0, 1e9])
 def test_live_constant_stream_stays_finite_and_narrows(network, value):
     """A stream that never moves opens wide and ends within float64 steps of its value."""
-    (quantiles,), (anomaly,), *_ = run(network, torch.full((1, 40), value, dtype=torch.float64))
+    (quantiles,), (anomaly,), (likelihood,), *_ = run(network, torch.full((1, 40), value, dtype=torch.float64))
     assert torch.isfinite(quantiles).all()
     assert torch.isfinite(anomaly).all()
+    assert (likelihood == 0).all()
     width = quantiles[:, -1] - quantiles[:, 0]
     assert width[0] > 0
     assert width[-1] <= 1e-12 * width[0]
@@ -124,8 +126,10 @@ def test_live_stays_finite_over_a_long_stream_with_jumps(network):
     values[:, 2000:] += 1e6
     values[:, 3000:4500] = 0
     values[:, 4600:4602] = torch.tensor([1.7e308, -1.7e308], dtype=torch.float64)
-    quantiles, anomaly, *_ = run(network, values)
+    quantiles, anomaly, likelihood, _ = split(run(network, values))
     assert torch.isfinite(quantiles).all()
+    assert ((likelihood >= 0) & (likelihood < 1)).all()
+    assert likelihood[0, 2000] > 0.45
     assert anomaly[0, 2000] == anomaly[0, 4500] == ANOMALY_CAP
 
 
@@ -134,6 +138,7 @@ def test_live_states_hold_one_batch_axis(network):
         (5, WINDOW),
         (5, 1),
         (5, 3),
+        (5, REMEMBERED),
         (1, 5, 3),
         (1, 5, 4),
         *[(1, 5, 12)] * 4,
@@ -203,7 +208,7 @@ def test_live_anomaly_is_one_at_the_bound_of_what_was_predicted(network, widen):
     """An observation at the 97.5 % or 2.5 % quantile that the step before answered scores 1, at the median 0."""
     offsets = torch.full((len(LEVELS),), widen)
     values = walk(3, 50)
-    quantiles, _, *states = network(values, whole(values), offsets, *network.zero_states(3))
+    quantiles, _, _, *states = network(values, whole(values), offsets, *network.zero_states(3))
     last = quantiles[:, -1]
     for level, score in ((0.975, 1.0), (0.025, 1.0), (0.5, 0.0)):
         following = last[:, [LEVELS.index(level)]]
