@@ -119,6 +119,22 @@ FILES = {
         "9ec60d80f6cac2818af0f554c8b27efbe4b8d354c11f0eb19a54adc152e1ca3b",
         "GloVe 6B, 50 dimensions, the 50,000 most frequent words in float16: nlp.stanford.edu/projects/glove",
     ),
+    "m3_tourism/m3.jsonl.gz": PublicFile(
+        "62506265051285e372c0b6b21c1b50c05d82c36d1e1521f9c45858aaeb76b9d8",
+        "M3 competition (Makridakis and Hibon, 2000) as JSON lines: forecasters.org",
+    ),
+    "m3_tourism/tourism.jsonl.gz": PublicFile(
+        "c4553c3aa5987f8c196a4cf41f23538b7f751872d68fe15d0adeb7f4b1b453c6",
+        "Tourism competition (Athanasopoulos et al., 2011) as JSON lines",
+    ),
+    "uci_hourly/bike_hour.csv.gz": PublicFile(
+        "0a96d55e49b4223d98835bde3c54da0a7cbfef2055c0c7ea252db3dfb2f03c72",
+        "Bike Sharing, hours: UCI Machine Learning Repository, data set 275; CC BY 4.0",
+    ),
+    "uci_hourly/beijing_pm25.csv.gz": PublicFile(
+        "78fe6dcba7e6a3bdd3aa59d9a6143e2759ab643313c67cfe44a0031332e43eae",
+        "Beijing PM2.5: UCI Machine Learning Repository, data set 381; CC BY 4.0",
+    ),
     "unipen_words/words.jsonl.gz": PublicFile(
         "f085009d09298d86679be1e33934d02015d010f4be67680225fae88b654951e4",
         "UNIPEN train_r01_v07, the words of part sta, as JSON lines: Zenodo, doi 10.5281/zenodo.1195803",

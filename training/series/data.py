@@ -9,6 +9,8 @@ Invariant: no training window holds a value of ETTh1 after row 8640 or of M4 wee
 from __future__ import annotations
 
 import csv
+import gzip
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,15 @@ from training.series.synthetic_patterns import synthesize_patterns
 
 Values = npt.NDArray[np.float64]
 
+M3, TOURISM, BIKES, BEIJING = (
+    *("m3_tourism/m3.jsonl.gz", "m3_tourism/tourism.jsonl.gz"),
+    *("uci_hourly/bike_hour.csv.gz", "uci_hourly/beijing_pm25.csv.gz"),
+)
 WEEKLY_TRAIN, WEEKLY_TEST, ETT = "m4_weekly/Weekly-train.csv", "m4_weekly/Weekly-test.csv", "ett/ETTh1.csv"
 HELD_OUT = 13  # last values of each M4 weekly series, as many as the competition's test asks for
 # Months of 30 days: 12 for training, 4 for validation, 4 for test. Source: Zhou et al., Informer, AAAI 2021.
 ETT_TRAIN, ETT_VALIDATION, ETT_TEST = slice(0, 8640), slice(8640, 11520), slice(11520, 14400)
+SEEN = 0.8  # of an hourly set's hours, the first; the rest is its test part
 COARSE_STEPS = (1, 1, 1, 2, 3, 4, 6, 12)
 
 
@@ -37,6 +44,30 @@ def read_weekly(file: Path) -> list[Values]:
     with file.open(newline="") as lines:
         rows = list(csv.reader(lines))[1:]
     return [np.array([float(cell) for cell in row[1:] if cell]) for row in rows]
+
+
+def read_competition(file: Path, *periods: str) -> list[tuple[Values, Values]]:
+    """Read the histories and futures of a competition's series, of some periods or of all.
+
+    Shapes: returns a list of [time] and [steps].
+    """
+    with gzip.open(file, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    chosen = [row for row in rows if not periods or row["period"] in periods]
+    return [(np.array(row["history"], np.float64), np.array(row["future"], np.float64)) for row in chosen]
+
+
+def read_hours(file: Path, column: str) -> Values:
+    """Read a column of hours; an hour without a value is NaN. Shapes: returns [time]."""
+    with gzip.open(file, "rt", newline="") as lines:
+        return np.array(
+            [float(row[column]) if row[column] not in ("", "NA") else np.nan for row in csv.DictReader(lines)]
+        )
+
+
+def unseen_hours(hours: Values) -> Values:
+    """Return the test part of an hourly set. Shapes: hours [time]; returns [unseen]."""
+    return hours[int(SEEN * len(hours)) :]
 
 
 def read_ett(file: Path) -> Values:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.datasets import DataError, find
+from service.errors import StartupError
 
 Values = npt.NDArray[np.float64]
 
@@ -61,19 +61,21 @@ class Standing:
     threshold: float
 
 
-def read_nab() -> list[Labelled]:
-    """Read all 58 series. Raises: DataError where one is missing, or is not the one that the figures were made with."""
-    found = find(WINDOWS)
-    marked = json.loads(found.path.read_text())
-    texts = {name: _unpacked(found.path.parent / "data" / f"{name}.gz") for name in sorted(marked)}
+def read_nab(windows: Path) -> list[Labelled]:
+    """Read all 58 series, which lie beside the file of their windows.
+
+    Raises: StartupError where one is missing, or is not the one that the figures were made with.
+    """
+    marked = json.loads(windows.read_text())
+    texts = {name: _unpacked(windows.parent / "data" / f"{name}.gz") for name in sorted(marked)}
     if (got := hashlib.sha256(b"".join(texts.values())).hexdigest()) != SERIES_SHA256:
-        raise DataError(f"the series beside {found.path} have sha256 {got}, not {SERIES_SHA256}")
+        raise StartupError(f"the series beside {windows} have sha256 {got}, not {SERIES_SHA256}")
     return [_labelled(name, text.decode(), marked[name]) for name, text in texts.items()]
 
 
 def _unpacked(file: Path) -> bytes:
     if not file.is_file():
-        raise DataError(f"{file} is missing; the benchmark is scored over all of its series")
+        raise StartupError(f"{file} is missing; the benchmark is scored over all of its series")
     return gzip.decompress(file.read_bytes())
 
 

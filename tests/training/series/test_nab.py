@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.datasets import VARIABLE, DataError, Found
+from service.errors import StartupError
 from training.series import nab
 from training.series.nab import Labelled, read_nab, standard_score, worth
 from training.series.nab_detectors import random_scores, silence, windowed_gaussian
@@ -92,11 +92,10 @@ def test_scores_of_another_length_are_refused():
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "data" / "made").mkdir(parents=True)
     windows = {"made/one.csv": [["2014-04-10 00:05:00.000000", "2014-04-10 00:10:00.000000"]]}
     (tmp_path / "combined_windows.json").write_text(json.dumps(windows))
-    monkeypatch.setattr(nab, "find", lambda name: Found(name, tmp_path / Path(name).name, "0" * 64))
     return tmp_path
 
 
@@ -106,22 +105,21 @@ TEXT = "timestamp,value\n2014-04-10 00:00:00,1\n2014-04-10 00:05:00,2.5\n2014-04
 def test_series_are_read_with_their_windows(folder, monkeypatch):
     (folder / "data" / "made" / "one.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
     monkeypatch.setattr(nab, "SERIES_SHA256", nab.hashlib.sha256(TEXT.encode()).hexdigest())
-    (made,) = read_nab()
+    (made,) = read_nab(folder / "combined_windows.json")
     assert (made.name, made.values.tolist(), made.windows) == ("made/one.csv", [1, 2.5, -3], ((1, 2),))
 
 
 def test_other_series_than_the_benchmarks_are_refused(folder):
-    with pytest.raises(DataError, match=r"one\.csv\.gz is missing"):
-        read_nab()
+    with pytest.raises(StartupError, match=r"one\.csv\.gz is missing"):
+        read_nab(folder / "combined_windows.json")
     (folder / "data" / "made" / "one.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
-    with pytest.raises(DataError, match="have sha256"):
-        read_nab()
+    with pytest.raises(StartupError, match="have sha256"):
+        read_nab(folder / "combined_windows.json")
 
 
-def test_published_detectors_have_their_published_figures(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_published_detectors_have_their_published_figures(data_dir: Path):
     """Silence 0, random scores 11.0, which swing by 5 from seed to seed, the windowed Gaussian 39.6."""
-    monkeypatch.setenv(VARIABLE, str(data_dir))
-    marked = read_nab()
+    marked = read_nab(data_dir / nab.WINDOWS)
     assert (len(marked), sum(len(made.windows) for made in marked)) == (58, 116)
     assert standard_score(marked, [silence(made.values) for made in marked]).score == 0
     drawn = [np.random.default_rng(seed) for seed in range(10)]

@@ -10,16 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from statsforecast.models import AutoETS, SeasonalNaive
+from statsforecast.models import AutoETS, AutoTheta, SeasonalNaive
 
 from service.contract.manifest import Manifest
 from training.datasets import find
 from training.report.pages import Picture, Table
 from training.report.plots import Fan, draw_coverage, draw_error, draw_fans
 from training.series.data import ETT, ETT_TEST, WEEKLY_TEST, WEEKLY_TRAIN, read_ett, read_weekly
-from training.series.metrics import mase, smape
+from training.series.metrics import coverage, mase, smape
 from training.series.quantiles import LEVELS, MEDIAN
-from training.tasks.forecast.evaluation import DAY, ask_forecast
+from training.tasks.forecast.evaluation import DAY, ask_forecast, coverages
+from training.tasks.forecast.left_out import WALK_HISTORY, competition_sets, hourly_sets, walk_sets
 from training.tasks.forecast.network import HORIZON, MAX_HISTORY
 
 Values = npt.NDArray[np.float64]
@@ -28,6 +29,8 @@ BANDS = {80: (0.1, 0.9), 95: (0.025, 0.975)}  # central intervals in percent, an
 WEEKLY_EXAMPLES = (0, 90, 180, 270)
 SHOWN_WEEKS, SHOWN_HOURS = 104, 168
 YEAR_OF_WEEKS = 52
+HELD = ("80 % holds", "95 % holds")
+MOST_FITTED = 512  # values that the methods beside are fitted to; of more each takes seconds a series
 
 
 def report_forecast(url: str, manifest: Manifest) -> tuple[tuple[Picture, ...], tuple[Table, ...]]:
@@ -60,7 +63,11 @@ def report_forecast(url: str, manifest: Manifest) -> tuple[tuple[Picture, ...], 
         ),
         *hours,
     )
-    return pictures, (_weekly_table(histories, futures, quantiles[..., MEDIAN]),)
+    return pictures, (
+        _weekly_table(histories, futures, quantiles[..., MEDIAN]),
+        _left_out_table(url, manifest.name),
+        _walk_table(url, manifest.name),
+    )
 
 
 RULES: dict[str, Callable[[Values], Values]] = {
@@ -138,6 +145,55 @@ def _weekly_table(histories: list[Values], futures: list[Values], medians: Value
     return Table(caption=caption, header=("method", "MASE", "sMAPE, %"), rows=rows)
 
 
-def _classic(model: AutoETS | SeasonalNaive, history: Values, horizon: int) -> Values:
+def _left_out_table(url: str, name: str) -> Table:
+    """Compare on sets that were left out, each by its competition's measure, or by MASE."""
+    rows = []
+    for part in (*competition_sets(), *hourly_sets()):
+        horizon, season = part.futures.shape[1], part.season
+        latest = [history[-MOST_FITTED:] for history in part.histories]
+        quantiles = ask_forecast(url, name, part.histories, horizon)
+        held = [f"{metric.value:.3f}" for metric in coverages(part.name, part.futures, quantiles)]
+        guesses = {
+            "forecast": quantiles[..., MEDIAN],
+            "AutoETS": np.stack([_classic(AutoETS(season), history, horizon) for history in latest]),
+            "AutoTheta": np.stack([_classic(AutoTheta(season), history, horizon) for history in latest]),
+            "seasonal naive": part.seasonal_naive(),
+        }
+        for steps in (DAY, horizon) if season == DAY else (horizon,):
+            actual, cut = part.futures[:, :steps], {method: guess[:, :steps] for method, guess in guesses.items()}
+            if part.name.startswith("m3"):
+                measure, figures = "sMAPE, %", [f"{smape(actual, guess).mean():.2f}" for guess in cut.values()]
+            else:
+                errors = [mase(part.histories, actual, guess, season).mean() for guess in cut.values()]
+                measure, figures = "MASE", [f"{error:.3f}" for error in errors]
+            rows.append((f"{part.name}, {steps} steps, {len(actual)} series", measure, *figures, *held))
+    caption = (
+        "Series that training left out, in one run, and what the forecast's intervals hold over the whole horizon. "
+        "Errors are those of the median; the methods beside it are statsforecast's, fitted to the last "
+        f"{MOST_FITTED} values."
+    )
+    return Table(caption=caption, header=("set", "measure", *guesses, *HELD), rows=tuple(rows))
+
+
+def _walk_table(url: str, name: str) -> Table:
+    rows = []
+    for walks in walk_sets():
+        quantiles = ask_forecast(url, name, walks.histories, HORIZON)
+        guesses = quantiles[..., MEDIAN], walks.seasonal_naive()
+        error, floor = (np.abs(walks.futures - guess).mean() for guess in guesses)
+        held = []
+        for low, high in BANDS.values():
+            steps = range(HORIZON)
+            shares = [coverage(walks.futures[:, s, None], quantiles[:, s, None], low, high) for s in steps]
+            held.append(f"{min(shares):.3f} to {max(shares):.3f}")
+        rows.append((walks.name, f"{error / floor:.3f}", *held))
+    caption = (
+        f"Random walks of {WALK_HISTORY} values: the error of the median over that of the last value, and what "
+        f"intervals hold at the steps that they hold least and most, of {HORIZON}."
+    )
+    return Table(caption=caption, header=("walk", "error over the last value's", *HELD), rows=tuple(rows))
+
+
+def _classic(model: AutoETS | AutoTheta | SeasonalNaive, history: Values, horizon: int) -> Values:
     guess: Values = model.forecast(y=history, h=horizon)["mean"]
     return guess

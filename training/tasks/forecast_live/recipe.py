@@ -137,7 +137,7 @@ def live_servable(network: LiveNetwork, offsets: tuple[float, ...]) -> Servable:
 def measure(model: str, url: str) -> tuple[provenance.Metric, ...]:
     """Measure the served model on ETTh1's test part, and on the Numenta Anomaly Benchmark."""
     ett = live_figures(read_ett(find(ETT).path), partial(ask_streams, url, model))
-    return *ett, nab_figure(read_nab(), partial(ask_likelihoods, url, model))
+    return *ett, nab_figure(read_nab(find(WINDOWS).path), partial(ask_likelihoods, url, model))
 
 
 def release(name: str, settings: Settings, module: lightning.LightningModule) -> Release:
