@@ -100,7 +100,10 @@ def test_horizon_and_intervals_are_sliders_that_keys_move(visit: Visit) -> None:
     request, _ = forecast_after(page, lambda: widest.press("Home"))
     assert request["levels"] == [20]
     expect(narrowest).to_have_attribute("aria-valuetext", "20 %")
-    assert sum(name.endswith("low") for name in traces(page)) == 1
+    page.wait_for_function(
+        "() => document.querySelector('#panel-forecast .chart').data"
+        ".filter(({ name }) => name.endsWith('low')).length === 1"
+    )
     request, _ = forecast_after(page, lambda: narrowest.press("End"))
     assert request["levels"] == [95]
 

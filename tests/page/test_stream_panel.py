@@ -60,7 +60,7 @@ def test_equal_seeds_give_equal_observations(visit: Visit) -> None:
             page.get_by_label("Seed").fill(seed)
             page.get_by_label("Seed").blur()
             press(page, "New stream")
-            expect(page.get_by_text("Main: open, version 4, step 0")).to_be_visible()
+            expect(page.get_by_text("Main: open, version 5, step 0")).to_be_visible()
             observe(page, 12, until=12)
             values = drawn(page)["values"]
             assert found.setdefault((kind, seed), values) == values

@@ -29,7 +29,8 @@ from service.contract.tasks import TASKS
 
 KEYS = Keyring("shop")
 KEY = KEYS["shop"]
-SHORT = ("--duration", "0.1", "--connections", "2")
+# Of more connections each takes fewer steps: the model `numbers` doubles its state with each, and bears 128.
+SHORT = ("--duration", "0.1", "--connections", "8")
 KINDS = (
     *("sentiment", "forecast", "weather", "stepper", "numbers", "reader", "visits", "words"),
     *("tagger-live", "cleaner", "rows", "listener", "rows-kind", "translate"),

@@ -132,7 +132,7 @@ def test_a_text_that_cannot_be_had_is_one_line(arguments: list[str], says: str) 
 @pytest.mark.parametrize("at_service", [False, True], ids=["in process", "at a service"])
 def test_a_terminal_sees_a_text_as_it_comes(served: Server, at_service: bool) -> None:
     """In pieces, and afterwards what gives it again."""
-    asked = ["generate", "abc", *SEEDED, "--max-steps", "1000"]  # many pieces: of a few, one read may have all
+    asked = ["generate", "abc", *SEEDED, "--max-steps", "4000"]  # many pieces: of a few, one read may have all
     more = ["--url", served.url] if at_service else []
     (row,) = run(*asked).rows
     ours, theirs = os.openpty()
@@ -150,7 +150,7 @@ def test_a_terminal_sees_a_text_as_it_comes(served: Server, at_service: bool) ->
     os.close(ours)
     assert b"".join(shown).decode().replace("\r\n", "\n") == row["text"]
     assert len(shown) > 1
-    assert "seed 3, 1000 steps, ended by length" in told
+    assert "seed 3, 4000 steps, ended by length" in told
     assert process.returncode == 0
 
 
