@@ -217,9 +217,8 @@ def test_what_cannot_be_is_told(cluster: Cluster, tmp_path: Path) -> None:
     options = ["-i", tmp_path / "*.parquet", "-o", tmp_path / "out", *series, "--ray"]
     status, told = end(start("forecast", *options, cluster.address))
     assert (status, "rows of name 'a' stand apart; sort the input by name first" in told) == (1, True)
-    status, told = end(
-        start("forecast", *options[:2], "-o", tmp_path / "strict", *options[4:], cluster.address, "--strict")
-    )
+    strict = ["-i", tmp_path / "0.parquet", "-o", tmp_path / "strict", "--strict"]
+    status, told = end(start("forecast", *strict, *options[4:], cluster.address))
     assert (status, "name a: history_too_short" in told) == (1, True)
     options[3] = tmp_path / "none"
     status, told = end(start("forecast", *options, "127.0.0.1:1"))
