@@ -31,7 +31,7 @@ from service.workers.cores import usable_cores
 
 AUTO = "auto"
 CONNECT_S = 5.0
-MOST_DEATHS = 10  # of an actor: of nodes that end there are fewer, and a chunk may be what kills it
+MOST_DEATHS = 10  # of an actor; its nodes will not end as often, so a chunk is what kills it
 REFUSED = "refused"  # the column with the reason why a job ends
 READER_CPUS = 0.1  # a task that reads waits for the actors most of the time, and leaves each the rest of a core
 

@@ -30,9 +30,7 @@ LEAST_DEVIATION = 0.002  # of the short mean: errors that are all alike have non
 TAIL = 4.0  # deviations that are worth a report, a tail of 3e-5; beyond, they are worth no more
 BEYOND = 0.05  # of the range, beyond which a value is worth a report; source: as above, its detector's
 FARTHEST = 5.0  # reports that a value beyond the range is worth at most
-WIDENING = (
-    0.2  # of its width, by which a value beyond the range widens it at most, where that is more than `MOST_MEANS`
-)
+WIDENING = 0.2  # of its width, by which a value beyond the range widens it at most, or by `MOST_MEANS` if that is more
 REPORTED = 0.8  # measure from where on an observation counts as reported, in full at 1
 SILENCE = 64  # observations after a report in which only what stands out further is reported
 MAX_LEVEL = 1e30  # what counts of a value's size: the exporter makes constants float32

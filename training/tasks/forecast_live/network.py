@@ -7,9 +7,9 @@ spans, and the states of the stacked LSTM. Observations are float64; their diffe
 data nor training.
 
 Invariants: k steps in one run equal k runs of one step; a*x in, a*y out for a > 0 (up to float32), and from the second
-observation on x + b in, y + b out (up to float64), and in both cases the same anomaly scores and
-likelihoods; one observation, however
-far out, moves the scale by a bounded factor; quantiles never cross; what stands beyond a row's length changes nothing.
+observation on x + b in, y + b out (up to float64), and in both cases the same anomaly scores and likelihoods; one
+observation, however far out, moves the scale by a bounded factor; quantiles never cross; what stands beyond a row's
+length changes nothing.
 """
 
 from __future__ import annotations
